@@ -1,0 +1,39 @@
+# make smoke    train the three variants on the embedded digits and grade the result (a minute after installation)
+# make test     formatting, lint, types and every test
+# make fast     the tests without the slow ones
+# make lock     resolve requirements/*.lock anew (needs uv)
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: smoke test fast check lock clean
+
+smoke: .venv/installed
+	out=runs/smoke-$$(date +%Y%m%d-%H%M%S); $(BIN)/finetune train --preset smoke --out $$out && $(BIN)/grader $$out
+
+test: check
+	$(BIN)/pytest
+
+fast: .venv/installed
+	$(BIN)/pytest -m "not slow and not container"
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml requirements/dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+lock:
+	for part in grade: train:--extra=train dev:--extra=dev; do \
+	  uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+	    $${part#*:} pyproject.toml -o requirements/$${part%%:*}.lock; \
+	done
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

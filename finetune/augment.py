@@ -1,0 +1,138 @@
+"""Random resized crops and flips, drawn for each sample from (seed, epoch, sample) alone."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from finetune.config import Recipe
+from finetune.store import Pixels, Store
+
+BATCHES_AHEAD = 2
+"""Batches prepared while the network works on an earlier one."""
+
+ATTEMPTS = 10
+ASPECT = (3 / 4, 4 / 3)
+"""Tries and range of width over height, as in torchvision's RandomResizedCrop."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one epoch does to each training image.
+
+    Args:
+        order: [n] sample indices in the order of training.
+        boxes: [n x 4] float32 crop of each sample: left, top, right, bottom, in pixels of the stored image.
+        flips: [n] whether each sample is mirrored.
+    """
+
+    order: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.float32]
+    flips: npt.NDArray[np.bool_]
+
+    def digest(self, before: str) -> str:
+        """SHA-256 of this plan chained to the digest of the epochs before it, so that it can be resumed."""
+        state = hashlib.sha256(before.encode())
+        for part in (self.order, self.boxes, self.flips):
+            state.update(np.ascontiguousarray(part).tobytes())
+        return state.hexdigest()
+
+
+def plan_epoch(seed: int, epoch: int, sizes: npt.NDArray[np.int64], recipe: Recipe) -> Plan:
+    """Draw an epoch's order, crops and flips.
+
+    Each sample reads its own fixed stretch of one counter-based random stream (Philox; Salmon et al. 2011),
+    so neither batch size nor the number of threads changes what it gets.
+
+    Args:
+        seed: of the run.
+        epoch: from 1.
+        sizes: [n x 2] height and width of the stored training images.
+        recipe: smallest crop area and flip probability.
+    """
+    n = len(sizes)
+    draws = np.random.Generator(np.random.Philox(key=[seed, epoch])).random((n, 2 + 4 * ATTEMPTS))
+    return Plan(
+        order=np.argsort(draws[:, 0], kind="stable"),
+        boxes=_boxes(draws[:, 2:].reshape(n, ATTEMPTS, 4), sizes, recipe.crop_area_min),
+        flips=draws[:, 1] < recipe.flip_probability,
+    )
+
+
+def _boxes(
+    draws: npt.NDArray[np.float64], sizes: npt.NDArray[np.int64], area_min: float
+) -> npt.NDArray[np.float32]:
+    """The first of `ATTEMPTS` crops that fits into its image, else the largest central one of an allowed aspect."""
+    height, width = sizes[:, :1].astype(np.float64), sizes[:, 1:].astype(np.float64)
+    area = height * width * (area_min + (1 - area_min) * draws[:, :, 0])
+    log_low, log_high = math.log(ASPECT[0]), math.log(ASPECT[1])
+    aspect = np.exp(log_low + (log_high - log_low) * draws[:, :, 1])
+    crop_width, crop_height = np.sqrt(area * aspect), np.sqrt(area / aspect)
+    fits = (crop_width <= width) & (crop_height <= height)
+    row = np.arange(len(sizes))
+    first = np.argmax(fits, axis=1)
+    w, h = crop_width[row, first], crop_height[row, first]
+    left = (width[:, 0] - w) * draws[row, first, 2]
+    top = (height[:, 0] - h) * draws[row, first, 3]
+    boxes = np.stack([left, top, left + w, top + h], axis=1)
+
+    central_w = np.minimum(width[:, 0], height[:, 0] * ASPECT[1])
+    central_h = np.minimum(height[:, 0], width[:, 0] / ASPECT[0])
+    central_left, central_top = (width[:, 0] - central_w) / 2, (height[:, 0] - central_h) / 2
+    central = np.stack(
+        [central_left, central_top, central_left + central_w, central_top + central_h], axis=1
+    )
+    boxes = np.where(fits.any(axis=1)[:, None], boxes, central)
+    limits = np.concatenate([width, height, width, height], axis=1)
+    return np.clip(boxes, 0, limits).astype(np.float32)
+
+
+def crop(image: Pixels, box: npt.NDArray[np.float32], flip: bool, image_size: int) -> Pixels:
+    """Cut a box out of an image, resize it with antialiasing, mirror it if asked.
+
+    Args:
+        image: [height x width x 3] uint8.
+        box: [4] left, top, right, bottom in pixels; fractions allowed.
+        flip: whether to mirror left to right.
+        image_size: height and width of the result.
+
+    Returns:
+        [image_size x image_size x 3] uint8.
+    """
+    left, top, right, bottom = (float(v) for v in box)
+    resized = Image.fromarray(image).resize(
+        (image_size, image_size), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
+    )
+    pixels = np.asarray(resized)
+    return pixels[:, ::-1] if flip else pixels
+
+
+def batches(
+    store: Store, plan: Plan, batch_size: int, image_size: int, pool: ThreadPoolExecutor
+) -> Iterator[tuple[npt.NDArray[np.int64], Pixels]]:
+    """An epoch's batches, made in the pool's threads a little ahead of their use.
+
+    Yields:
+        Sample indices [b] and their augmented images [b x image_size x image_size x 3] uint8.
+    """
+
+    def augmented(index: npt.NDArray[np.int64]) -> Pixels:
+        return np.stack([crop(store[i], plan.boxes[i], bool(plan.flips[i]), image_size) for i in index])
+
+    waiting: deque[tuple[npt.NDArray[np.int64], Future[Pixels]]] = deque()
+    for start in range(0, len(plan.order), batch_size):
+        index = plan.order[start : start + batch_size]
+        waiting.append((index, pool.submit(augmented, index)))
+        if len(waiting) > BATCHES_AHEAD:
+            index, pixels = waiting.popleft()
+            yield index, pixels.result()
+    for index, pixels in waiting:
+        yield index, pixels.result()

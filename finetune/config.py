@@ -1,0 +1,296 @@
+"""What an experiment is: variants, recipe, data. Frozen, checked once, read from TOML presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import ConfigError
+
+GROUPS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
+"""Top-level children of torchvision's ResNet that have parameters, from input to output."""
+
+SPLITS = ("70-15-15", "official")
+DEVICES = ("auto", "cpu", "cuda")
+INITS = ("random", "pretrained")
+
+
+def _require(holds: bool, what: str, rule: str, value: object) -> None:
+    if not holds:
+        raise ConfigError(f"{what} must be {rule}, but {value!r} was given.")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way to train the network: a row of data, not a code path.
+
+    Args:
+        name: letters, digits, hyphens and underscores; at most 32; unique whatever the case.
+        init: where the weights start, `random` or `pretrained`.
+        train: `all`, or names out of `GROUPS`; everything else is frozen.
+        lr: peak learning rate of this variant alone; None takes the recipe's.
+
+    Raises:
+        ConfigError: a field breaks its rule.
+    """
+
+    name: str
+    init: str
+    train: str | tuple[str, ...]
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            isinstance(self.name, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_-]{0,31}", self.name) is not None,
+            "A variant's name",
+            "a letter, then at most 31 letters, digits, hyphens or underscores",
+            self.name,
+        )
+        _require(self.init in INITS, f"init of variant {self.name}", "random or pretrained", self.init)
+        unknown = [g for g in self.groups if g not in GROUPS]
+        _require(
+            not unknown and len(self.groups) > 0 and len(set(self.groups)) == len(self.groups),
+            f"train of variant {self.name}",
+            f'"all" or a list of groups out of {", ".join(GROUPS)}',
+            unknown[0] if unknown else self.train,
+        )
+        _require(
+            self.lr is None or (_number(self.lr) and self.lr > 0),
+            f"lr of variant {self.name}",
+            "a number above 0",
+            self.lr,
+        )
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that this variant trains."""
+        if self.train == "all":
+            return GROUPS
+        return (self.train,) if isinstance(self.train, str) else tuple(self.train)
+
+
+STANDARD_VARIANTS = (
+    Variant(name="A", init="random", train="all"),
+    Variant(name="B", init="pretrained", train="all"),
+    Variant(name="C", init="pretrained", train=("layer4", "fc")),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How every variant is trained. Lengths in epochs, sizes in pixels.
+
+    Args:
+        epochs: passes over the training split.
+        batch_size: images in a step; the last step of an epoch may have fewer.
+        lr: peak learning rate of SGD.
+        momentum: Nesterov momentum.
+        weight_decay: on convolution and linear weights; none on biases and BatchNorm.
+        warmup_epochs: linear warm-up before the cosine decay; a fraction is allowed.
+        image_size: height and width of the network's input.
+        crop_area_min: smallest share of the image's area that a random training crop covers
+            (Szegedy et al. 2015, "Going deeper with convolutions": 0.08).
+        flip_probability: chance that a training image is mirrored left to right.
+
+    Raises:
+        ConfigError: a field breaks its rule.
+    """
+
+    epochs: int = 30
+    batch_size: int = 64
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 1.0
+    image_size: int = 224
+    crop_area_min: float = 0.08
+    flip_probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("image_size", 8)):
+            value = getattr(self, name)
+            _require(_whole(value, least), name, f"a whole number of at least {least}", value)
+        for name, rule, holds in (
+            ("lr", "a number above 0", lambda v: v > 0),
+            ("momentum", "a number from 0 up to, but not including, 1", lambda v: 0 <= v < 1),
+            ("weight_decay", "a number of at least 0", lambda v: v >= 0),
+            ("warmup_epochs", "a number of at least 0", lambda v: v >= 0),
+            ("crop_area_min", "a number above 0 and at most 1", lambda v: 0 < v <= 1),
+            ("flip_probability", "a number from 0 to 1", lambda v: 0 <= v <= 1),
+        ):
+            value = getattr(self, name)
+            _require(_number(value) and holds(value), name, rule, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """One experiment: every variant with every seed on the same images.
+
+    Args:
+        preset: name of the preset it came from, for the record.
+        dataset: `flowers102`, `digits` or `imagefolder:PATH`.
+        data_root: folder that downloads go to and are read from.
+        split: `70-15-15`, `official`, or None: official for an image folder that comes divided, else 70-15-15.
+        subset: at most this many images a class in each split; None keeps all.
+        weights: `imagenet`, `bundled`, a weights file or an earlier run folder.
+        seed: the first seed; it also seeds split and subset.
+        seeds: how many seeds to train: seed, seed + 1, ...
+        device: `auto`, `cpu` or `cuda`.
+        workers: threads that decode and augment; None takes one a core.
+        variants: in the order they are trained.
+        recipe: the same for all of them.
+
+    Raises:
+        ConfigError: a field breaks its rule.
+    """
+
+    preset: str = "flowers102"
+    dataset: str = "flowers102"
+    data_root: str = "data"
+    split: str | None = None
+    subset: int | None = None
+    weights: str = "imagenet"
+    seed: int = 0
+    seeds: int = 1
+    device: str = "auto"
+    workers: int | None = None
+    variants: tuple[Variant, ...] = STANDARD_VARIANTS
+    recipe: Recipe = Recipe()
+
+    def __post_init__(self) -> None:
+        known = self.dataset in ("flowers102", "digits") or self.dataset.removeprefix("imagefolder:") not in (
+            "",
+            self.dataset,
+        )
+        _require(known, "dataset", "flowers102, digits or imagefolder:PATH", self.dataset)
+        _require(self.split in (None, *SPLITS), "split", " or ".join(SPLITS), self.split)
+        _require(self.device in DEVICES, "device", "auto, cpu or cuda", self.device)
+        _require(_whole(self.seed, 0), "seed", "a whole number of at least 0", self.seed)
+        for name in ("subset", "seeds", "workers"):
+            value = getattr(self, name)
+            optional = name != "seeds" and value is None
+            _require(optional or _whole(value, 1), name, "a whole number of at least 1", value)
+        names = [v.name.casefold() for v in self.variants]
+        _require(len(names) > 0, "variants", "a list of at least one", [])
+        _require(len(set(names)) == len(names), "names of variants", "different, whatever their case", names)
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """The seeds to train, in order."""
+        return tuple(range(self.seed, self.seed + self.seeds))
+
+    def pick(self, names: str) -> ExperimentConfig:
+        """The same experiment with only the variants named in a comma-separated list, in the list's order.
+
+        Raises:
+            ConfigError: a name is unknown; the message lists the valid ones.
+        """
+        rows = {v.name.casefold(): v for v in self.variants}
+        wanted = [n.strip().casefold() for n in names.split(",")]
+        for name in wanted:
+            valid = ", ".join(v.name for v in self.variants)
+            _require(name in rows, "Each of --variants", f"one of {valid}", name)
+        return dataclasses.replace(self, variants=tuple(rows[n] for n in wanted))
+
+
+def preset_names() -> dict[str, str]:
+    """Each preset that comes with finetune, with its one-line description."""
+    folder = resources.files("finetune") / "presets"
+    tables = {f.name.removesuffix(".toml"): tomllib.loads(f.read_text("utf-8")) for f in folder.iterdir()}
+    return {name: str(tables[name]["description"]) for name in sorted(tables)}
+
+
+def load_preset(name: str) -> ExperimentConfig:
+    """Read a preset by name, or any TOML file of the same form, such as a run's `config.toml`.
+
+    Raises:
+        ConfigError: no such preset or file, not TOML, an unknown key, or a value that breaks its rule.
+    """
+    if name.endswith(".toml"):
+        try:
+            text = Path(name).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"The preset file {name} cannot be read ({error}); check the path.") from error
+    else:
+        known = preset_names()
+        _require(name in known, "preset", f"{', '.join(known)} or the path of a .toml file", name)
+        text = (resources.files("finetune") / "presets" / f"{name}.toml").read_text("utf-8")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"The preset {name} must be a TOML file, but reading it gave: {error}.") from error
+    return _from_table(table, Path(name).stem if name.endswith(".toml") else name)
+
+
+def _from_table(table: dict[str, Any], name: str) -> ExperimentConfig:
+    table = {"preset": name, **{k: v for k, v in table.items() if k != "description"}}
+    recipe = table.pop("recipe", {})
+    rows = table.pop("variants", {})
+    picked = table.pop("pick", None)
+    for key, value in (("recipe", recipe), ("variants", rows)):
+        _require(isinstance(value, dict), f"{key} in preset {name}", "a table", value)
+    variants = {v.name: dataclasses.asdict(v) for v in STANDARD_VARIANTS}
+    for row, fields in rows.items():
+        _require(isinstance(fields, dict), f"variants.{row} in preset {name}", "a table", fields)
+        standard = next((v for v in variants if v.casefold() == row.casefold()), row)
+        variants[standard] = {"name": standard, **variants.get(standard, {}), **fields}
+    for fields in variants.values():
+        if isinstance(fields.get("train"), list):
+            fields["train"] = tuple(fields["train"])
+    config = ExperimentConfig(
+        **_checked(ExperimentConfig, table, f"preset {name}"),
+        recipe=Recipe(**_checked(Recipe, recipe, f"[recipe] of preset {name}")),
+        variants=tuple(
+            Variant(**_checked(Variant, fields, f"[variants.{row}] of preset {name}"))
+            for row, fields in variants.items()
+        ),
+    )
+    if picked is None:
+        return config
+    _require(
+        isinstance(picked, list) and all(isinstance(n, str) for n in picked),
+        f"pick in preset {name}",
+        "a list of variant names",
+        picked,
+    )
+    return config.pick(",".join(picked))
+
+
+def _checked(cls: type[Any], table: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in ("variants", "recipe")}
+    for key in table:
+        if key not in fields:
+            raise ConfigError(f"{where} has an unknown key {key!r}; the valid ones are {', '.join(fields)}.")
+    missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in table]
+    if missing:
+        raise ConfigError(f"{where} lacks the key {missing[0]!r}; add it.")
+    for key, value in table.items():
+        if fields[key].type in ("str", "str | None"):
+            _require(isinstance(value, str), f"{key} in {where}", "a string", value)
+    return table
+
+
+def to_table(config: ExperimentConfig) -> dict[str, Any]:
+    """The configuration as a TOML table that `load_preset` reads back; unset values are left out."""
+    table = {k: v for k, v in dataclasses.asdict(config).items() if v is not None and k != "preset"}
+    rows = {
+        v.name: {k: x for k, x in dataclasses.asdict(v).items() if x is not None and k != "name"}
+        for v in config.variants
+    }
+    del table["variants"]
+    return {"pick": list(rows), **table, "variants": rows}

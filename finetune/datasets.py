@@ -1,0 +1,204 @@
+"""Where images come from: a data set is a list of samples and class names; nothing is decoded here."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import sklearn.datasets
+from torchvision.datasets import Flowers102
+
+from finetune.errors import DataError, listed
+from finetune.network import downloading
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""File names that hold an image: torchvision's ImageFolder takes the same."""
+
+FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""Names under which a divided image folder keeps its splits."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image, not yet decoded.
+
+    Args:
+        id: unique in the data set: a path below its root, or a number.
+        label: index into the data set's classes.
+        content: the image's file, or grey values [height x width] uint8.
+        split: `train`, `val` or `test` where the data set comes divided.
+    """
+
+    id: str
+    label: int
+    content: Path | npt.NDArray[np.uint8]
+    split: str | None = None
+
+    def read(self) -> bytes:
+        """The bytes that identify the image: its file's, or its grey values'."""
+        return self.content.read_bytes() if isinstance(self.content, Path) else self.content.tobytes()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples sorted by id, their classes, and what was left out or decided on the way.
+
+    Args:
+        name: `flowers102`, `digits` or `imagefolder`.
+        classes: class names; a label is an index into them.
+        samples: sorted by id.
+        excluded: (path, reason) for each file that is no sample.
+        notes: decisions taken on the user's behalf, in sentences.
+        download_seconds: time spent fetching it.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    excluded: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    download_seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def divided(self) -> bool:
+        """Whether the data set comes with splits of its own."""
+        return self.samples[0].split is not None
+
+
+def load_dataset(dataset: str, data_root: Path) -> Dataset:
+    """Find the images of `flowers102`, `digits` or `imagefolder:PATH`.
+
+    Raises:
+        DataError: the folder or the download is missing or is not laid out as the data set requires.
+    """
+    if dataset == "digits":
+        return _digits()
+    if dataset == "flowers102":
+        return _flowers102(data_root)
+    return _imagefolder(Path(dataset.removeprefix("imagefolder:")).expanduser())
+
+
+def _digits() -> Dataset:
+    """1,797 handwritten digits, 8 x 8 pixels, 16 grey levels (UCI, Alpaydin and Kaynak 1998; in scikit-learn)."""
+    digits = sklearn.datasets.load_digits()
+    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    return Dataset(
+        name="digits",
+        classes=tuple(str(name) for name in digits.target_names),
+        samples=tuple(
+            Sample(f"digit-{i:04d}", int(label), grey[i]) for i, label in enumerate(digits.target.tolist())
+        ),
+    )
+
+
+def _flowers102(root: Path) -> Dataset:
+    """8,189 photos of 102 flowers, officially 1,020 / 1,020 / 6,149 (Nilsback and Zisserman 2008)."""
+    started = time.perf_counter()
+    with downloading(
+        f"Oxford Flowers-102, looked for in {root / 'flowers-102'},",
+        f"Try again with the internet, copy the folder flowers-102 to {root}, "
+        "name another place with --data-root, or use --dataset digits, which needs no download.",
+        DataError,
+    ):
+        parts = {split: Flowers102(str(root), split=split, download=True) for split in FOLDERS}
+    seconds = time.perf_counter() - started
+    samples = [
+        # torchvision publishes the images of Flowers102 but not their files; these two lists hold them.
+        Sample(Path(path).stem, int(label), Path(path), split)
+        for split, part in parts.items()
+        for path, label in zip(part._image_files, part._labels, strict=True)
+    ]
+    return Dataset(
+        name="flowers102",
+        classes=tuple(Flowers102.classes),
+        samples=tuple(sorted(samples, key=lambda s: s.id)),
+        download_seconds=seconds,
+    )
+
+
+def _imagefolder(root: Path) -> Dataset:
+    """A folder of class folders, or one with train/, val/ and test/ that hold the class folders."""
+    if not root.is_dir():
+        raise DataError(f"imagefolder:PATH must name a folder, but {root} is none; check the path.")
+    found = {split: _split_folder(root, names) for split, names in FOLDERS.items()}
+    excluded: list[tuple[str, str]] = []
+    if found["train"] is None:
+        samples, classes = _class_folders(root, root, None, excluded)
+    else:
+        samples, classes = _class_folders(root, found["train"], "train", excluded)
+        for split in ("val", "test"):
+            folder = found[split]
+            if folder is None:
+                continue
+            more, others = _class_folders(root, folder, split, excluded, classes)
+            _require_same_classes(classes, others, folder)
+            samples += more
+    if len(classes) < 2:
+        raise DataError(
+            f"An image folder must hold at least two class folders, but {found['train'] or root} holds "
+            f"{len(classes)} ({listed(classes) or 'none'}); give the folder whose subfolders are the classes."
+        )
+    notes = [f"{len(excluded)} files that are no images were left out."] if excluded else []
+    return Dataset(
+        name="imagefolder",
+        classes=tuple(classes),
+        samples=tuple(sorted(samples, key=lambda s: s.id)),
+        excluded=tuple(sorted(excluded)),
+        notes=tuple(notes),
+    )
+
+
+def _split_folder(root: Path, names: tuple[str, ...]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _class_folders(
+    root: Path,
+    folder: Path,
+    split: str | None,
+    excluded: list[tuple[str, str]],
+    classes: list[str] | None = None,
+) -> tuple[list[Sample], list[str]]:
+    entries = sorted(folder.iterdir(), key=lambda p: p.name)
+    excluded += [(p.relative_to(root).as_posix(), "outside any class folder") for p in entries if p.is_file()]
+    names = [p.name for p in entries if p.is_dir() and not p.name.startswith(".")]
+    index = {name: label for label, name in enumerate(classes or names)}
+    samples = []
+    for name in names:
+        images = []
+        for path in _files(folder / name):
+            relative = path.relative_to(root).as_posix()
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                images.append(Sample(relative, index.get(name, -1), path, split))
+            else:
+                excluded.append((relative, f"no image: its name ends in none of {' '.join(IMAGE_SUFFIXES)}"))
+        if not images:
+            raise DataError(
+                f"A class folder must hold at least one image, but {folder / name} holds none; "
+                "add images or remove the folder."
+            )
+        samples += images
+    return samples, names
+
+
+def _files(folder: Path) -> list[Path]:
+    paths = []
+    for where, folders, names in os.walk(folder):  # does not follow links, so a loop cannot trap it
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        paths += [Path(where, name) for name in sorted(names)]
+    return paths
+
+
+def _require_same_classes(classes: list[str], others: list[str], folder: Path) -> None:
+    extra = sorted(set(others) - set(classes))
+    missing = sorted(set(classes) - set(others))
+    if extra or missing:
+        parts = [f"only there: {listed(extra)}"] * bool(extra) + [f"missing there: {listed(missing)}"] * bool(missing)
+        raise DataError(
+            f"The classes in {folder} must be those of the training folder, but they are not "
+            f"({'; '.join(parts)}); make the class folders the same."
+        )

@@ -1,0 +1,90 @@
+"""What the results say about the machine and the program: no host names, no user names, no paths."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from finetune import __version__
+from finetune.errors import ConfigError
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of `auto`, `cpu` or `cuda`.
+
+    Raises:
+        ConfigError: `cuda` without a GPU that PyTorch can use.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ConfigError(
+            "--device cuda needs a GPU that PyTorch can use, but there is none here; use --device cpu or auto."
+        )
+    return torch.device("cuda" if available and device != "cpu" else "cpu")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """CPU: the process's largest resident set so far; CUDA: most tensor memory since the last reset."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource  # only on POSIX systems
+
+    scale = 1 if platform.system() == "Darwin" else 1024  # macOS counts bytes, Linux kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """The `environment` object of the results."""
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "pillow")},
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "cpu_cores": cores(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def describe_tool() -> dict[str, Any]:
+    """The `tool` object of the results; the commit only when running from a source tree."""
+    root = Path(__file__).resolve().parents[1]
+    commit = dirty = None
+    if (root / ".git").exists():
+        commit = _git(root, "rev-parse", "HEAD")
+        dirty = None if commit is None else bool(_git(root, "status", "--porcelain"))
+    return {"name": "finetune", "version": __version__, "git_commit": commit, "git_dirty": dirty}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603 - fixed arguments
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def process_start() -> float:
+    """When this process began, seconds since the epoch."""
+    return psutil.Process().create_time()

@@ -1,0 +1,31 @@
+"""Errors a user can cause or meet. Each message says what is wrong, the rule, the value given and what to do.
+
+The command line turns every one of them into a single sentence and exit code 2; anything else that escapes
+is a bug in finetune.
+"""
+
+
+class FinetuneError(Exception):
+    """Anything the user can put right."""
+
+
+class ConfigError(FinetuneError, ValueError):
+    """An option, a preset or a combination of them is not valid."""
+
+
+class DataError(FinetuneError, ValueError):
+    """The images cannot be found, read or divided as asked."""
+
+
+class WeightsError(FinetuneError, ValueError):
+    """The pretrained weights cannot be found, read or fitted to the network."""
+
+
+class RunFolderError(FinetuneError, OSError):
+    """The run folder cannot be written or read."""
+
+
+def listed(items: list[str], most: int = 10) -> str:
+    """The first `most` items separated by commas, and how many more there are."""
+    head = ", ".join(items[:most])
+    return head if len(items) <= most else f"{head} and {len(items) - most} more"

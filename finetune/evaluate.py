@@ -1,0 +1,86 @@
+"""Evaluation of one split: counts and sums; ratios are derived later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from finetune.models import Network
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet's channel means and standard deviations, as torchvision's weights expect them."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Sums over a split: cross-entropy in nats, correct predictions, samples."""
+
+    loss_sum: float
+    n_correct: int
+    n_samples: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct predictions."""
+        return self.n_correct / self.n_samples
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, nats."""
+        return self.loss_sum / self.n_samples
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of each image of a split, in the split's order.
+
+    Args:
+        predicted: [n] most likely class.
+        nll: [n] float32 negative log-likelihood of the label, nats.
+    """
+
+    predicted: npt.NDArray[np.int64]
+    nll: npt.NDArray[np.float32]
+
+    def metrics(self, labels: npt.NDArray[np.int64]) -> Metrics:
+        """Sums against labels [n], in float64."""
+        return Metrics(
+            loss_sum=float(self.nll.sum(dtype=np.float64)),
+            n_correct=int((self.predicted == labels).sum()),
+            n_samples=len(labels),
+        )
+
+
+def normalised(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Images [b x height x width x 3] uint8 to float32 [b x 3 x height x width] in channels_last, normalised."""
+    images = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    scale = torch.tensor([255 * s for s in STD], device=device).view(1, 3, 1, 1)
+    shift = torch.tensor([m / s for m, s in zip(MEAN, STD, strict=True)], device=device).view(1, 3, 1, 1)
+    return images.div_(scale).sub_(shift)
+
+
+@torch.inference_mode()
+def evaluate(
+    network: Network, pixels: torch.Tensor, labels: torch.Tensor, batch_size: int, device: torch.device
+) -> Predictions:
+    """Predict every image of a split.
+
+    Args:
+        network: left in eval mode.
+        pixels: [n x height x width x 3] uint8.
+        labels: [n] int64.
+        batch_size: images at a time; results do not depend on it beyond rounding.
+        device: where the network is.
+    """
+    network.eval()
+    predicted, nll = [], []
+    for part, truth in zip(pixels.split(batch_size), labels.split(batch_size), strict=True):
+        logits = network(normalised(part, device)).float()
+        predicted.append(logits.argmax(dim=1))
+        nll.append(functional.cross_entropy(logits, truth.to(device), reduction="none"))
+    return Predictions(torch.cat(predicted).cpu().numpy(), torch.cat(nll).cpu().numpy())

@@ -1,0 +1,215 @@
+"""The run folder: results.json checked against its schema, predictions, checkpoints, configuration.
+
+Every file is written beside its place and renamed into it, so that a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import tomli_w
+from jsonschema import Draft202012Validator
+
+from finetune.config import ExperimentConfig, Variant, to_table
+from finetune.datasets import Dataset, Sample
+from finetune.errors import RunFolderError
+from finetune.evaluate import Predictions
+from finetune.models import Network
+from finetune.splits import Split, Splits
+from finetune.train import Training
+from finetune.weights import State, Weights
+
+SCHEMA_VERSION = "1.0"
+
+
+def write_atomically(path: Path, content: bytes) -> str:
+    """Write a file so that it is either whole or not there; its SHA-256.
+
+    Raises:
+        RunFolderError: the disk is full or the folder cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunFolderError(
+            f"{path} cannot be written ({error.strerror}); make room or name another folder with --out."
+        ) from error
+    return hashlib.sha256(content).hexdigest()
+
+
+def create_run_folder(out: Path, config: ExperimentConfig) -> None:
+    """Make a new run folder and write the resolved configuration into it.
+
+    Raises:
+        RunFolderError: it exists and is not empty, or cannot be written.
+    """
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise RunFolderError(f"--out must name a new or empty folder, but {out} has content; name another one.")
+    except OSError as error:
+        raise RunFolderError(f"The run folder {out} cannot be read ({error.strerror}).") from error
+    write_atomically(out / "config.toml", tomli_w.dumps(to_table(config)).encode())
+
+
+def write_artifacts(
+    out: Path, stem: str, splits: Splits, state: State, predictions: Mapping[str, Predictions]
+) -> dict[str, Any]:
+    """Write predictions and checkpoint of a chosen epoch; the `artifacts` object of its run."""
+    files = {
+        f"{split}_predictions": (
+            f"predictions/{stem}-{split}.csv",
+            predictions_csv(getattr(splits, split).samples, found),
+        )
+        for split, found in predictions.items()
+    }
+    files["checkpoint"] = (f"checkpoints/{stem}.safetensors", safetensors.torch.save(state))
+    return {
+        name: {"path": path, "sha256": write_atomically(out / path, content)}
+        for name, (path, content) in files.items()
+    }
+
+
+def predictions_csv(samples: Sequence[Sample], predictions: Predictions) -> bytes:
+    """sample_id, label, predicted, nll for each image; nine digits give a float32 back exactly."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["sample_id", "label", "predicted", "nll"])
+    for sample, predicted, nll in zip(samples, predictions.predicted, predictions.nll, strict=True):
+        writer.writerow([sample.id, sample.label, int(predicted), f"{nll:.9g}"])
+    return text.getvalue().encode()
+
+
+def labels_of(split: Split) -> npt.NDArray[np.int64]:
+    """Labels [n] of a split."""
+    return np.array([s.label for s in split.samples], dtype=np.int64)
+
+
+def config_record(config: ExperimentConfig, split: str) -> dict[str, Any]:
+    """The `config` object. Paths are cut to their last part: a results file names no one's folders."""
+    kind, colon, path = config.dataset.partition(":")
+    variants = [dataclasses.asdict(v) for v in config.variants]
+    for variant in variants:
+        variant["train"] = list(variant["train"]) if isinstance(variant["train"], tuple) else variant["train"]
+    return {
+        "preset": config.preset,
+        "dataset": kind + colon + Path(path).resolve().name if colon else kind,
+        "split": split,
+        "subset": config.subset,
+        "weights": Path(config.weights).name,
+        "seeds": list(config.seed_list),
+        "variants": variants,
+        "recipe": dataclasses.asdict(config.recipe),
+    }
+
+
+def dataset_record(dataset: Dataset, splits: Splits) -> dict[str, Any]:
+    """The `dataset` object."""
+    return {
+        "name": dataset.name,
+        "classes": list(dataset.classes),
+        "splits": {
+            name: {
+                "n_samples": len(split.samples),
+                "class_counts": list(split.class_counts),
+                "fingerprint": split.fingerprint,
+            }
+            for name, split in (("train", splits.train), ("val", splits.val), ("test", splits.test))
+        },
+        "excluded": [{"sample_id": sample_id, "reason": reason} for sample_id, reason in splits.excluded],
+        "notes": list(splits.notes),
+    }
+
+
+def weights_record(weights: Weights | None) -> dict[str, Any] | None:
+    """The `weights` object."""
+    if weights is None:
+        return None
+    return {
+        "kind": weights.kind,
+        "source": weights.source,
+        "sha256": weights.sha256,
+        "dropped": list(weights.dropped),
+    }
+
+
+def start_record(variant: Variant, seed: int, network: Network, initial_sha256: str, peak: float) -> dict[str, Any]:
+    """What is known of a run before it trains."""
+    trainable = [{"name": n, "shape": list(p.shape), "count": p.numel()} for n, p in network.trainable()]
+    n_trained = sum(p["count"] for p in trainable)
+    frozen = network.frozen_sha256()
+    return {
+        "variant": variant.name,
+        "seed": seed,
+        "init": variant.init,
+        "initial_sha256": initial_sha256,
+        "trained_groups": [g for g in variant.groups],
+        "trainable_parameters": trainable,
+        "n_trained": n_trained,
+        "n_frozen": sum(p.numel() for p in network.parameters()) - n_trained,
+        "frozen_sha256_before": frozen,
+        "learning_rate": peak,
+    }
+
+
+def end_record(training: Training, network: Network, artifacts: dict[str, Any] | None) -> dict[str, Any]:
+    """What training adds to a run's record, but for seconds and memory."""
+    train_seconds = sum(e.train_seconds for e in training.epochs)
+    images = sum(e.train.n_samples for e in training.epochs)
+    return {
+        "status": "completed" if training.failure is None else "failed",
+        "failure": training.failure,
+        "frozen_sha256_after": network.frozen_sha256(),
+        "budget": {
+            "epochs": len(training.epochs),
+            "steps": training.steps,
+            "images": training.images,
+            "stream_sha256": training.stream_sha256,
+        },
+        "epochs": [dataclasses.asdict(e) for e in training.epochs],
+        "best_epoch": training.best_epoch,
+        "images_per_second": images / train_seconds if images else 0.0,
+        "artifacts": artifacts,
+    }
+
+
+@cache
+def _validator() -> Draft202012Validator:
+    schema = json.loads((resources.files("grader") / "results.schema.json").read_text("utf-8"))
+    return Draft202012Validator(schema)
+
+
+def write_results(out: Path, results: dict[str, Any]) -> None:
+    """Check the results against the grader's schema, then write results.json.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+        AssertionError: they do not fit the schema, which is a bug of finetune; they are written beside it.
+    """
+    results = {"schema_version": SCHEMA_VERSION, "created_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", **results}
+    content = (json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    error = next(_validator().iter_errors(results), None)
+    if error is not None:
+        write_atomically(out / "results.invalid.json", content)
+        raise AssertionError(f"results do not fit the schema at {error.json_path}: {error.message}")
+    write_atomically(out / "results.json", content)
