@@ -74,6 +74,7 @@ def curves(record: dict[str, Any], path: Path) -> None:
         axes[1][column].set_xlabel("epoch")
     axes[0][0].set_ylabel("accuracy")
     axes[1][0].set_ylabel("loss (cross-entropy, nats)")
+    axes[1][0].set_yscale("log")  # a first epoch from random weights can be a hundred times the last
     axes[0][0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes[0][0].xaxis.get_major_locator().set_params(integer=True)
     handles, labels = axes[0][0].get_legend_handles_labels()
