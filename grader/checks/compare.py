@@ -1,0 +1,127 @@
+"""Two variants on the same test images, with whatever evidence there is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from grader import stats
+from grader.evidence import Evidence
+from grader.findings import Level
+from grader.record import Run
+from grader.stats import Interval, PairedCounts
+
+# The pairs that are tested together; Holm's correction runs over them.
+PAIRS = (("B", "A"), ("C", "A"), ("C", "B"))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Test accuracy of one variant minus that of another.
+
+    Attributes:
+        interval: The difference as a share.
+        p: Two-sided p-value, not adjusted.
+        adjusted_p: After Holm's correction over the pairs.
+        test: Name of the test.
+        level: Evidence used.
+        n_images: Test images.
+        variance_an_image: Variance of the difference times the number of images, for planning.
+        numbers: For machines.
+        details: A line for each seed, when there are several.
+    """
+
+    interval: Interval
+    p: float
+    test: str
+    level: Level
+    n_images: int
+    variance_an_image: float
+    numbers: Mapping[str, float | int]
+    details: tuple[str, ...] = ()
+    adjusted_p: float = 1.0
+
+    def images_wanted(self, distance: float) -> float:
+        """About how many test images would tell the estimate from a bound this far away (80 % power)."""
+        return stats.images_to_separate(self.variance_an_image, distance)
+
+
+def compare(evidence: Evidence, first: str, second: str) -> Comparison | None:
+    """Compare two variants; None when they share no completed seed."""
+    found = {pair: _unadjusted(evidence, *pair) for pair in PAIRS}
+    tested = {pair: comparison for pair, comparison in found.items() if comparison is not None}
+    adjusted = stats.holm([comparison.p for comparison in tested.values()])
+    for pair, p in zip(tested, adjusted, strict=True):
+        if pair == (first, second):
+            comparison = tested[pair]
+            numbers = dict(comparison.numbers) | {"p": comparison.p, "adjusted_p": p}
+            return replace(comparison, adjusted_p=p, numbers=numbers)
+    return None
+
+
+def _unadjusted(evidence: Evidence, first: str, second: str) -> Comparison | None:
+    pairs = evidence.pairs(first, second)
+    if not pairs:
+        return None
+    tables = [evidence.table(*pair) for pair in pairs]
+    paired = [table for table in tables if table is not None]
+    if len(paired) < len(pairs):
+        return _unpaired(pairs, evidence.thresholds.confidence)
+    if len(paired) == 1:
+        return _one_seed(paired[0], evidence.thresholds.confidence)
+    return _several_seeds(evidence, pairs, paired)
+
+
+def _one_seed(table: PairedCounts, confidence: float) -> Comparison:
+    gap = stats.difference_of_paired(table, confidence)
+    numbers = _limits(gap) | {
+        "only_first_right": table.first,
+        "only_second_right": table.second,
+        "n_images": table.n,
+    }
+    variance = (table.first + table.second) / table.n - gap.estimate**2
+    p = stats.mcnemar_exact(table)
+    return Comparison(gap, p, "exact McNemar", Level.PREDICTIONS, table.n, variance, numbers)
+
+
+def _several_seeds(
+    evidence: Evidence, pairs: Sequence[tuple[Run, Run]], tables: Sequence[PairedCounts]
+) -> Comparison:
+    import numpy as np
+
+    right = [
+        [evidence.predictions[run.name, "test"].correct.astype(np.float64) for run in pair] for pair in pairs
+    ]
+    gap, p, variance = stats.difference_over_seeds(
+        np.array([x - y for x, y in right]), evidence.thresholds.confidence
+    )
+    details = tuple(
+        f"seed {pair[0].seed}: "
+        f"{100 * table.difference:+.1f} points, exact McNemar {p_text(stats.mcnemar_exact(table))}."
+        for pair, table in zip(pairs, tables, strict=True)
+    )
+    numbers = _limits(gap) | {"n_seeds": len(pairs), "n_images": tables[0].n}
+    return Comparison(
+        gap, p, f"{len(pairs)} seeds,", Level.PREDICTIONS, tables[0].n, variance, numbers, details
+    )
+
+
+def _unpaired(pairs: Sequence[tuple[Run, Run]], confidence: float) -> Comparison:
+    """From the counts alone. Seeds share their test images, so their mean counts as one sample of images."""
+    n = min(run.best.test.n_samples for pair in pairs for run in pair if run.best)
+    means = [
+        fmean(run.best.test.accuracy for run in runs if run.best) * n for runs in zip(*pairs, strict=True)
+    ]
+    gap = stats.difference_of_independent(*(stats.wilson(mean, n, confidence) for mean in means))
+    p = stats.two_proportions_p((means[0], n), (means[1], n))
+    variance = sum(mean / n * (1 - mean / n) for mean in means)
+    numbers = _limits(gap) | {"n_images": n}
+    return Comparison(gap, p, "two proportions, unpaired,", Level.FILE, n, variance, numbers)
+
+
+def _limits(gap: Interval) -> dict[str, float | int]:
+    return {"difference": gap.estimate, "low": gap.low, "high": gap.high}
+
+
+def p_text(p: float) -> str:
+    """A p-value for people, such as `p = 0.03`."""
+    return f"p = {p:.2g}" if p >= 1e-99 else "p < 1e-99"

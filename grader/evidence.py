@@ -1,0 +1,145 @@
+"""Everything a check may look at, gathered once."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grader.errors import UnusableError
+from grader.files import below, read_bytes
+from grader.load import Submission
+from grader.record import SPLITS, Results, Run
+from grader.stats import PairedCounts
+
+if TYPE_CHECKING:  # numpy is imported only when there are predictions to read
+    from grader.predictions import Predictions
+    from grader.truth import Truth
+
+MAX_CSV_BYTES = 64 * 1024 * 1024
+
+Key = tuple[str, str]  # a run's name and a split
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a policy may set; all are shares, 0 to 1."""
+
+    confidence: float = 0.95
+    margin: float = 0.02
+    gap_floor: float = 0.05
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about a submission.
+
+    Attributes:
+        results: The results file.
+        predictions: Read predictions by run name and split; only files whose content is the recorded one.
+        altered: Sentences about recorded files that are missing or not the recorded ones, by path.
+        has_files: Whether any predictions were there.
+        thresholds: The policy's numbers.
+        truth: The true labels and splits, when they were given.
+        rerun: Predictions made afresh from the checkpoints, when that was asked for.
+        rerun_problems: Why a checkpoint could not be used, by path.
+    """
+
+    results: Results
+    predictions: "Mapping[Key, Predictions]" = field(default_factory=dict)
+    altered: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    has_files: bool = False
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    truth: "Truth | None" = None
+    rerun: "Mapping[Key, Predictions] | None" = None
+    rerun_problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def of(self, variant: str) -> list[Run]:
+        """Completed runs of a variant, by seed."""
+        return sorted(self.results.of(variant), key=lambda run: run.seed)
+
+    def pairs(self, first: str, second: str) -> list[tuple[Run, Run]]:
+        """Runs of two variants that share a seed."""
+        others = {run.seed: run for run in self.of(second)}
+        return [(run, others[run.seed]) for run in self.of(first) if run.seed in others]
+
+    @cached_property
+    def chosen(self) -> list[Run]:
+        """Every run that has a chosen epoch."""
+        return [run for run in self.results.runs if run.best is not None]
+
+    def rows(self, split: str) -> "Iterator[tuple[Run, Predictions]]":
+        """Runs whose predictions on a split could be read, with them."""
+        for run in self.chosen:
+            if found := self.predictions.get((run.name, split)):
+                yield run, found
+
+    def table(self, first: Run, second: Run) -> PairedCounts | None:
+        """The 2 by 2 table of two runs on the test images; None without both predictions."""
+        x, y = (self.predictions.get((run.name, "test")) for run in (first, second))
+        if x is None or y is None or x.sample_ids != y.sample_ids:
+            return None
+        both, one, two = (
+            int((mine & theirs).sum())
+            for mine, theirs in ((x.correct, y.correct), (x.correct, ~y.correct), (~x.correct, y.correct))
+        )
+        return PairedCounts(both, one, two, len(x.labels) - both - one - two)
+
+
+def gather(submission: Submission, thresholds: Thresholds, truth: "Truth | None" = None) -> Evidence:
+    """Read the predictions that the results file names, when they are there.
+
+    Raises:
+        UnusableError: A predictions file is hostile or malformed, or a path leaves the run folder.
+    """
+    results = submission.results
+    wanted = [
+        (run, split, run.artifacts.predictions(split))
+        for run in results.runs
+        if run.artifacts is not None and run.best is not None
+        for split in SPLITS
+    ]
+    problems: list[str] = []
+    paths: dict[str, Path] = {}
+    for run, split, artifact in wanted:
+        try:
+            paths[artifact.path] = below(
+                submission.folder, artifact.path, f"results.json, {run.name}, {split}"
+            )
+        except UnusableError as error:
+            problems.extend(error.problems)
+    if not problems and not any(path.exists() for path in paths.values()):
+        return Evidence(results, thresholds=thresholds, truth=truth)
+    predictions: dict[Key, Predictions] = {}
+    altered: dict[str, tuple[str, ...]] = {}
+    for run, split, artifact in wanted:
+        path = paths.get(artifact.path)
+        if path is None:
+            continue
+        altered.setdefault(artifact.path, ())
+        if not path.exists():
+            altered[artifact.path] = (f"{artifact.path} is named in the results file and is not there.",)
+            continue
+        try:
+            content = read_bytes(path, artifact.path, MAX_CSV_BYTES)
+            found = _parse(content, artifact.path, results, run, split)
+            if hashlib.sha256(content).hexdigest() == artifact.sha256:
+                predictions[run.name, split] = found
+            else:
+                altered[artifact.path] = (f"{artifact.path} is not the file whose SHA-256 was recorded.",)
+        except UnusableError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise UnusableError(list(dict.fromkeys(problems)))
+    return Evidence(results, predictions, altered, has_files=True, thresholds=thresholds, truth=truth)
+
+
+def _parse(content: bytes, shown: str, results: Results, run: Run, split: str) -> "Predictions":
+    from grader.predictions import parse_predictions
+
+    # The two counts differ only in a doctored file, which a check of the file alone will tell.
+    counts = {results.splits[split].n_samples}
+    if run.best is not None:
+        counts.add(run.best.on(split).n_samples)
+    return parse_predictions(content, shown, counts, len(results.classes))

@@ -1,0 +1,102 @@
+"""Reading files that a stranger wrote: nothing but regular files, below one folder, of bounded size."""
+
+import hashlib
+import os
+import stat
+from pathlib import Path, PurePosixPath
+
+from grader.errors import UnusableError
+
+HASH_CHUNK_BYTES = 1 << 20
+
+
+def open_regular(path: Path, shown: str, follow: bool = False) -> int:
+    """Open a regular file for reading, never waiting on a FIFO and never following a link.
+
+    Args:
+        path: The file.
+        shown: How messages name it.
+        follow: Whether the last component may be a symbolic link (a path the caller typed).
+
+    Returns:
+        A file descriptor, which the caller closes.
+
+    Raises:
+        UnusableError: The path is missing, a link, a folder, a FIFO, a device or unreadable.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
+    try:
+        if not follow and path.is_symlink():
+            raise UnusableError([f"{shown} is a symbolic link; put the file itself there."])
+        # The kind is looked at before opening, because opening a device can have effects.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnusableError([f"{shown} is not a regular file."])
+        handle = os.open(path, flags)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "invalid path"
+        raise UnusableError([f"{shown} cannot be read: {reason}."]) from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UnusableError([f"{shown} is not a regular file."])
+    return handle
+
+
+def read_bytes(path: Path, shown: str, limit: int, follow: bool = False) -> bytes:
+    """Read a regular file of at most `limit` bytes.
+
+    Args:
+        path: The file.
+        shown: How messages name it.
+        limit: Most bytes accepted; checked before anything is read.
+        follow: As in `open_regular`.
+
+    Returns:
+        Its content.
+
+    Raises:
+        UnusableError: As `open_regular`, or the file is larger than `limit`.
+    """
+    with os.fdopen(open_regular(path, shown, follow), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(limit + 1) if size <= limit else b""
+    if size > limit or len(content) > limit:
+        raise UnusableError([f"{shown} has {max(size, len(content)):,} bytes; at most {limit:,} are read."])
+    return content
+
+
+def sha256_of(path: Path, shown: str) -> str:
+    """SHA-256 of a regular file of any size, in hexadecimal.
+
+    Raises:
+        UnusableError: As `open_regular`.
+    """
+    digest = hashlib.sha256()
+    with os.fdopen(open_regular(path, shown), "rb") as file:
+        while chunk := file.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def below(folder: Path, relative: str, shown: str) -> Path:
+    """Resolve a path that a results file names, which must stay inside the run folder.
+
+    Args:
+        folder: The run folder.
+        relative: The path as written, with forward slashes.
+        shown: Where it is written, for messages.
+
+    Returns:
+        The path below `folder`. It need not exist.
+
+    Raises:
+        UnusableError: The path is absolute, climbs out, or passes through a symbolic link.
+    """
+    parts = PurePosixPath(relative).parts
+    if not parts or relative.startswith(("/", "\\")) or ":" in parts[0] or ".." in parts or "\0" in relative:
+        raise UnusableError([f"{shown}: {relative!r} must be a path below the run folder."])
+    path = folder
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise UnusableError([f"{shown}: {relative!r} passes through a symbolic link; use plain files."])
+    return path

@@ -1,0 +1,48 @@
+"""For Gradescope: the results.json of an autograder."""
+
+import json
+from typing import Any
+
+from grader.findings import Status
+from grader.formats.clean import clean
+from grader.formats.text import closing
+from grader.verdict import Grade
+
+
+def to_gradescope(grade: Grade) -> str:
+    """One test for each counting property, with its points; the verdict on top.
+
+    Source: "Autograder specifications" in Gradescope's documentation, section "Output format".
+    """
+    tests: list[dict[str, Any]] = [_test(grade, name) for name in grade.policy.weights]
+    if grade.problems:
+        for test in tests:
+            test["output"] = "Not judged, because the submission is unusable."
+    output = [*grade.sentences, *grade.problems[:50], closing(grade)]
+    document = {
+        "output": clean("\n".join(output)),
+        "output_format": "text",
+        "visibility": "visible",
+        "stdout_visibility": "hidden",
+        "score": round(sum(test["score"] for test in tests), 2),
+        "tests": tests,
+    }
+    return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _test(grade: Grade, name: str) -> dict[str, Any]:
+    finding = grade.findings.get(name)
+    score, most = grade.points(name), grade.policy.weights[name].points
+    lines = (finding.summary, *finding.details[:50]) if finding else ()
+    return {
+        "name": name,
+        "score": score,
+        "max_score": most,
+        "status": "passed" if finding and grade.passes(name) else "failed",
+        "output": clean("\n".join(lines)) + _why(finding.status if finding else None),
+        "visibility": "visible",
+    }
+
+
+def _why(status: Status | None) -> str:
+    return f"\n({status})" if status in (Status.NOT_SEPARABLE, Status.NOT_CHECKED) else ""

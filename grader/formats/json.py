@@ -1,0 +1,44 @@
+"""For programs; the form is that of `grade.schema.json`."""
+
+import json
+from typing import Any
+
+from grader.formats.clean import clean
+from grader.verdict import Grade
+
+FORMAT_VERSION = "1.0"
+
+
+def to_json(grade: Grade) -> str:
+    """One grade as JSON, with a final line break."""
+    return json.dumps(as_document(grade), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def as_document(grade: Grade) -> dict[str, Any]:
+    """What `to_json` writes."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "run": clean(grade.run),
+        "policy": {"name": grade.policy.name, "version": grade.policy.version},
+        "usable": not grade.problems,
+        "passed": grade.passed,
+        "exit_code": grade.exit_code,
+        "levels": [int(level) for level in grade.levels],
+        "required_level": grade.policy.required_level,
+        "verdict": [clean(sentence) for sentence in grade.sentences],
+        "problems": [clean(problem) for problem in grade.problems],
+        "findings": [
+            {
+                "property": name,
+                "status": str(finding.status),
+                "level": int(finding.level),
+                "counts": grade.counts(name),
+                "summary": clean(finding.summary),
+                "details": [clean(detail) for detail in finding.details],
+                "numbers": dict(finding.numbers),
+                "held": finding.held,
+                "judged": finding.judged,
+            }
+            for name, finding in grade.findings.items()
+        ],
+    }

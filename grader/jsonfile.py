@@ -1,0 +1,120 @@
+"""JSON from a stranger: bounded in size, depth and number of values; strict where the module is lenient."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from grader.errors import UnusableError
+
+MAX_BYTES = 8 * 1024 * 1024  # some 200 trainings; an honest file of 15 trainings has well under 1 MiB
+MAX_VALUES = 150_000
+MAX_DEPTH = 32
+MAX_INTEGER = 2**63 - 1
+MAX_INTEGER_CHARACTERS = 20
+
+
+@dataclass(frozen=True)
+class _Bad:
+    """Stands in the parsed tree where something is wrong, so that its JSON path can be told later."""
+
+    problem: str
+
+
+def parse(content: bytes, shown: str) -> Any:
+    """Parse strict JSON.
+
+    Args:
+        content: The file's bytes, at most `MAX_BYTES` long.
+        shown: How messages name the file.
+
+    Returns:
+        The value: dicts, lists, strings, ints, finite floats, bools, None.
+
+    Raises:
+        UnusableError: Not UTF-8, a byte order mark, a syntax error, a duplicate key, NaN or Infinity, an
+            integer beyond 64 bits, a lone surrogate, too deep or too many values. All that can be told
+            together is.
+    """
+    if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise UnusableError([f"{shown} starts with a byte order mark; save it as UTF-8 without one."])
+    if content.count(b",") > MAX_VALUES:  # told before parsing, which would cost memory
+        raise UnusableError([f"{shown} has more than {MAX_VALUES:,} values."])
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UnusableError([f"{shown} is not UTF-8: byte {error.start} cannot be decoded."]) from error
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_float,
+            parse_constant=lambda name: _Bad(f"{name} is not a JSON number"),
+        )
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise UnusableError([f"{shown} is not JSON: {error.msg} at {where}."]) from error
+    except RecursionError as error:
+        raise UnusableError([f"{shown} is nested deeper than {MAX_DEPTH} levels."]) from error
+    problems = [f"{shown}: {path}: {problem}." for path, problem in _problems(value)]
+    if problems:
+        raise UnusableError(problems)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    names = [name for name, _ in pairs]
+    twice = next(name for name in names if names.count(name) > 1)
+    return _Bad(f"the key {short(twice)} appears more than once")
+
+
+def _integer(digits: str) -> Any:
+    if len(digits) <= MAX_INTEGER_CHARACTERS and abs(int(digits)) <= MAX_INTEGER:
+        return int(digits)
+    return _Bad(f"an integer of {len(digits)} characters; at most 2^63 - 1 is accepted")
+
+
+def _float(digits: str) -> Any:
+    value = float(digits)
+    return value if math.isfinite(value) else _Bad("a number too large for a 64-bit float")
+
+
+def _problems(root: Any) -> Iterator[tuple[str, str]]:
+    """Walk the tree without recursion; yield the JSON path and what is wrong there."""
+    values = 0
+    waiting: list[tuple[str, int, Any]] = [("$", 0, root)]
+    while waiting:
+        path, depth, value = waiting.pop()
+        values += 1
+        if depth > MAX_DEPTH:
+            yield path[:200], f"nested deeper than {MAX_DEPTH} levels"
+            return
+        if values > MAX_VALUES:
+            yield "$", f"more than {MAX_VALUES:,} values"
+            return
+        if isinstance(value, _Bad):
+            yield path, value.problem
+        elif isinstance(value, str) and not _encodable(value):
+            yield path, "a string with a lone surrogate, which no text file can hold"
+        elif isinstance(value, dict):
+            for name in value:
+                if not _encodable(name):
+                    yield path, "a key with a lone surrogate, which no text file can hold"
+            waiting.extend((f"{path}.{short(name, '')}", depth + 1, child) for name, child in value.items())
+        elif isinstance(value, list):
+            waiting.extend((f"{path}[{index}]", depth + 1, child) for index, child in enumerate(value))
+
+
+def _encodable(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def short(value: object, quote: str = "'", width: int = 60) -> str:
+    """A value for a message: printable, in quotes, and no longer than `width` characters."""
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(value)[: width + 1])
+    return f"{quote}{text if len(text) <= width else text[: width - 3] + '...'}{quote}"

@@ -1,0 +1,165 @@
+"""The predictions of one training on one split, read from its CSV."""
+
+import csv
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grader.errors import UnusableError
+from grader.jsonfile import short
+
+HEADER = ["sample_id", "label", "predicted", "nll"]
+MAX_LINE_CHARACTERS = 8192
+MAX_ID_CHARACTERS = 4096
+
+_CLASS = r"\d{1,7}"
+_NLL = r"-?\d{1,20}(?:\.\d{1,20})?(?:e[+-]?\d{1,3})?"
+# What a spreadsheet would run as a formula. A class folder may be called "+1", so a sign alone is no proof.
+_FORMULA = re.compile(r"[=@]|[+-].*[(|!]", re.DOTALL)
+_ODD = re.compile(r"[=@+-]|\Z|.*[\x00-\x1f\x7f]|.{4096}", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One row for each image of a split, in file order; all arrays have shape [n].
+
+    Attributes:
+        sample_ids: Names of the images.
+        labels: Their classes, as indices.
+        predicted: The classes the network found most likely.
+        nll: Negative log-likelihood of the label, in nats.
+    """
+
+    sample_ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    nll: NDArray[np.float64]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each image was classified right, shape [n]."""
+        return np.equal(self.labels, self.predicted)
+
+    def per_class(self, n_classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Images right and images in all of each class, each of shape [n_classes]."""
+        right = np.bincount(self.labels[self.correct], minlength=n_classes)
+        return right.astype(np.int64), np.bincount(self.labels, minlength=n_classes).astype(np.int64)
+
+
+def parse_predictions(content: bytes, shown: str, counts: Collection[int], n_classes: int) -> Predictions:
+    """Read the content of a predictions CSV, strictly.
+
+    Args:
+        content: The file's bytes.
+        shown: How messages name the file.
+        counts: How many rows below the header it may have.
+        n_classes: Labels and predictions must lie below this.
+
+    Returns:
+        The rows.
+
+    Raises:
+        UnusableError: The content is malformed; with the line number.
+    """
+    rows = _rows(content, shown, counts)
+    ids, labels, predicted, nll = zip(*rows, strict=True)
+    problems = [
+        *_malformed(labels, _CLASS, f"{shown}, column label", "a class index"),
+        *_malformed(predicted, _CLASS, f"{shown}, column predicted", "a class index"),
+        *_malformed(nll, _NLL, f"{shown}, column nll", "a decimal number"),
+        *_bad_ids(ids, shown),
+    ]
+    if problems:
+        raise UnusableError(problems)
+    read = Predictions(
+        ids, np.array(labels, np.int64), np.array(predicted, np.int64), np.array(nll, dtype=np.float64)
+    )
+    problems = [
+        *_outside(read.labels, n_classes, f"{shown}, column label"),
+        *_outside(read.predicted, n_classes, f"{shown}, column predicted"),
+        *(
+            f"{shown}, line {row + 2}: nll must be 0 or more, found {nll[row]}."
+            for row in np.flatnonzero(~(read.nll >= 0) | np.isinf(read.nll)).tolist()
+        ),
+    ]
+    if problems:
+        raise UnusableError(problems)
+    return read
+
+
+def _rows(content: bytes, shown: str, counts: Collection[int]) -> list[list[str]]:
+    """Split into rows of four cells; stop at the first line that breaks the form."""
+    if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise UnusableError([f"{shown}, line 1: a byte order mark; save it as UTF-8 without one."])
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UnusableError([f"{shown}, line {line}: not UTF-8."]) from error
+    # Split by hand: str.splitlines also breaks at characters that a quoted name may hold.
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    long = next((n for n, line in enumerate(lines, 1) if len(line) > MAX_LINE_CHARACTERS), None)
+    if long:
+        raise UnusableError(
+            [f"{shown}, line {long}: {len(lines[long - 1]):,} characters; at most {MAX_LINE_CHARACTERS:,}."]
+        )
+    if len(lines) - 1 not in counts:
+        wanted = " or ".join(f"{count:,}" for count in sorted(counts))
+        found = f"{max(0, len(lines) - 1):,} rows below the header"
+        raise UnusableError([f"{shown}, line {len(lines)}: {found}; results.json counts {wanted} images."])
+    rows: list[list[str]] = []
+    try:
+        for row in csv.reader(lines, strict=True):
+            rows.append(row)
+            if len(row) != len(HEADER):
+                raise UnusableError([f"{shown}, line {len(rows)}: {len(row)} columns; {len(HEADER)} wanted."])
+    except csv.Error as error:
+        raise UnusableError([f"{shown}, line {len(rows) + 1}: not CSV: {error}."]) from error
+    if rows[0] != HEADER:
+        raise UnusableError([f"{shown}, line 1: the header must be {','.join(HEADER)}."])
+    if len(rows) != len(lines):
+        raise UnusableError([f"{shown}: a quoted cell spans lines; a sample id must not."])
+    return rows[1:]
+
+
+def _malformed(cells: Sequence[str], form: str, shown: str, wanted: str) -> list[str]:
+    # One match over the whole column first: fast, and nearly always enough.
+    if re.fullmatch(rf"(?:{form}\n)*", "\n".join((*cells, "")), re.ASCII):
+        return []
+    cell_form = re.compile(form, re.ASCII)
+    return [
+        f"{shown}, line {line}: must be {wanted}, found {short(cell)}."
+        for line, cell in enumerate(cells, 2)
+        if not cell_form.fullmatch(cell)
+    ]
+
+
+def _outside(classes: NDArray[np.int64], n_classes: int, shown: str) -> list[str]:
+    return [
+        f"{shown}, line {row + 2}: must be below {n_classes}, the number of classes, found {classes[row]}."
+        for row in np.flatnonzero(classes >= n_classes).tolist()
+    ]
+
+
+def _bad_ids(ids: Sequence[str], shown: str) -> list[str]:
+    if len(set(ids)) == len(ids) and not any(map(_ODD.match, ids)):  # fast, and nearly always enough
+        return []
+    problems, seen = [], dict[str, int]()
+    for line, name in enumerate(ids, 2):
+        where = f"{shown}, line {line}: sample_id {short(name)}"
+        if not name or len(name) > MAX_ID_CHARACTERS:
+            problems.append(f"{where} must have 1 to {MAX_ID_CHARACTERS} characters.")
+        elif _CONTROL.search(name):
+            problems.append(f"{where} holds a control character.")
+        elif _FORMULA.match(name):
+            problems.append(f"{where} would run as a formula in a spreadsheet.")
+        elif name in seen:
+            problems.append(f"{where} is there already on line {seen[name]}.")
+        seen[name] = line
+    return problems

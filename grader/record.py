@@ -1,0 +1,201 @@
+"""The results file as frozen records. Built only from a document that the schema accepts."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+SPLITS = ("val", "test")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Sums over a split: cross-entropy in nats, samples right, samples counted."""
+
+    loss_sum: float
+    n_correct: int
+    n_samples: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of samples right, 0 to 1."""
+        return self.n_correct / self.n_samples
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One pass over the training split, and the evaluations after it."""
+
+    epoch: int
+    learning_rate: float
+    train: Metrics
+    val: Metrics
+    test: Metrics
+    train_seconds: float
+    data_wait_seconds: float
+    evaluation_seconds: float
+
+    def on(self, split: str) -> Metrics:
+        """The sums on `train`, `val` or `test`."""
+        return {"train": self.train, "val": self.val, "test": self.test}[split]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter given to the optimizer."""
+
+    name: str
+    shape: tuple[int, ...]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a training consumed."""
+
+    epochs: int
+    steps: int
+    images: int
+    stream_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file in the run folder."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """The files of a training's chosen epoch."""
+
+    val_predictions: Artifact
+    test_predictions: Artifact
+    checkpoint: Artifact
+
+    def predictions(self, split: str) -> Artifact:
+        """The predictions on `val` or `test`."""
+        return self.val_predictions if split == "val" else self.test_predictions
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One variant trained with one seed."""
+
+    variant: str
+    seed: int
+    status: str
+    failure: str | None
+    init: str
+    initial_sha256: str
+    trained_groups: tuple[str, ...]
+    trainable_parameters: tuple[Parameter, ...]
+    n_trained: int
+    n_frozen: int
+    frozen_sha256_before: str
+    frozen_sha256_after: str
+    learning_rate: float
+    budget: Budget
+    epochs: tuple[Epoch, ...]
+    best_epoch: int | None
+    total_seconds: float
+    images_per_second: float
+    peak_memory_bytes: int
+    artifacts: Artifacts | None
+
+    @property
+    def name(self) -> str:
+        """How messages name it, such as `B-seed0`: also the stem of its files."""
+        return f"{self.variant}-seed{self.seed}"
+
+    @property
+    def best(self) -> Epoch | None:
+        """The record of the chosen epoch; None when there is none of that number."""
+        return next((epoch for epoch in self.epochs if epoch.epoch == self.best_epoch), None)
+
+
+@dataclass(frozen=True, slots=True)
+class VariantConfig:
+    """A way to train the network, as configured. `train` is `all` or names of groups."""
+
+    name: str
+    init: str
+    train: str | tuple[str, ...]
+    lr: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Counts and identity of one split."""
+
+    n_samples: int
+    class_counts: tuple[int, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """One experiment: what every variant shares, and the runs."""
+
+    created_at: str
+    dataset_name: str
+    classes: tuple[str, ...]
+    splits: Mapping[str, Split]
+    split_rule: str
+    subset: int | None
+    seeds: tuple[int, ...]
+    variants: tuple[VariantConfig, ...]
+    epochs: int
+    batch_size: int
+    lr: float
+    timings: Mapping[str, float]
+    runs: tuple[Run, ...]
+
+    def of(self, variant: str) -> Iterator[Run]:
+        """The completed runs of one variant that have a chosen epoch, in file order."""
+        return (r for r in self.runs if r.variant == variant and r.status == "completed" and r.best)
+
+
+def results_from(document: Mapping[str, Any]) -> Results:
+    """Build the records from a document that is valid under `results.schema.json`."""
+    config, dataset = document["config"], document["dataset"]
+    return Results(
+        created_at=document["created_at"],
+        dataset_name=dataset["name"],
+        classes=tuple(dataset["classes"]),
+        splits={name: _take(Split, split) for name, split in dataset["splits"].items()},
+        split_rule=config["split"],
+        subset=config["subset"],
+        seeds=tuple(config["seeds"]),
+        variants=tuple(_take(VariantConfig, variant) for variant in config["variants"]),
+        epochs=config["recipe"]["epochs"],
+        batch_size=config["recipe"]["batch_size"],
+        lr=config["recipe"]["lr"],
+        timings=document["timings"],
+        runs=tuple(_run(run) for run in document["runs"]),
+    )
+
+
+def _run(run: Mapping[str, Any]) -> Run:
+    artifacts = run["artifacts"]
+    return _take(
+        Run,
+        run,
+        trainable_parameters=tuple(_take(Parameter, p) for p in run["trainable_parameters"]),
+        budget=_take(Budget, run["budget"]),
+        epochs=tuple(
+            _take(Epoch, epoch, **{split: _take(Metrics, epoch[split]) for split in ("train", "val", "test")})
+            for epoch in run["epochs"]
+        ),
+        artifacts=artifacts and _take(Artifacts, {k: _take(Artifact, v) for k, v in artifacts.items()}),
+    )
+
+
+def _take(record: type[T], found: Mapping[str, Any], **built: Any) -> T:
+    """Fill a dataclass from a JSON object; a field that only a later minor version has is left aside."""
+    names = [field.name for field in fields(record)]  # type: ignore[arg-type]
+    values = {name: built.get(name, found[name]) for name in names}
+    return record(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

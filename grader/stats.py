@@ -1,0 +1,317 @@
+"""Tests and intervals for proportions, paired and unpaired. All proportions are shares, 0 to 1.
+
+The binomial tail and Student's t come from `scipy.special`: the same functions that `scipy.stats` calls,
+without the second that importing `scipy.stats` costs. It is imported where it is used, for the same reason.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import exp, inf, log, sqrt
+from statistics import NormalDist, fmean, stdev
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its confidence limits."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairedCounts:
+    """A 2 by 2 table of the same images under two networks.
+
+    Attributes:
+        both: Both right.
+        first: Only the first right.
+        second: Only the second right.
+        neither: Both wrong.
+    """
+
+    both: int
+    first: int
+    second: int
+    neither: int
+
+    @property
+    def n(self) -> int:
+        """Images."""
+        return self.both + self.first + self.second + self.neither
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of the first minus accuracy of the second."""
+        return (self.first - self.second) / self.n
+
+
+def normal_quantile(confidence: float) -> float:
+    """Two-sided standard normal quantile: 1.96 for 0.95."""
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def wilson(n_correct: float, n: float, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval for one proportion.
+
+    Source: E. B. Wilson, *Probable inference, the law of succession, and statistical inference*, JASA 22
+    (1927) 209-212.
+    """
+    p, z = n_correct / n, normal_quantile(confidence)
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(max(0.0, p * (1 - p) / n + z * z / (4 * n * n)))
+    # At 0 and at n the limit is exact; rounding would put it a hair outside.
+    return Interval(p, 0.0 if p == 0 else max(0.0, centre - half), 1.0 if p == 1 else min(1.0, centre + half))
+
+
+def mean_of_proportions(counts: Sequence[tuple[int, int]], confidence: float = 0.95) -> Interval:
+    """Interval for the unweighted mean of independent proportions, such as mean per-class accuracy.
+
+    The limits of the parts are Wilson's, combined by square-and-add: the lower limit is the estimate minus
+    sqrt(sum of squared distances to the parts' lower limits) / k.
+
+    Source: G. Y. Zou, W. Huang and X. Zhang, *A note on confidence interval estimation for a linear
+    function of binomial proportions*, Computational Statistics & Data Analysis 53 (2009) 1080-1085.
+
+    Args:
+        counts: (right, all) for each class; all > 0.
+        confidence: Share of samples whose interval covers the truth.
+    """
+    parts = [wilson(right, n, confidence) for right, n in counts]
+    k = len(parts)
+    mean = sum(p.estimate for p in parts) / k
+    below = sqrt(sum((p.estimate - p.low) ** 2 for p in parts)) / k
+    above = sqrt(sum((p.high - p.estimate) ** 2 for p in parts)) / k
+    return Interval(mean, mean - below, mean + above)
+
+
+def difference_of_independent(first: Interval, second: Interval) -> Interval:
+    """Interval for first minus second from their own intervals (hybrid score, square-and-add).
+
+    Source: R. G. Newcombe, *Interval estimation for the difference between independent proportions*,
+    Statistics in Medicine 17 (1998) 873-890, method 10.
+    """
+    d = first.estimate - second.estimate
+    below = sqrt((first.estimate - first.low) ** 2 + (second.high - second.estimate) ** 2)
+    above = sqrt((first.high - first.estimate) ** 2 + (second.estimate - second.low) ** 2)
+    return Interval(d, d - below, d + above)
+
+
+def difference_of_paired(table: PairedCounts, confidence: float = 0.95) -> Interval:
+    """Interval for the difference of two proportions on the same images: Tango's score interval.
+
+    The limits are the two values d at which the score (b - c - n d) / sqrt(n (2 q(d) + d (1 - d)))
+    equals plus or minus z, where b and c are the discordant counts and q(d) is the maximum likelihood
+    estimate of the second discordant probability given d. Found by bisection.
+
+    Source: T. Tango, *Equivalence test and confidence interval for the difference in proportions for the
+    paired-sample design*, Statistics in Medicine 17 (1998) 891-908.
+    """
+    b, c, n = table.first, table.second, table.n
+    z, estimate = normal_quantile(confidence), table.difference
+
+    def score(d: float) -> float:
+        linear = -b - c + (2 * n - b + c) * d
+        constant = -c * d * (1 - d)
+        q = (sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
+        variance = n * (2 * q + d * (1 - d))
+        if variance <= 0:
+            return 0.0 if abs(b - c - n * d) < 1e-9 else inf * (b - c - n * d)
+        return (b - c - n * d) / sqrt(variance)
+
+    def limit(outside: float, target: float) -> float:
+        inside = estimate
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            if abs(score(middle)) > target:
+                outside = middle
+            else:
+                inside = middle
+        return (inside + outside) / 2
+
+    low = -1.0 if estimate == -1 else limit(-1.0, z)
+    high = 1.0 if estimate == 1 else limit(1.0, z)
+    return Interval(estimate, low, high)
+
+
+def mcnemar_exact(table: PairedCounts) -> float:
+    """Two-sided exact p-value of McNemar's test that both networks are right equally often.
+
+    Given b + c images on which exactly one is right, b is binomial with probability 1/2; the p-value is
+    twice the smaller tail, at most 1.
+
+    Source: Q. McNemar, Psychometrika 12 (1947) 153-157; exact form as in M. W. Fagerland, S. Lydersen and
+    P. Laake, *Recommended tests and confidence intervals for paired binomial proportions*, Statistics in
+    Medicine 33 (2014) 2850-2875.
+    """
+    discordant = table.first + table.second
+    if discordant == 0:
+        return 1.0
+    from scipy.special import bdtr
+
+    return min(1.0, 2.0 * float(bdtr(min(table.first, table.second), discordant, 0.5)))
+
+
+def two_proportions_p(first: tuple[float, int], second: tuple[float, int]) -> float:
+    """Two-sided p-value of the z test for two independent proportions with pooled variance.
+
+    Args:
+        first: (right, all); right may be a mean over seeds.
+        second: The same for the other.
+    """
+    (x, n), (y, m) = first, second
+    pooled = (x + y) / (n + m)
+    variance = pooled * (1 - pooled) * (1 / n + 1 / m)
+    if variance <= 0:
+        return 1.0
+    return 2 * NormalDist().cdf(-abs(x / n - y / m) / sqrt(variance))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given.
+
+    Source: S. Holm, *A simple sequentially rejective multiple test procedure*, Scandinavian Journal of
+    Statistics 6 (1979) 65-70.
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    scaled = [(len(order) - rank) * p_values[index] for rank, index in enumerate(order)]
+    adjusted = [0.0] * len(order)
+    for index, value in zip(order, accumulate(scaled, max), strict=True):
+        adjusted[index] = min(1.0, value)
+    return adjusted
+
+
+def ratio_of_means(
+    numerator: Sequence[float], denominator: Sequence[float], confidence: float = 0.95
+) -> Interval:
+    """Ratio of geometric means of two samples of positive numbers, with Welch's interval on the logarithms.
+
+    Source: B. L. Welch, *The generalization of "Student's" problem when several different population
+    variances are involved*, Biometrika 34 (1947) 28-35.
+
+    Args:
+        numerator: At least one value above 0.
+        denominator: The same.
+        confidence: Share of samples whose interval covers the truth.
+
+    Returns:
+        The ratio; its limits are 0 and infinity where one of the samples has a single value.
+    """
+    x, y = [log(v) for v in numerator], [log(v) for v in denominator]
+    d = fmean(x) - fmean(y)
+    if min(len(x), len(y)) < 2:
+        return Interval(exp(d), 0.0, inf)
+    from scipy.special import stdtrit
+
+    u, v = stdev(x) ** 2 / len(x), stdev(y) ** 2 / len(y)
+    if u + v == 0:
+        return Interval(exp(d), exp(d), exp(d))
+    df = (u + v) ** 2 / (u * u / (len(x) - 1) + v * v / (len(y) - 1))
+    half = float(stdtrit(df, 0.5 + confidence / 2)) * sqrt(u + v)
+    return Interval(exp(d), _exp(d - half), _exp(d + half))
+
+
+def _exp(x: float) -> float:
+    return exp(x) if x < 700 else inf
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Spearman's rank correlation and its two-sided p-value by Student's t with n - 2 degrees of freedom.
+
+    The same as `scipy.stats.spearmanr`. With fewer than three values, or a constant sample: (0, 1).
+
+    Source: M. G. Kendall and A. Stuart, *The Advanced Theory of Statistics*, vol. 2 (1973), section 31.19.
+    """
+    n = len(x)
+    if n < 3 or len(set(x)) == 1 or len(set(y)) == 1:
+        return 0.0, 1.0
+    from scipy.special import stdtr
+
+    rank_x, rank_y = _ranks(x), _ranks(y)
+    mean = (n + 1) / 2
+    cross = sum((a - mean) * (b - mean) for a, b in zip(rank_x, rank_y, strict=True))
+    spread = sqrt(sum((a - mean) ** 2 for a in rank_x) * sum((b - mean) ** 2 for b in rank_y))
+    rho = max(-1.0, min(1.0, cross / spread))
+    if abs(rho) == 1:
+        return rho, 0.0
+    t = abs(rho) * sqrt((n - 2) / ((1 - rho) * (1 + rho)))
+    return rho, 2 * float(stdtr(n - 2, -t))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 1; ties share their mean rank."""
+    ordered = sorted(values)
+    first = {value: rank for rank, value in reversed(list(enumerate(ordered, 1)))}
+    return [first[value] + (ordered.count(value) - 1) / 2 for value in values]
+
+
+def images_to_separate(
+    variance: float, distance: float, confidence: float = 0.95, power: float = 0.8
+) -> float:
+    """About how many test images would separate an estimate from a bound.
+
+    n = variance * ((z + z_power) / distance)^2: the size at which the normal interval excludes the bound
+    with the given power, if what was seen is the truth.
+
+    Source: R. J. Connor, *Sample size for testing differences in proportions for the paired-sample
+    design*, Biometrics 43 (1987) 207-211, with the variance under the alternative.
+
+    Args:
+        variance: Of one image's difference; for paired proportions (b + c) / n - ((b - c) / n)^2.
+        distance: From the estimate to the bound, as a share.
+        confidence: Of the interval.
+        power: Probability of separating.
+
+    Returns:
+        A number of images; infinity when the estimate lies on the bound.
+    """
+    if distance == 0:
+        return inf
+    return variance * ((normal_quantile(confidence) + NormalDist().inv_cdf(power)) / distance) ** 2
+
+
+def difference_over_seeds(
+    differences: "NDArray[np.float64]", confidence: float = 0.95
+) -> tuple[Interval, float, float]:
+    """Mean difference over seeds and images, both of which are samples.
+
+    The variance of the mean is that of a bootstrap over seeds, plus that of a bootstrap over images, minus
+    that of a bootstrap over single answers, which the other two both contain. Because the statistic is a
+    mean, the three have closed forms, so nothing is drawn at random. Limits by Student's t with
+    Satterthwaite's degrees of freedom. (Drawing seeds and images at once counts single answers three times
+    and covers too much: Owen, *The pigeonhole bootstrap*, Annals of Applied Statistics 1 (2007) 386-411.)
+
+    Source: A. C. Cameron, J. B. Gelbach and D. L. Miller, *Robust inference with multiway clustering*,
+    Journal of Business & Economic Statistics 29 (2011) 238-249; F. E. Satterthwaite, Biometrics 2 (1946)
+    110-114.
+
+    Args:
+        differences: 1, 0 or -1 for each seed and image, shape [seeds x images], at least 2 x 2.
+        confidence: Share of samples whose interval covers the truth.
+
+    Returns:
+        The interval, the two-sided p-value of no difference, and the variance of one image's difference
+        (over all seeds), for planning.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    n_seeds, n_images = differences.shape
+    mean = float(differences.mean())
+    of_seed, of_image = differences.mean(axis=1), differences.mean(axis=0)
+    residual = differences - of_seed[:, None] - of_image[None, :] + mean
+    answers = float((residual**2).sum()) / ((n_seeds - 1) * (n_images - 1)) / (n_seeds * n_images)
+    seeds = float(of_seed.var(ddof=1)) / n_seeds
+    images = float(of_image.var(ddof=1)) / n_images
+    variance = max(seeds + images - answers, seeds, images)
+    if variance == 0:
+        return Interval(mean, mean, mean), float(mean == 0), 0.0
+    df = variance**2 / (seeds**2 / (n_seeds - 1) + images**2 / (n_images - 1))
+    half = float(stdtrit(df, 0.5 + confidence / 2)) * sqrt(variance)
+    p = 2 * float(stdtr(df, -abs(mean) / sqrt(variance)))
+    return Interval(mean, mean - half, mean + half), p, float(of_image.var(ddof=1))

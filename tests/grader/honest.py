@@ -1,0 +1,205 @@
+"""An honest run folder without torch: simulated networks, but every number consistent with every other."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grader.resnet18 import GROUPS, count, of_groups, parameter_shapes
+
+EMPTY = hashlib.sha256(b"").hexdigest()
+VARIANTS = {"A": ("random", "all"), "B": ("pretrained", "all"), "C": ("pretrained", ["layer4", "fc"])}
+SKILL = {"A": 2.2, "B": 6.5, "C": 6.2}  # how far the label's logit stands out after training
+EPOCH_SECONDS = {"A": 2.0, "B": 2.0, "C": 1.2}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large an experiment to simulate."""
+
+    n_classes: int = 10
+    n_train: int = 1257
+    n_val: int = 270
+    n_test: int = 270
+    epochs: int = 4
+    seeds: tuple[int, ...] = (0,)
+    batch_size: int = 64
+
+
+def sha(text: object) -> str:
+    return hashlib.sha256(str(text).encode()).hexdigest()
+
+
+def labels_of(n: int, n_classes: int) -> NDArray[np.int64]:
+    return np.arange(n, dtype=np.int64) * 7 % n_classes
+
+
+def ids_of(split: str, size: Size) -> list[str]:
+    start = {"train": 0, "val": size.n_train, "test": size.n_train + size.n_val}[split]
+    n = {"train": size.n_train, "val": size.n_val, "test": size.n_test}[split]
+    return [f"digit-{start + i:05d}" for i in range(n)]
+
+
+def simulate(
+    labels: NDArray[np.int64], n_classes: int, skill: float, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Predictions and losses of a network whose label logit stands out by about `skill`."""
+    logits = rng.normal(0, 1.5, (len(labels), n_classes)).astype(np.float32)
+    logits[np.arange(len(labels)), labels] += rng.normal(skill, 1.5, len(labels)).astype(np.float32)
+    logits -= logits.max(axis=1, keepdims=True)
+    nll = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
+    return logits.argmax(axis=1), np.maximum(nll, 0).astype(np.float32)
+
+
+def csv_text(ids: list[str], labels: Any, predicted: Any, nll: Any) -> str:
+    rows = zip(ids, labels.tolist(), predicted.tolist(), nll.tolist(), strict=True)
+    return "sample_id,label,predicted,nll\n" + "".join(f"{i},{y},{p},{loss:.9g}\n" for i, y, p, loss in rows)
+
+
+def metrics(labels: Any, predicted: Any, nll: Any) -> dict[str, Any]:
+    return {
+        "loss_sum": float(nll.astype(np.float64).sum()),
+        "n_correct": int((labels == predicted).sum()),
+        "n_samples": len(labels),
+    }
+
+
+def write_run(folder: Path, size: Size | None = None) -> Path:
+    """Write an honest run folder.
+
+    Returns:
+        The folder.
+    """
+    size = size or Size()
+    (folder / "predictions").mkdir(parents=True)
+    document = _frame(size)
+    for seed in size.seeds:
+        for variant in VARIANTS:
+            document["runs"].append(_run(folder, size, variant, seed))
+    total = sum(run["total_seconds"] for run in document["runs"])
+    document["timings"]["total_seconds"] = total + 4.5
+    (folder / "results.json").write_text(json.dumps(document, indent=2))
+    return folder
+
+
+def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
+    init, train = VARIANTS[variant]
+    groups = list(GROUPS) if train == "all" else list(train)
+    shapes = of_groups(size.n_classes, tuple(groups))
+    rng = np.random.default_rng([seed, ord(variant)])
+    labels = {
+        split: labels_of(n, size.n_classes)
+        for split, n in (("train", size.n_train), ("val", size.n_val), ("test", size.n_test))
+    }
+    epochs, files = [], []
+    for number in range(1, size.epochs + 1):
+        share = 0.4 + 0.6 * number / size.epochs
+        seen = {
+            split: simulate(labels[split], size.n_classes, SKILL[variant] * share, rng) for split in labels
+        }
+        seconds = EPOCH_SECONDS[variant] * (1.5 if number == 1 else 1) * rng.lognormal(0, 0.05)
+        epochs.append(
+            {
+                "epoch": number,
+                "learning_rate": 0.01 * (1 - (number - 1) / size.epochs),
+                **{split: metrics(labels[split], *seen[split]) for split in labels},
+                "train_seconds": seconds,
+                "data_wait_seconds": seconds * 0.1,
+                "evaluation_seconds": 0.3,
+            }
+        )
+        files.append({s: csv_text(ids_of(s, size), labels[s], *seen[s]).encode() for s in ("val", "test")})
+    best = max(epochs, key=lambda e: (e["val"]["n_correct"], -e["val"]["loss_sum"], -e["epoch"]))["epoch"]
+    artifacts = {"checkpoint": f"checkpoints/{variant}-seed{seed}.safetensors"}
+    hashes = {"checkpoint": sha(("checkpoint", variant, seed))}
+    for split, content in files[best - 1].items():
+        name = f"{split}_predictions"
+        artifacts[name] = f"predictions/{variant}-seed{seed}-{split}.csv"
+        hashes[name] = hashlib.sha256(content).hexdigest()
+        (folder / artifacts[name]).write_bytes(content)
+    frozen = EMPTY if train == "all" else sha("frozen trunk")
+    training = sum(epoch["train_seconds"] for epoch in epochs)
+    n_trained = count(shapes)
+    return {
+        "variant": variant,
+        "seed": seed,
+        "status": "completed",
+        "failure": None,
+        "init": init,
+        "initial_sha256": sha((init, seed)),
+        "trained_groups": groups,
+        "trainable_parameters": [
+            {"name": n, "shape": list(s), "count": int(np.prod(s))} for n, s in shapes.items()
+        ],
+        "n_trained": n_trained,
+        "n_frozen": count(parameter_shapes(size.n_classes)) - n_trained,
+        "frozen_sha256_before": frozen,
+        "frozen_sha256_after": frozen,
+        "learning_rate": 0.02,
+        "budget": {
+            "epochs": size.epochs,
+            "steps": size.epochs * -(-size.n_train // size.batch_size),
+            "images": size.epochs * size.n_train,
+            "stream_sha256": sha(("stream", seed)),
+        },
+        "epochs": epochs,
+        "best_epoch": best,
+        "total_seconds": training + 0.3 * size.epochs + 1,
+        "images_per_second": size.epochs * size.n_train / training,
+        "peak_memory_bytes": 900_000_000,
+        "artifacts": {name: {"path": artifacts[name], "sha256": hashes[name]} for name in artifacts},
+    }
+
+
+def _frame(size: Size) -> dict[str, Any]:
+    """Everything but the runs."""
+    return {
+        "schema_version": "1.0",
+        "created_at": "2026-11-23T10:00:00Z",
+        "tool": {"name": "finetune", "version": "0.1.0", "git_commit": None, "git_dirty": None},
+        "environment": {
+            "python": "3.11.7", "torch": "2.11.0", "torchvision": "0.26.0", "numpy": "2.4.0",
+            "pillow": "12.0.0", "cuda": None, "platform": "Linux-x86_64", "device": "cpu",
+            "device_name": "simulated", "cpu_cores": 2, "threads": 2,
+        },
+        "config": {
+            "preset": "smoke", "dataset": "digits", "split": "70-15-15", "subset": None, "weights": "bundled",
+            "seeds": list(size.seeds),
+            "variants": [
+                {"name": name, "init": init, "train": train, "lr": None}
+                for name, (init, train) in VARIANTS.items()
+            ],
+            "recipe": {
+                "epochs": size.epochs, "batch_size": size.batch_size, "lr": 0.02, "momentum": 0.9,
+                "weight_decay": 0.0001, "warmup_epochs": 0.5, "image_size": 32, "crop_area_min": 0.6,
+                "flip_probability": 0.0,
+            },
+        },
+        "dataset": {
+            "name": "digits",
+            "classes": [str(i) for i in range(size.n_classes)],
+            "splits": {
+                split: {
+                    "n_samples": n,
+                    "class_counts": np.bincount(
+                        labels_of(n, size.n_classes), minlength=size.n_classes
+                    ).tolist(),
+                    "fingerprint": sha(("fingerprint", split)),
+                }
+                for split, n in (("train", size.n_train), ("val", size.n_val), ("test", size.n_test))
+            },
+            "excluded": [],
+            "notes": [],
+        },
+        "weights": {
+            "kind": "bundled", "source": "resnet18.safetensors", "sha256": sha("weights"), "dropped": []
+        },
+        "timings": {
+            "start_seconds": 2.0, "download_seconds": 0.0, "decode_seconds": 0.5, "total_seconds": 0.0
+        },
+        "runs": [],
+    }  # fmt: skip
