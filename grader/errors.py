@@ -5,6 +5,12 @@ from collections.abc import Sequence
 SHOWN_IN_FULL = 50  # problems of one file that a message lists; the rest are counted
 
 
+def listed(problems: Sequence[str]) -> list[str]:
+    """The first of many problems in full, and how many more there are."""
+    more = len(problems) - SHOWN_IN_FULL
+    return [*problems[:SHOWN_IN_FULL], *([f"... and {more:,} more problems."] if more > 0 else [])]
+
+
 class GraderError(Exception):
     """Base of every error the grader raises on purpose. Its text is one that a user can act on."""
 
@@ -25,10 +31,7 @@ class UnusableError(GraderError, ValueError):
         super().__init__(self.problems)
 
     def __str__(self) -> str:
-        shown = list(self.problems[:SHOWN_IN_FULL])
-        if len(self.problems) > len(shown):
-            shown.append(f"... and {len(self.problems) - len(shown)} more problems.")
-        return "\n".join(shown)
+        return "\n".join(listed(self.problems))
 
     def __reduce__(self) -> tuple[type["UnusableError"], tuple[tuple[str, ...]]]:
         return type(self), (self.problems,)  # the default would lose the list between processes

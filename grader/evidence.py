@@ -15,6 +15,7 @@ from grader.stats import PairedCounts
 
 if TYPE_CHECKING:  # numpy is imported only when there are predictions to read
     from grader.predictions import Predictions
+    from grader.rerun import Rerun
     from grader.truth import Truth
 
 MAX_CSV_BYTES = 64 * 1024 * 1024
@@ -43,7 +44,6 @@ class Evidence:
         thresholds: The policy's numbers.
         truth: The true labels and splits, when they were given.
         rerun: Predictions made afresh from the checkpoints, when that was asked for.
-        rerun_problems: Why a checkpoint could not be used, by path.
     """
 
     results: Results
@@ -52,8 +52,7 @@ class Evidence:
     has_files: bool = False
     thresholds: Thresholds = field(default_factory=Thresholds)
     truth: "Truth | None" = None
-    rerun: "Mapping[Key, Predictions] | None" = None
-    rerun_problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rerun: "Rerun | None" = None
 
     def of(self, variant: str) -> list[Run]:
         """Completed runs of a variant, by seed."""

@@ -146,6 +146,7 @@ class Results:
     splits: Mapping[str, Split]
     split_rule: str
     subset: int | None
+    excluded: frozenset[str]
     seeds: tuple[int, ...]
     variants: tuple[VariantConfig, ...]
     epochs: int
@@ -169,6 +170,7 @@ def results_from(document: Mapping[str, Any]) -> Results:
         splits={name: _take(Split, split) for name, split in dataset["splits"].items()},
         split_rule=config["split"],
         subset=config["subset"],
+        excluded=frozenset(entry["sample_id"] for entry in dataset["excluded"]),
         seeds=tuple(config["seeds"]),
         variants=tuple(_take(VariantConfig, variant) for variant in config["variants"]),
         epochs=config["recipe"]["epochs"],

@@ -21,11 +21,13 @@ class Truth:
         labels: Class index by sample id.
         splits: Sample ids of `val` and `test` where the data set comes divided; else None.
         source: What it was read from, for messages.
+        is_official: Whether the splits are the data set's official ones, which a run may choose not to use.
     """
 
     labels: Mapping[str, int]
     splits: Mapping[str, frozenset[str]] | None
     source: str
+    is_official: bool = False
 
 
 def from_csv(path: Path) -> Truth:
@@ -93,4 +95,9 @@ def from_flowers102(data_root: Path) -> Truth:
         raise UsageError(
             f"Flowers-102 needs {wanted}: {reason}. Give its folder with --data-root."
         ) from error
-    return Truth({f"image_{n:05d}": label - 1 for n, label in enumerate(labels, 1)}, splits, "Flowers-102")
+    return Truth(
+        {f"image_{n:05d}": label - 1 for n, label in enumerate(labels, 1)},
+        splits,
+        "Flowers-102",
+        is_official=True,
+    )

@@ -76,6 +76,16 @@ class Grade:
         return round(weight.points * share, 2)
 
     @property
+    def score(self) -> float:
+        """Points earned."""
+        return round(sum(self.points(name) for name in self.policy.weights), 2)
+
+    @property
+    def max_score(self) -> float:
+        """Points that could be earned."""
+        return round(sum(weight.points for weight in self.policy.weights.values()), 2)
+
+    @property
     def sentences(self) -> list[str]:
         """The verdict for people; every number is one of a finding's."""
         if self.problems:

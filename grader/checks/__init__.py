@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from grader.checks import agreement, architecture, claims, design, learning, training
+from grader.checks import agreement, architecture, claims, design, learning, rerun, training, truth
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, not_checked
 
@@ -76,6 +76,10 @@ PROPERTIES = {
         Property("same-samples", Level.PREDICTIONS, agreement.same_samples),
         Property("class-counts", Level.PREDICTIONS, agreement.class_counts, ("split-counts", "same-samples")),
         Property("val-test-disjoint", Level.PREDICTIONS, agreement.val_test_disjoint, ("same-samples",)),
+        Property("true-labels", Level.TRUTH, truth.true_labels, ("same-samples",)),
+        Property("true-splits", Level.TRUTH, truth.true_splits, ("same-samples", "true-labels")),
+        Property("checkpoints-intact", Level.CHECKPOINTS, rerun.checkpoints_intact),
+        Property("rerun-agrees", Level.CHECKPOINTS, rerun.rerun_agrees, ("checkpoints-intact",)),
         Property("b-beats-a", Level.FILE, claims.b_beats_a, _COUNTS),
         Property("c-beats-a", Level.FILE, claims.c_beats_a, _COUNTS),
         Property("c-against-b", Level.FILE, claims.c_against_b, _COUNTS),

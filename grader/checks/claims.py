@@ -14,10 +14,12 @@ def b_beats_a(evidence: Evidence) -> Finding:
 
     Rule: holds when the difference of test accuracy B - A is positive with a Holm-adjusted p below
     1 - confidence; fails when it is negative with such a p; else not separable. One seed: exact McNemar
-    test, Tango's interval. Several seeds: bootstrap over seeds and images. Without predictions: two
-    independent proportions, which is cautious for paired data.
+    test, Tango's interval. Several seeds: mean difference with the variance of a bootstrap over seeds and
+    images, in closed form, and Student's t. Without predictions: two independent proportions, which is
+    cautious for paired data.
 
-    Source: McNemar (1947); Tango, Statistics in Medicine 17 (1998) 891-908; Holm (1979).
+    Source: McNemar (1947); Tango, Statistics in Medicine 17 (1998) 891-908; Cameron, Gelbach and Miller,
+    Journal of Business & Economic Statistics 29 (2011) 238-249; Holm (1979).
     """
     return _beats(evidence, "B", "A")
 

@@ -1,6 +1,7 @@
 """A grade as text, JSON, JUnit XML or Gradescope's results.json."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from grader.formats.gradescope import to_gradescope
 from grader.formats.json import to_json
@@ -8,10 +9,18 @@ from grader.formats.junit import to_junit
 from grader.formats.text import to_text
 from grader.verdict import Grade
 
-# Format -> how it is written, and the ending of its file.
-FORMATS: dict[str, tuple[Callable[[Grade], str], str]] = {
-    "text": (to_text, "txt"),
-    "json": (to_json, "json"),
-    "junit": (to_junit, "xml"),
-    "gradescope": (to_gradescope, "json"),
+
+@dataclass(frozen=True)
+class Format:
+    """How a grade is written, and the ending of its file's name after the run's."""
+
+    write: Callable[[Grade], str]
+    ending: str
+
+
+FORMATS = {
+    "text": Format(to_text, "txt"),
+    "json": Format(to_json, "json"),
+    "junit": Format(to_junit, "xml"),
+    "gradescope": Format(to_gradescope, "gradescope.json"),
 }

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from grader.errors import listed
 from grader.findings import Status
 from grader.formats.clean import clean
 from grader.formats.text import closing
@@ -18,13 +19,13 @@ def to_gradescope(grade: Grade) -> str:
     if grade.problems:
         for test in tests:
             test["output"] = "Not judged, because the submission is unusable."
-    output = [*grade.sentences, *grade.problems[:50], closing(grade)]
+    output = [*grade.sentences, *listed(grade.problems), closing(grade)]
     document = {
         "output": clean("\n".join(output)),
         "output_format": "text",
         "visibility": "visible",
         "stdout_visibility": "hidden",
-        "score": round(sum(test["score"] for test in tests), 2),
+        "score": grade.score,
         "tests": tests,
     }
     return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"

@@ -1,0 +1,100 @@
+"""Where grades go: which file for which format and run, written in one go."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from grader.errors import UsageError
+from grader.formats import FORMATS
+from grader.load import RESULTS_NAME
+from grader.verdict import Grade
+
+
+@dataclass(frozen=True)
+class Target:
+    """One format and where it goes: a file, a folder (a file for each run), or, with None, the terminal."""
+
+    format: str
+    path: Path | None
+    is_folder: bool = False
+
+
+def targets(formats: Sequence[str], outputs: Sequence[Path], n_runs: int) -> list[Target]:
+    """Pair formats with outputs.
+
+    Args:
+        formats: As given, in order.
+        outputs: As given, in order: none, one for each format, or one folder for all.
+        n_runs: Several need folders.
+
+    Raises:
+        UsageError: They do not go together.
+    """
+    if len(set(formats)) < len(formats):
+        raise UsageError("--format names a format twice; once is enough.")
+    if not outputs:
+        if len(formats) > 1:
+            raise UsageError(f"{len(formats)} formats need --output: a file for each, or one folder for all.")
+        if n_runs > 1 and formats[0] != "text":
+            raise UsageError(f"{n_runs} runs in format {formats[0]} need --output: a folder.")
+        return [Target(formats[0], None)]
+    paths = list(outputs)
+    if len(paths) == 1 and (n_runs > 1 or len(formats) > 1 or paths[0].is_dir()):
+        paths = paths * len(formats)
+        folder = True
+    else:
+        folder = False
+    if len(paths) != len(formats):
+        raise UsageError(f"{len(outputs)} --output for {len(formats)} --format; give one for each.")
+    if n_runs > 1 and not folder:
+        raise UsageError(f"{n_runs} runs need one --output, a folder.")
+    return [Target(name, path, folder) for name, path in zip(formats, paths, strict=True)]
+
+
+def write(grade: Grade, wanted: Sequence[Target]) -> None:
+    """Write one grade's files.
+
+    Raises:
+        UsageError: A file cannot be written.
+    """
+    for target in wanted:
+        if target.path is None:
+            continue
+        form = FORMATS[target.format]
+        path = target.path / f"{grade.run}.{form.ending}" if target.is_folder else target.path
+        try:
+            if target.is_folder:
+                target.path.mkdir(parents=True, exist_ok=True)
+            _in_one_go(path, form.write(grade))
+        except OSError as error:
+            raise UsageError(f"--output {path} cannot be written: {error.strerror}.") from error
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """A name for each run, for people and for files: the last parts of its folder that tell them apart."""
+    folders = [_folder(path) for path in paths]
+    for depth in range(1, 6):
+        names = ["-".join(folder[-depth:]) or "run" for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name}-{number}" for number, name in enumerate(names, 1)]
+
+
+def _folder(path: Path) -> tuple[str, ...]:
+    full = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would replace a link's name by its target's
+    return (full.parent if full.name == RESULTS_NAME else full).parts[1:]
+
+
+def _in_one_go(path: Path, text: str) -> None:
+    """Never leave half a file: a reader sees the old content or the new."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide the grade from who runs the next step
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
