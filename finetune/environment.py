@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 from pathlib import Path
@@ -14,11 +13,7 @@ import torch
 
 from finetune import __version__
 from finetune.errors import ConfigError
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from finetune.host import cores
 
 
 def choose_device(device: str) -> torch.device:
@@ -30,7 +25,7 @@ def choose_device(device: str) -> torch.device:
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise ConfigError(
-            "--device cuda needs a GPU that PyTorch can use, but there is none here; use --device cpu or auto."
+            "--device cuda needs a GPU that PyTorch can use, but there is none; use --device cpu or auto."
         )
     return torch.device("cuda" if available and device != "cpu" else "cpu")
 
