@@ -13,7 +13,7 @@ import torch
 
 from finetune import __version__
 from finetune.errors import ConfigError
-from finetune.host import cores
+from finetune.host import cores as cores  # experiment.py asks this module about the machine
 
 
 def choose_device(device: str) -> torch.device:
