@@ -1,0 +1,46 @@
+"""Each forgery is caught by the finding it was made for, and by no other."""
+
+from pathlib import Path
+
+import pytest
+
+from grader.findings import Status
+from grader.grade import Job, grade
+from grader.policy import Policy
+from tests.grader.conftest import truth_of
+from tests.grader.forgeries import FORGERIES, Forger, Forgery
+
+
+def test_the_honest_run_passes_clean(honest: Path, policy: Policy) -> None:
+    found = grade(Job(honest, "honest", policy, truth_of(honest)))
+    assert not found.problems
+    assert found.exit_code == 0
+    assert [n for n, f in found.findings.items() if found.counts(n) and f.status is Status.FAILS] == []
+    assert found.levels == (1, 2, 3)
+
+
+def test_there_are_sixty_and_more() -> None:
+    assert len(FORGERIES) >= 60
+    assert len({entry.name for entry in FORGERIES}) == len(FORGERIES)
+
+
+@pytest.mark.parametrize("entry", FORGERIES, ids=lambda entry: entry.name)
+def test_each_is_caught_by_its_finding_alone(
+    entry: Forgery, honest: Path, policy: Policy, tmp_path: Path
+) -> None:
+    forger = Forger(honest, tmp_path / "run")
+    entry.change(forger)
+    forger.save()
+    truth = truth_of(honest) if entry.truth else None
+    found = grade(Job(forger.folder, entry.name, policy, truth))
+    if entry.caught_by == "unusable":
+        assert found.exit_code == 2
+        assert len(found.problems) == 1, found.problems
+        assert entry.says in found.problems[0]
+        return
+    assert not found.problems
+    failing = [n for n, f in found.findings.items() if found.counts(n) and f.status is Status.FAILS]
+    assert failing == [entry.caught_by]
+    assert found.exit_code == 1
+    if entry.truth:  # and without the truth nobody could know
+        assert grade(Job(forger.folder, entry.name, policy)).exit_code == 0
