@@ -70,7 +70,7 @@ def plan_epoch(seed: int, epoch: int, sizes: npt.NDArray[np.int64], recipe: Reci
 def _boxes(
     draws: npt.NDArray[np.float64], sizes: npt.NDArray[np.int64], area_min: float
 ) -> npt.NDArray[np.float32]:
-    """The first of `ATTEMPTS` crops that fits into its image, else the largest central one of an allowed aspect."""
+    """The first of `ATTEMPTS` crops that fits its image, else the largest central one."""
     height, width = sizes[:, :1].astype(np.float64), sizes[:, 1:].astype(np.float64)
     area = height * width * (area_min + (1 - area_min) * draws[:, :, 0])
     log_low, log_high = math.log(ASPECT[0]), math.log(ASPECT[1])
@@ -87,12 +87,11 @@ def _boxes(
     central_w = np.minimum(width[:, 0], height[:, 0] * ASPECT[1])
     central_h = np.minimum(height[:, 0], width[:, 0] / ASPECT[0])
     central_left, central_top = (width[:, 0] - central_w) / 2, (height[:, 0] - central_h) / 2
-    central = np.stack(
-        [central_left, central_top, central_left + central_w, central_top + central_h], axis=1
-    )
-    boxes = np.where(fits.any(axis=1)[:, None], boxes, central)
+    central = np.stack([central_left, central_top, central_left + central_w, central_top + central_h], axis=1)
+    boxes = np.where(np.any(fits, axis=1).reshape(-1, 1), boxes, central)
     limits = np.concatenate([width, height, width, height], axis=1)
-    return np.clip(boxes, 0, limits).astype(np.float32)
+    clipped: npt.NDArray[np.float32] = np.clip(boxes, 0, limits).astype(np.float32)
+    return clipped
 
 
 def crop(image: Pixels, box: npt.NDArray[np.float32], flip: bool, image_size: int) -> Pixels:
@@ -116,9 +115,9 @@ def crop(image: Pixels, box: npt.NDArray[np.float32], flip: bool, image_size: in
 
 
 def batches(
-    store: Store, plan: Plan, batch_size: int, image_size: int, pool: ThreadPoolExecutor
+    store: Store, plan: Plan, first: int, batch_size: int, image_size: int, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[npt.NDArray[np.int64], Pixels]]:
-    """An epoch's batches, made in the pool's threads a little ahead of their use.
+    """An epoch's batches from number `first` (from 0) on, made by threads ahead of their use.
 
     Yields:
         Sample indices [b] and their augmented images [b x image_size x image_size x 3] uint8.
@@ -128,7 +127,7 @@ def batches(
         return np.stack([crop(store[i], plan.boxes[i], bool(plan.flips[i]), image_size) for i in index])
 
     waiting: deque[tuple[npt.NDArray[np.int64], Future[Pixels]]] = deque()
-    for start in range(0, len(plan.order), batch_size):
+    for start in range(first * batch_size, len(plan.order), batch_size):
         index = plan.order[start : start + batch_size]
         waiting.append((index, pool.submit(augmented, index)))
         if len(waiting) > BATCHES_AHEAD:

@@ -1,9 +1,11 @@
-"""The command line: options to configuration, errors to exit codes. Heavy imports wait until they are needed."""
+"""The command line: options to configuration, errors to exit codes. Heavy imports wait until needed."""
 
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,13 @@ import click
 
 from finetune import __version__
 from finetune.config import DEVICES, SPLITS, ExperimentConfig, load_preset, preset_names
-from finetune.errors import FinetuneError
+from finetune.errors import ConfigError, FinetuneError
+from finetune.signals import Stopped, StopRequest
 
 EXIT_FAILED_VARIANT = 1
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+NEWEST = Path("newest")
+"""What `--resume` stands for without a folder."""
 
 
 def main() -> None:
@@ -30,8 +34,9 @@ def main() -> None:
         click.echo(f"Error: {error}", err=True)
         code = EXIT_BAD_INPUT
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted. Variants that had ended stand in the run folder's results.json.", err=True)
-        code = EXIT_INTERRUPTED
+        code = 128 + signal.SIGINT
+    except Stopped as stopped:
+        code = 128 + stopped.number
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -40,70 +45,114 @@ def main() -> None:
 def cli() -> None:
     """Does it pay to start from pretrained weights, and must I train every layer?
 
-    Trains ResNet-18 from random weights (A), from pretrained weights (B), and from pretrained weights with only
-    the last two layers trained (C), on the same images with the same budget, and writes the evidence.
+    Trains ResNet-18 from random weights (A), from pretrained weights (B), and from pretrained weights with
+    only the last two layers trained (C), on the same images with the same budget, and writes the evidence.
 
-    Exit codes: 0 done, 1 a variant's training failed (the results say which), 2 bad input, 130 interrupted.
+    Exit codes: 0 done; 1 a variant's training failed, the results say which; 2 bad input; 130 and 143 ended
+    by Ctrl-C and SIGTERM.
     """
+
+
+def _experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that make up a configuration, in the order of the help."""
+    for option in reversed(
+        [
+            click.option("--preset", help="Preset name, or a TOML file like one.  [default: flowers102]"),
+            click.option("--dataset", help="flowers102, digits, or imagefolder:PATH."),
+            click.option("--data-root", help="Folder that downloads go to.  [default: data]"),
+            click.option(
+                "--split",
+                type=click.Choice(SPLITS),
+                help="How images are divided.  [default: 70-15-15; official for a folder with train/]",
+            ),
+            click.option("--subset", type=int, help="At most this many images a class in each split."),
+            click.option(
+                "--weights", help="imagenet, bundled, a .safetensors or .pth file, or an earlier run folder."
+            ),
+            click.option("--variants", help="Which to train, such as a,c.  [default: all of the preset]"),
+            click.option("--epochs", type=int, help="Passes over the training images."),
+            click.option("--batch-size", type=int, help="Images in a training step."),
+            click.option("--lr", type=float, help="Peak learning rate, for every variant."),
+            click.option("--image-size", type=int, help="Height and width of the network's input, pixels."),
+            click.option("--seed", type=int, help="First seed; it also decides the split."),
+            click.option("--seeds", type=int, help="How many seeds to train each variant with."),
+            click.option("--device", type=click.Choice(DEVICES), help="Where to train.  [default: auto]"),
+            click.option("--workers", type=int, help="Threads for decoding.  [default: one a core]"),
+        ]
+    ):
+        command = option(command)
+    return command
 
 
 @cli.command()
-@click.option("--preset", default="flowers102", show_default=True, help="Preset name, or a TOML file like one.")
-@click.option("--dataset", help="flowers102, digits, or imagefolder:PATH.")
-@click.option("--data-root", help="Folder that downloads go to and are read from.  [default: data]")
-@click.option(
-    "--split",
-    type=click.Choice(SPLITS),
-    help="How images are divided.  [default: 70-15-15; official for an image folder with train/]",
-)
-@click.option("--subset", type=int, help="At most this many images a class in each split.")
-@click.option("--weights", help="imagenet, bundled, a .safetensors or .pth file, or an earlier run folder.")
-@click.option("--variants", help="Which to train, such as a,c.  [default: all of the preset]")
-@click.option("--epochs", type=int, help="Passes over the training images.")
-@click.option("--batch-size", type=int, help="Images in a training step.")
-@click.option("--lr", type=float, help="Peak learning rate, for every variant.")
-@click.option("--image-size", type=int, help="Height and width of the network's input, pixels.")
-@click.option("--seed", type=int, help="First seed; it also decides the split.")
-@click.option("--seeds", type=int, help="How many seeds to train each variant with.")
-@click.option("--device", type=click.Choice(DEVICES), help="Where to train.  [default: auto]")
-@click.option("--workers", type=int, help="Threads that decode and augment.  [default: one a core]")
+@_experiment_options
 @click.option("--out", type=click.Path(path_type=Path), help="New run folder.  [default: runs/DATASET-TIME]")
-def train(preset: str, variants: str | None, out: Path | None, **options: Any) -> int:
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    is_flag=False,
+    flag_value=NEWEST,
+    metavar="[RUN]",
+    help="Go on with an interrupted run; without RUN, the newest in runs/.",
+)
+def train(out: Path | None, resume: Path | None, **options: Any) -> int:
     """Train the variants and write a run folder.
 
-    Options override the preset. The run folder holds results.json, curves.png, config.toml, the predictions of
-    each variant's chosen epoch and its checkpoint.
+    Options override the preset. The run folder holds results.json, curves.png, config.toml, the predictions
+    of each variant's chosen epoch and its checkpoint.
     """
-    config = _configure(load_preset(preset), variants, options)
-    if out is None:
-        name = config.dataset.partition(":")[0]
-        out = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005 - the user's own clock
+    if resume is not None:
+        given = [name for name, value in {**options, "out": out}.items() if value is not None]
+        if given:
+            raise ConfigError(
+                "--resume goes on with a run as it began, so no other option can be given, "
+                f"but --{given[0].replace('_', '-')} was; leave it out or start a new run."
+            )
+        out = _newest_run() if resume == NEWEST else resume
+        config = load_preset(str(out / "config.toml"))
+    else:
+        config = _configure(**options)
+        out = out or Path("runs") / f"{config.dataset.partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
     from finetune.console import Reporter
     from finetune.experiment import run_experiment
 
-    record = run_experiment(config, out, Reporter())
+    stop = StopRequest()
+    stop.install()
+    try:
+        record = run_experiment(config, out, Reporter(), stop, resume=resume is not None)
+    except Stopped:
+        click.echo(f"Interrupted. Go on with: finetune train --resume {out}", err=True)
+        raise
     failed = any(run["status"] != "completed" for run in record["runs"])
     return EXIT_FAILED_VARIANT if failed else 0
 
 
-def _configure(config: ExperimentConfig, variants: str | None, options: dict[str, Any]) -> ExperimentConfig:
+def _newest_run() -> Path:
+    configs = sorted(Path("runs").glob("*/config.toml"), key=lambda p: p.stat().st_mtime)
+    if not configs:
+        raise ConfigError("--resume needs a run folder, but there is none in runs/; name it: --resume RUN.")
+    return configs[-1].parent
+
+
+def _configure(preset: str | None, variants: str | None, **options: Any) -> ExperimentConfig:
     """A preset with the options that were given in place of its own values."""
+    config = load_preset(preset or "flowers102")
     given = {k: v for k, v in options.items() if v is not None}
     recipe_fields = {f.name for f in dataclasses.fields(config.recipe)}
     recipe = dataclasses.replace(config.recipe, **{k: v for k, v in given.items() if k in recipe_fields})
-    config = dataclasses.replace(
-        config, recipe=recipe, **{k: v for k, v in given.items() if k not in recipe_fields}
-    )
-    if "lr" in given:
-        config = dataclasses.replace(
-            config, variants=tuple(dataclasses.replace(v, lr=None) for v in config.variants)
-        )
+    rows = config.variants
+    if "lr" in given:  # said for every variant, so it outranks a preset's own rate for one of them
+        rows = tuple(dataclasses.replace(v, lr=None) for v in rows)
+    rest = {k: v for k, v in given.items() if k not in recipe_fields}
+    config = dataclasses.replace(config, recipe=recipe, variants=rows, **rest)
     return config.pick(variants) if variants is not None else config
 
 
 @cli.command()
 @click.option("--variant", help="One variant of the preset.  [default: all]")
-@click.option("--classes", type=click.IntRange(min=2), default=102, show_default=True, help="Size of the head.")
+@click.option(
+    "--classes", type=click.IntRange(min=2), default=102, show_default=True, help="Size of the head."
+)
 @click.option("--preset", default="flowers102", show_default=True, help="Preset whose variants to list.")
 def layers(variant: str | None, classes: int, preset: str) -> None:
     """List every parameter: name, shape, count and which variants train it. Needs no images."""

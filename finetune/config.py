@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -91,6 +91,17 @@ STANDARD_VARIANTS = (
 )
 
 
+RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "lr": ("a number above 0", lambda v: v > 0),
+    "momentum": ("a number from 0 up to, but not including, 1", lambda v: 0 <= v < 1),
+    "weight_decay": ("a number of at least 0", lambda v: v >= 0),
+    "warmup_epochs": ("a number of at least 0", lambda v: v >= 0),
+    "crop_area_min": ("a number above 0 and at most 1", lambda v: 0 < v <= 1),
+    "flip_probability": ("a number from 0 to 1", lambda v: 0 <= v <= 1),
+}
+"""What a recipe's fractional numbers must be."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How every variant is trained. Lengths in epochs, sizes in pixels.
@@ -125,14 +136,7 @@ class Recipe:
         for name, least in (("epochs", 1), ("batch_size", 1), ("image_size", 8)):
             value = getattr(self, name)
             _require(_whole(value, least), name, f"a whole number of at least {least}", value)
-        for name, rule, holds in (
-            ("lr", "a number above 0", lambda v: v > 0),
-            ("momentum", "a number from 0 up to, but not including, 1", lambda v: 0 <= v < 1),
-            ("weight_decay", "a number of at least 0", lambda v: v >= 0),
-            ("warmup_epochs", "a number of at least 0", lambda v: v >= 0),
-            ("crop_area_min", "a number above 0 and at most 1", lambda v: 0 < v <= 1),
-            ("flip_probability", "a number from 0 to 1", lambda v: 0 <= v <= 1),
-        ):
+        for name, (rule, holds) in RANGES.items():
             value = getattr(self, name)
             _require(_number(value) and holds(value), name, rule, value)
 
@@ -145,7 +149,7 @@ class ExperimentConfig:
         preset: name of the preset it came from, for the record.
         dataset: `flowers102`, `digits` or `imagefolder:PATH`.
         data_root: folder that downloads go to and are read from.
-        split: `70-15-15`, `official`, or None: official for an image folder that comes divided, else 70-15-15.
+        split: `70-15-15`, `official`, or None: official for a folder that comes divided, else 70-15-15.
         subset: at most this many images a class in each split; None keeps all.
         weights: `imagenet`, `bundled`, a weights file or an earlier run folder.
         seed: the first seed; it also seeds split and subset.
@@ -287,7 +291,7 @@ def _checked(cls: type[Any], table: Mapping[str, Any], where: str) -> Mapping[st
 
 def to_table(config: ExperimentConfig) -> dict[str, Any]:
     """The configuration as a TOML table that `load_preset` reads back; unset values are left out."""
-    table = {k: v for k, v in dataclasses.asdict(config).items() if v is not None and k != "preset"}
+    table = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
     rows = {
         v.name: {k: x for k, x in dataclasses.asdict(v).items() if x is not None and k != "name"}
         for v in config.variants

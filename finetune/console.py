@@ -28,7 +28,7 @@ class Reporter:
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A progress bar over `total` images, shown in a terminal only; yields the function that advances it."""
+        """A progress bar over `total` images, in a terminal only; yields what advances it."""
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(),

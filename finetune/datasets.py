@@ -83,7 +83,7 @@ def load_dataset(dataset: str, data_root: Path) -> Dataset:
 
 
 def _digits() -> Dataset:
-    """1,797 handwritten digits, 8 x 8 pixels, 16 grey levels (UCI, Alpaydin and Kaynak 1998; in scikit-learn)."""
+    """1,797 handwritten digits, 8 x 8 pixels, 16 grey levels (Alpaydin and Kaynak 1998, UCI)."""
     digits = sklearn.datasets.load_digits()
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
     return Dataset(
@@ -197,7 +197,9 @@ def _require_same_classes(classes: list[str], others: list[str], folder: Path) -
     extra = sorted(set(others) - set(classes))
     missing = sorted(set(classes) - set(others))
     if extra or missing:
-        parts = [f"only there: {listed(extra)}"] * bool(extra) + [f"missing there: {listed(missing)}"] * bool(missing)
+        parts = [f"only there: {listed(extra)}"] * bool(extra) + [f"missing there: {listed(missing)}"] * bool(
+            missing
+        )
         raise DataError(
             f"The classes in {folder} must be those of the training folder, but they are not "
             f"({'; '.join(parts)}); make the class folders the same."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +58,7 @@ class Predictions:
 
 
 def normalised(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Images [b x height x width x 3] uint8 to float32 [b x 3 x height x width] in channels_last, normalised."""
+    """Images [b x height x width x 3] uint8 to normalised float32 [b x 3 x height x width], channels_last."""
     images = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
     scale = torch.tensor([255 * s for s in STD], device=device).view(1, 3, 1, 1)
     shift = torch.tensor([m / s for m, s in zip(MEAN, STD, strict=True)], device=device).view(1, 3, 1, 1)
@@ -66,7 +67,12 @@ def normalised(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @torch.inference_mode()
 def evaluate(
-    network: Network, pixels: torch.Tensor, labels: torch.Tensor, batch_size: int, device: torch.device
+    network: Network,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    batch_size: int,
+    device: torch.device,
+    batch_ended: Callable[[], None] = lambda: None,
 ) -> Predictions:
     """Predict every image of a split.
 
@@ -76,11 +82,13 @@ def evaluate(
         labels: [n] int64.
         batch_size: images at a time; results do not depend on it beyond rounding.
         device: where the network is.
+        batch_ended: called after each batch; may raise to stop.
     """
     network.eval()
     predicted, nll = [], []
-    for part, truth in zip(pixels.split(batch_size), labels.split(batch_size), strict=True):
+    for part, truth in zip(torch.split(pixels, batch_size), torch.split(labels, batch_size), strict=True):
         logits = network(normalised(part, device)).float()
         predicted.append(logits.argmax(dim=1))
         nll.append(functional.cross_entropy(logits, truth.to(device), reduction="none"))
+        batch_ended()
     return Predictions(torch.cat(predicted).cpu().numpy(), torch.cat(nll).cpu().numpy())

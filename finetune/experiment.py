@@ -3,36 +3,93 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from finetune import environment, results
+from finetune.checkpoint import Checkpoints
 from finetune.config import ExperimentConfig, Variant
 from finetune.console import Reporter
 from finetune.datasets import load_dataset
+from finetune.files import locked
 from finetune.models import build, fingerprint, state_shapes
 from finetune.report import curves, epoch_line, start_line, summary
+from finetune.signals import Stopped, StopRequest
 from finetune.splits import Split, Splits, make_splits
 from finetune.store import Store, decode_evaluation, decode_training
-from finetune.train import Images, Trainer
+from finetune.train import Epoch, Images, Trainer
 from finetune.weights import Weights, load_weights
 
+CHECKPOINT_SECONDS = 300.0
+"""Within an epoch, a checkpoint is written this often."""
 
-def run_experiment(config: ExperimentConfig, out: Path, reporter: Reporter) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Prepared:
+    """What all runs of an experiment share: images, weights and machine, and the record of them."""
+
+    config: ExperimentConfig
+    device: torch.device
+    workers: int
+    splits: Splits
+    images: Images
+    weights: Weights | None
+    record: dict[str, Any]
+
+
+def run_experiment(
+    config: ExperimentConfig, out: Path, reporter: Reporter, stop: StopRequest, resume: bool = False
+) -> dict[str, Any]:
     """Train every variant with every seed and write the run folder; the results as written.
 
     The results file is written anew after each run, so an interrupted job keeps what has ended.
 
+    Args:
+        config: what to do.
+        out: run folder: new or empty, or to be resumed.
+        reporter: told what happens.
+        stop: asked whether to end early.
+        resume: go on where the run folder stands.
+
     Raises:
-        FinetuneError: something the user can put right; no variant has been trained then, or a write failed.
+        FinetuneError: something the user can put right; what was trained before is kept.
+        Stopped: a signal came; a checkpoint has been written.
+    """
+    with locked(out):
+        if not resume:
+            results.begin_run_folder(out, config)
+        prepared = prepare(config, reporter)
+        record = prepared.record
+        record["runs"] = results.ended_runs(out, record) if resume else []
+        results.write_identity(out, record)
+        ended = {(run["variant"], run["seed"]) for run in record["runs"]}
+        for seed in config.seed_list:
+            for variant in config.variants:
+                if (variant.name, seed) in ended:
+                    continue
+                record["runs"].append(_run(prepared, variant, seed, out, reporter, stop))
+                record["timings"]["total_seconds"] = time.time() - environment.process_start()
+                results.write_results(out, record)
+                Checkpoints(out / results.STATE, run_stem(variant, seed)).clear()
+        results.remove_state(out)
+        curves(record, out / "curves.png")
+        reporter.table(summary(record))
+        reporter.say(f"Results: {out / 'results.json'}   Curves: {out / 'curves.png'}   Grade: grader {out}")
+        return record
+
+
+def prepare(config: ExperimentConfig, reporter: Reporter) -> Prepared:
+    """Find the images, divide them, fit the weights and decode every image, before any training.
+
+    Raises:
+        FinetuneError: images, weights or device are not as the configuration says.
     """
     device = environment.choose_device(config.device)
     workers = config.workers or environment.cores()
     torch.set_num_threads(environment.cores())
-    results.create_run_folder(out, config)
-
     dataset = load_dataset(config.dataset, Path(config.data_root))
     splits = make_splits(dataset, config.split, config.subset, config.seed, workers)
     for note in splits.notes:
@@ -41,7 +98,6 @@ def run_experiment(config: ExperimentConfig, out: Path, reporter: Reporter) -> d
     listed = time.time()
     images = _decode(splits, config.recipe.image_size, workers, reporter)
     decoded = time.time()
-
     download_seconds = dataset.download_seconds + (weights.download_seconds if weights else 0.0)
     record = {
         "tool": environment.describe_tool(),
@@ -54,18 +110,8 @@ def run_experiment(config: ExperimentConfig, out: Path, reporter: Reporter) -> d
             "download_seconds": download_seconds,
             "decode_seconds": decoded - listed,
         },
-        "runs": [],
     }
-    for seed in config.seed_list:
-        for variant in config.variants:
-            run = _run(variant, seed, config, splits, images, weights, device, workers, out, reporter)
-            record["runs"].append(run)
-            record["timings"]["total_seconds"] = time.time() - environment.process_start()
-            results.write_results(out, record)
-    curves(record, out / "curves.png")
-    reporter.table(summary(record))
-    reporter.say(f"Results: {out / 'results.json'}   Curves: {out / 'curves.png'}   Grade them: grader {out}")
-    return record
+    return Prepared(config, device, workers, splits, images, weights, record)
 
 
 def _weights(config: ExperimentConfig, n_classes: int, reporter: Reporter) -> Weights | None:
@@ -75,23 +121,22 @@ def _weights(config: ExperimentConfig, n_classes: int, reporter: Reporter) -> We
     weights = load_weights(config.weights, state_shapes(n_classes))
     reporter.say(f"Pretrained weights: {weights.source} (SHA-256 {weights.sha256[:12]}...)")
     if weights.dropped:
-        reporter.say(f"Their head has another number of classes and was dropped: {', '.join(weights.dropped)}.")
+        reporter.say(
+            f"Their head has another number of classes and was dropped: {', '.join(weights.dropped)}."
+        )
     return weights
 
 
 def _decode(splits: Splits, image_size: int, workers: int, reporter: Reporter) -> Images:
-    """Every image decoded once, before any training, so that a damaged one ends the job early."""
     total = sum(len(s.samples) for s in (splits.train, splits.val, splits.test))
     with reporter.bar("decoding", total) as advance:
-
-        def tick() -> None:
-            advance(1)
-
-        train = decode_training(splits.train.samples, image_size, workers, tick)
-        val = decode_evaluation(splits.val.samples, image_size, workers, tick)
-        test = decode_evaluation(splits.test.samples, image_size, workers, tick)
-    where = "memory" if all(s.in_memory for s in (train, val, test)) else "a temporary file, for lack of memory"
-    reporter.say(f"{total:,} images decoded into {where}: {sum(s.pixels.nbytes for s in (train, val, test)) / 1e6:,.0f} MB.")
+        train = decode_training(splits.train.samples, image_size, workers, advance)
+        val = decode_evaluation(splits.val.samples, image_size, workers, advance)
+        test = decode_evaluation(splits.test.samples, image_size, workers, advance)
+    stores = (train, val, test)
+    where = "memory" if all(s.in_memory for s in stores) else "a temporary file, for lack of memory"
+    megabytes = sum(s.pixels.nbytes for s in stores) / 1e6
+    reporter.say(f"{total:,} images decoded into {where}: {megabytes:,.0f} MB.")
     return Images(
         train=train,
         train_labels=_labels(splits.train),
@@ -103,48 +148,82 @@ def _decode(splits: Splits, image_size: int, workers: int, reporter: Reporter) -
 
 
 def _labels(split: Split) -> torch.Tensor:
-    return torch.tensor([s.label for s in split.samples])
+    return torch.from_numpy(results.labels_of(split))
 
 
 def _pixels(store: Store, image_size: int) -> torch.Tensor:
     return torch.from_numpy(store.pixels).view(len(store), image_size, image_size, 3)
 
 
+def run_stem(variant: Variant, seed: int) -> str:
+    """What the names of a run's files begin with."""
+    return f"{variant.name}-seed{seed}"
+
+
 def _run(
-    variant: Variant,
-    seed: int,
-    config: ExperimentConfig,
-    splits: Splits,
-    images: Images,
-    weights: Weights | None,
-    device: torch.device,
-    workers: int,
-    out: Path,
-    reporter: Reporter,
+    prepared: Prepared, variant: Variant, seed: int, out: Path, reporter: Reporter, stop: StopRequest
 ) -> dict[str, Any]:
-    """Train one variant with one seed and write its artifacts; its entry in the results."""
+    """Train one variant with one seed, from its checkpoint if it has one; its entry in the results."""
     started = time.perf_counter()
+    config, device = prepared.config, prepared.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    network = build(variant, len(splits.train.class_counts), seed, weights.state if weights else None)
+    pretrained = prepared.weights.state if prepared.weights else None
+    network = build(variant, len(prepared.splits.train.class_counts), seed, pretrained)
     peak = variant.lr or config.recipe.lr
     start = results.start_record(variant, seed, network, fingerprint(network.state_dict()), peak)
     reporter.say(start_line(start))
-    with reporter.bar(f"{variant.name} seed {seed}", config.recipe.epochs * len(images.train)) as advance:
+    stem = run_stem(variant, seed)
+    checkpoints = Checkpoints(out / results.STATE, stem)
+    with reporter.bar(stem, config.recipe.epochs * len(prepared.images.train)) as advance, stop.deferred():
+        saved = started
+
+        def save(trainer: Trainer) -> None:
+            nonlocal saved
+            saved = time.perf_counter()
+            checkpoints.save(trainer, trainer.training.seconds + saved - started)
+
+        def step_ended(n_images: int) -> None:
+            advance(n_images)
+            stop.check()
+            if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                save(trainer)
+
+        def epoch_ended(epoch: Epoch) -> None:
+            reporter.say(epoch_line(variant.name, epoch, config.recipe.epochs))
+            if trainer.training.best_epoch == epoch.epoch:
+                checkpoints.save_best(epoch.epoch, network)
+            save(trainer)
+            stop.check()
+
         trainer = Trainer(
-            network, images, config.recipe, peak=peak, seed=seed, device=device, workers=workers, tick=advance
+            network,
+            prepared.images,
+            config.recipe,
+            peak=peak,
+            seed=seed,
+            device=device,
+            workers=prepared.workers,
+            step_ended=step_ended,
+            batch_evaluated=stop.check,
         )
-        training = trainer.run(lambda e: reporter.say(epoch_line(variant.name, e, config.recipe.epochs)))
+        if checkpoints.restore(trainer):
+            advance(trainer.training.images)
+            reporter.say(f"  resumed after {trainer.training.steps:,} steps")
+        try:
+            training = trainer.run(epoch_ended)
+        except Stopped:
+            save(trainer)
+            raise
     if training.failure:
-        reporter.say(f"{variant.name} seed {seed} failed. {training.failure}")
+        reporter.say(f"{stem} failed. {training.failure}")
     artifacts = None
-    if training.best_state is not None and training.best_predictions is not None:
-        artifacts = results.write_artifacts(
-            out, f"{variant.name}-seed{seed}", splits, training.best_state, training.best_predictions
-        )
+    if training.best_epoch is not None:
+        best = checkpoints.best(training.best_epoch)
+        artifacts = results.write_artifacts(out, stem, prepared.splits, best, training.best_predictions)
     return {
         **start,
         **results.end_record(training, network, artifacts),
-        "total_seconds": time.perf_counter() - started,
+        "total_seconds": training.seconds + time.perf_counter() - started,
         "peak_memory_bytes": environment.peak_memory_bytes(device),
     }

@@ -12,11 +12,23 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from finetune.config import GROUPS, Variant
 from finetune.weights import State
 
-STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool", "flatten", "fc")
+STAGES = (
+    "conv1",
+    "bn1",
+    "relu",
+    "maxpool",
+    "layer1",
+    "layer2",
+    "layer3",
+    "layer4",
+    "avgpool",
+    "flatten",
+    "fc",
+)
 """ResNet's forward pass as a sequence of its top-level children."""
 
 
-class Network(ResNet):
+class Network(ResNet):  # type: ignore[misc]  # torchvision publishes no types
     """torchvision's ResNet-18 of which only some top-level groups train.
 
     A frozen group keeps its parameters and its BatchNorm statistics: its parameters take no gradient, and it

@@ -27,7 +27,9 @@ def downloading(what: str, ways_on: str, error: type[FinetuneError]) -> Iterator
         FinetuneError: of class `error`: no network, an HTTP error, a stall, a wrong hash, no room to write.
     """
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(STALL_SECONDS)  # urllib has no other way to reach torch's and torchvision's calls
+    socket.setdefaulttimeout(
+        STALL_SECONDS
+    )  # urllib has no other way to reach torch's and torchvision's calls
     try:
         yield
     except urllib.error.HTTPError as cause:
@@ -36,7 +38,9 @@ def downloading(what: str, ways_on: str, error: type[FinetuneError]) -> Iterator
         raise error(f"{what} could not be downloaded: no connection ({cause.reason}). {ways_on}") from cause
     except (TimeoutError, http.client.HTTPException, ConnectionError) as cause:
         reason = str(cause) or type(cause).__name__
-        raise error(f"{what} could not be downloaded: the connection broke off ({reason}). {ways_on}") from cause
+        raise error(
+            f"{what} could not be downloaded: the connection broke off ({reason}). {ways_on}"
+        ) from cause
     except (RuntimeError, OSError) as cause:
         # torch.hub and torchvision raise RuntimeError for a hash that does not match.
         raise error(f"{what} could not be downloaded: {cause} {ways_on}") from cause

@@ -50,7 +50,12 @@ def summary(record: dict[str, Any]) -> Table:
         best = run["epochs"][run["best_epoch"] - 1]
         accuracies = [f"{best[s]['n_correct'] / best[s]['n_samples']:.1%}" for s in ("val", "test")]
         mark = "" if run["status"] == "completed" else " (failed)"
-        cells += [f"{run['best_epoch']}{mark}", *accuracies, f"{seconds:.1f}", f"{run['images_per_second']:.0f}"]
+        cells += [
+            f"{run['best_epoch']}{mark}",
+            *accuracies,
+            f"{seconds:.1f}",
+            f"{run['images_per_second']:.0f}",
+        ]
         table.add_row(*cells)
     return table
 
@@ -83,7 +88,9 @@ def curves(record: dict[str, Any], path: Path) -> None:
     try:
         figure.savefig(path, dpi=120)
     except OSError as error:
-        raise RunFolderError(f"{path} cannot be written ({error.strerror}); make room and draw it again.") from error
+        raise RunFolderError(
+            f"{path} cannot be written ({error.strerror}); make room and draw it again."
+        ) from error
 
 
 def _draw(accuracy: Any, loss: Any, run: dict[str, Any]) -> None:

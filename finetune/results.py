@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -20,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
 import tomli_w
 from jsonschema import Draft202012Validator
 
@@ -28,52 +25,91 @@ from finetune.config import ExperimentConfig, Variant, to_table
 from finetune.datasets import Dataset, Sample
 from finetune.errors import RunFolderError
 from finetune.evaluate import Predictions
+from finetune.files import write_atomically
 from finetune.models import Network
 from finetune.splits import Split, Splits
 from finetune.train import Training
-from finetune.weights import State, Weights
+from finetune.weights import Weights
 
 SCHEMA_VERSION = "1.0"
+STATE = "state"
+IDENTITY = ("config", "dataset", "weights")
+"""The parts of the results that a resumed experiment must share with the one that began."""
 
 
-def write_atomically(path: Path, content: bytes) -> str:
-    """Write a file so that it is either whole or not there; its SHA-256.
+def begin_run_folder(out: Path, config: ExperimentConfig) -> None:
+    """Write the resolved configuration into a new run folder.
 
     Raises:
-        RunFolderError: the disk is full or the folder cannot be written.
+        RunFolderError: it has content, or cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
+    if any(path.name != ".lock" for path in out.iterdir()):
         raise RunFolderError(
-            f"{path} cannot be written ({error.strerror}); make room or name another folder with --out."
-        ) from error
-    return hashlib.sha256(content).hexdigest()
-
-
-def create_run_folder(out: Path, config: ExperimentConfig) -> None:
-    """Make a new run folder and write the resolved configuration into it.
-
-    Raises:
-        RunFolderError: it exists and is not empty, or cannot be written.
-    """
-    try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise RunFolderError(f"--out must name a new or empty folder, but {out} has content; name another one.")
-    except OSError as error:
-        raise RunFolderError(f"The run folder {out} cannot be read ({error.strerror}).") from error
+            f"--out must name a new or empty folder, but {out} has content; "
+            f"name another one, or go on with it: finetune train --resume {out}."
+        )
     write_atomically(out / "config.toml", tomli_w.dumps(to_table(config)).encode())
 
 
+def write_identity(out: Path, record: dict[str, Any]) -> None:
+    """Remember what the experiment is made of, so that a resumed one can be held to it."""
+    identity = {name: record[name] for name in IDENTITY}
+    write_atomically(out / STATE / "identity.json", json.dumps(identity).encode())
+
+
+def ended_runs(out: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that an earlier process finished in this folder, which must be of the same experiment.
+
+    Raises:
+        RunFolderError: the folder holds no experiment, or one of other data, weights or configuration.
+    """
+    before = _read(out / "results.json")
+    identity = before or _read(out / STATE / "identity.json")
+    if identity is None:
+        return []
+    for part in IDENTITY:
+        difference = _difference(identity[part], record[part], part)
+        if difference:
+            raise RunFolderError(
+                f"A run can only go on with what it began with, but in {out} {difference}; "
+                "put that back or start a new run."
+            )
+    return list(before["runs"]) if before else []
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"{path} cannot be read ({error}); remove it to train those runs again."
+        ) from error
+    return content if isinstance(content, dict) else None
+
+
+def _difference(before: Any, now: Any, path: str) -> str:
+    """Where two values first differ, in words; empty if they do not."""
+    if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys():
+        return next(filter(None, (_difference(before[k], now[k], f"{path}.{k}") for k in before)), "")
+    return "" if before == now else f"{path} was {_short(before)} and is {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def remove_state(out: Path) -> None:
+    """Drop what only a run under way needs."""
+    for path in (out / STATE).glob("*"):
+        path.unlink(missing_ok=True)
+    (out / STATE).rmdir()
+
+
 def write_artifacts(
-    out: Path, stem: str, splits: Splits, state: State, predictions: Mapping[str, Predictions]
+    out: Path, stem: str, splits: Splits, checkpoint: bytes, predictions: Mapping[str, Predictions]
 ) -> dict[str, Any]:
     """Write predictions and checkpoint of a chosen epoch; the `artifacts` object of its run."""
     files = {
@@ -83,7 +119,7 @@ def write_artifacts(
         )
         for split, found in predictions.items()
     }
-    files["checkpoint"] = (f"checkpoints/{stem}.safetensors", safetensors.torch.save(state))
+    files["checkpoint"] = (f"checkpoints/{stem}.safetensors", checkpoint)
     return {
         name: {"path": path, "sha256": write_atomically(out / path, content)}
         for name, (path, content) in files.items()
@@ -153,17 +189,19 @@ def weights_record(weights: Weights | None) -> dict[str, Any] | None:
     }
 
 
-def start_record(variant: Variant, seed: int, network: Network, initial_sha256: str, peak: float) -> dict[str, Any]:
+def start_record(
+    variant: Variant, seed: int, network: Network, initial_sha256: str, peak: float
+) -> dict[str, Any]:
     """What is known of a run before it trains."""
     trainable = [{"name": n, "shape": list(p.shape), "count": p.numel()} for n, p in network.trainable()]
-    n_trained = sum(p["count"] for p in trainable)
+    n_trained = sum(p.numel() for _, p in network.trainable())
     frozen = network.frozen_sha256()
     return {
         "variant": variant.name,
         "seed": seed,
         "init": variant.init,
         "initial_sha256": initial_sha256,
-        "trained_groups": [g for g in variant.groups],
+        "trained_groups": list(variant.groups),
         "trainable_parameters": trainable,
         "n_trained": n_trained,
         "n_frozen": sum(p.numel() for p in network.parameters()) - n_trained,
@@ -206,7 +244,11 @@ def write_results(out: Path, results: dict[str, Any]) -> None:
         RunFolderError: the file cannot be written.
         AssertionError: they do not fit the schema, which is a bug of finetune; they are written beside it.
     """
-    results = {"schema_version": SCHEMA_VERSION, "created_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", **results}
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        "created_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        **results,
+    }
     content = (json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
     error = next(_validator().iter_errors(results), None)
     if error is not None:

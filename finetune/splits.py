@@ -83,9 +83,13 @@ def content_hashes(samples: Sequence[Sample], workers: int) -> dict[str, str]:
 
     with ThreadPoolExecutor(workers) as pool:
         digests = list(pool.map(digest, samples))
-    broken = [f"{s.id} ({d.strerror})" for s, d in zip(samples, digests, strict=True) if isinstance(d, OSError)]
+    broken = [
+        f"{s.id} ({d.strerror})" for s, d in zip(samples, digests, strict=True) if isinstance(d, OSError)
+    ]
     if broken:
-        raise DataError(f"Every image must be readable, but {len(broken)} are not: {listed(broken)}; mend or remove them.")
+        raise DataError(
+            f"Every image must be readable, but {len(broken)} are not: {listed(broken)}; mend or remove them."
+        )
     return {s.id: str(d) for s, d in zip(samples, digests, strict=True)}
 
 
@@ -146,13 +150,17 @@ def _official(
     parts = {name: [s for s in dataset.samples if s.split == name] for name in NAMES}
     if not parts["val"] and not parts["test"]:
         parts = _stratified(parts["train"], hashes, seed, _sizes_70_15_15)
-        notes.append("There is no val/ and no test/: 15 % of train/ each, stratified by class, serve instead.")
+        notes.append(
+            "There is no val/ and no test/: 15 % of train/ each, stratified by class, serve instead."
+        )
     elif not parts["val"]:
         cut = _stratified(parts["train"], hashes, seed, _sizes_85_15)
         parts |= {"train": cut["train"], "val": cut["val"]}
         notes.append("There is no val/: 15 % of train/, stratified by class, serve instead.")
     elif not parts["test"]:
-        parts |= {k: v for k, v in _stratified(parts["val"], hashes, seed, _sizes_half).items() if k != "train"}
+        parts |= {
+            k: v for k, v in _stratified(parts["val"], hashes, seed, _sizes_half).items() if k != "train"
+        }
         notes.append("There is no test/: half of val/, stratified by class, serves instead.")
     seen: dict[str, str] = {}
     for name in ("test", "val", "train"):  # what is held out stays whole; training gives way
@@ -183,8 +191,9 @@ def _split(dataset: Dataset, name: str, part: list[Sample], hashes: dict[str, st
     empty = [c for label, c in enumerate(dataset.classes) if counts[label] == 0]
     if not samples or (empty and name == "train"):
         raise DataError(
-            f"Every class needs an image in the training split, and no split may be empty, but in the {name} split "
-            f"these have none: {listed(empty)}; add images (three of a class can be divided) or remove the class."
+            "Every class needs an image in the training split, and no split may be empty, but in the "
+            f"{name} split these have none: {listed(empty)}; add images (three of a class can be divided) "
+            "or remove the class."
         )
     lines = "".join(f"{s.id}\t{s.label}\t{hashes[s.id]}\n" for s in samples)
     return Split(

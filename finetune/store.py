@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 Pixels = npt.NDArray[np.uint8]
 
 RESIZE_RATIO = 256 / 224
-"""Evaluation resizes the short side to this multiple of the input size, then crops (Krizhevsky et al. 2012)."""
+"""Evaluation resizes the short side to this multiple of the input size (Krizhevsky et al. 2012)."""
 
 TRAIN_RATIO = 2.0
 """Stored short side of a training image, at most, as a multiple of the input size."""
@@ -76,7 +76,9 @@ def train_size(height: int, width: int, image_size: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def decode_training(samples: Sequence[Sample], image_size: int, workers: int, tick: Callable[[], None]) -> Store:
+def decode_training(
+    samples: Sequence[Sample], image_size: int, workers: int, tick: Callable[[int], None]
+) -> Store:
     """Decode training images at up to twice the input size.
 
     Raises:
@@ -94,7 +96,9 @@ def decode_training(samples: Sequence[Sample], image_size: int, workers: int, ti
     return _decode(samples, shapes, resized, workers, tick)
 
 
-def decode_evaluation(samples: Sequence[Sample], image_size: int, workers: int, tick: Callable[[], None]) -> Store:
+def decode_evaluation(
+    samples: Sequence[Sample], image_size: int, workers: int, tick: Callable[[int], None]
+) -> Store:
     """Decode images as evaluation sees them: short side to 256/224 of the input size, centre crop.
 
     Raises:
@@ -118,7 +122,7 @@ def _decode(
     shapes: list[tuple[int, int]],
     transform: Callable[[Image.Image], Image.Image],
     workers: int,
-    tick: Callable[[], None],
+    tick: Callable[[int], None],
 ) -> Store:
     sizes = np.array(shapes, dtype=np.int64).reshape(-1, 2)
     lengths = sizes[:, 0] * sizes[:, 1] * 3
@@ -128,7 +132,7 @@ def _decode(
     def decode(task: tuple[int, Sample]) -> bool:
         index, sample = task
         store[index][:] = np.asarray(transform(_open(sample)))
-        tick()
+        tick(1)
         return True
 
     _each(decode, list(enumerate(samples)), workers, lambda task: task[1].id)
@@ -164,7 +168,7 @@ def _size(sample: Sample) -> tuple[int, int]:
 def _each(
     work: Callable[[Task], Result], tasks: Sequence[Task], workers: int, name: Callable[[Task], str]
 ) -> list[Result]:
-    """Do the work for every task in threads (Pillow releases the interpreter's lock); report all failures at once."""
+    """Do the work in threads (Pillow releases the interpreter's lock); report all failures at once."""
     failures: list[str] = []
 
     def attempt(task: Task) -> Result | None:
@@ -175,7 +179,9 @@ def _each(
             return None
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what cannot be decoded still raises
+        warnings.simplefilter(
+            "ignore"
+        )  # Pillow's remarks on odd metadata; what cannot be decoded still raises
         with ThreadPoolExecutor(workers) as pool:
             results = list(pool.map(attempt, tasks))
     if failures:

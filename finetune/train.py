@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch.nn import functional
 
@@ -17,7 +16,6 @@ from finetune.config import Recipe
 from finetune.evaluate import Metrics, Predictions, evaluate, normalised
 from finetune.models import Network
 from finetune.store import Store
-from finetune.weights import State
 
 
 @dataclass(frozen=True)
@@ -50,32 +48,47 @@ class Epoch:
 
 
 @dataclass
+class Pass:
+    """The sums of the pass over the training split that is under way."""
+
+    batches: int = 0
+    samples: int = 0
+    loss_sum: float = 0.0
+    n_correct: int = 0
+    rate_sum: float = 0.0
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+
+
+@dataclass
 class Training:
-    """What training one variant with one seed produced so far.
+    """What training one variant with one seed has produced so far.
 
     Args:
         epochs: completed ones, in order.
+        current: the pass under way.
         steps: optimizer steps taken.
         images: images those steps saw.
-        stream_sha256: digest of every order, crop and flip consumed.
+        stream_sha256: digest of every order, crop and flip of the passes begun.
         best_epoch: number of the chosen epoch; None before the first.
-        best_state: parameters and buffers after that epoch, on the CPU.
         best_predictions: `val` and `test` predictions after that epoch.
         failure: why training stopped early, or None.
+        seconds: spent on this run before it was last resumed.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
+    current: Pass = field(default_factory=Pass)
     steps: int = 0
     images: int = 0
     stream_sha256: str = ""
     best_epoch: int | None = None
-    best_state: State | None = None
-    best_predictions: dict[str, Predictions] | None = None
+    best_predictions: dict[str, Predictions] = field(default_factory=dict)
     failure: str | None = None
+    seconds: float = 0.0
 
 
 def best_epoch(epochs: Sequence[Epoch]) -> int:
-    """Number of the epoch with the highest validation accuracy, ties by lower validation loss, then the earlier."""
+    """The epoch with the highest validation accuracy, ties by lower validation loss, then the earlier."""
     return min(epochs, key=lambda e: (-e.val.n_correct, e.val.loss_sum, e.epoch)).epoch
 
 
@@ -83,6 +96,7 @@ def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe, peak: float) 
     """Learning rate of a step (from 0): linear warm-up to `peak`, then half a cosine to zero.
 
     Loshchilov and Hutter 2017, "SGDR"; warm-up as in Goyal et al. 2017, "Accurate, large minibatch SGD".
+    A job shorter than two warm-ups spends half of its steps on the warm-up.
     """
     warmup = min(recipe.warmup_epochs, recipe.epochs / 2) * steps_per_epoch
     total = recipe.epochs * steps_per_epoch
@@ -106,7 +120,7 @@ def make_optimizer(network: Network, recipe: Recipe, peak: float) -> torch.optim
 
 
 class Trainer:
-    """Trains one network; holds what its epochs share.
+    """Trains one network; holds what its epochs share. It can stop after any step and go on from there.
 
     Args:
         network: at its start; trained in place.
@@ -116,7 +130,8 @@ class Trainer:
         seed: of order and augmentation.
         device: where to train.
         workers: threads that augment.
-        tick: called with the number of images after each step.
+        step_ended: called with the number of images after each step; may raise to stop.
+        batch_evaluated: called after each batch of an evaluation; may raise to stop.
     """
 
     def __init__(
@@ -129,96 +144,128 @@ class Trainer:
         seed: int,
         device: torch.device,
         workers: int,
-        tick: Callable[[int], None],
+        step_ended: Callable[[int], None] = lambda _: None,
+        batch_evaluated: Callable[[], None] = lambda: None,
     ) -> None:
-        self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(device=device, memory_format=torch.channels_last)
         self.images = images
         self.recipe = recipe
         self.peak = peak
         self.seed = seed
         self.device = device
         self.workers = workers
-        self.tick = tick
+        self.step_ended = step_ended
+        self.batch_evaluated = batch_evaluated
         self.optimizer = make_optimizer(network, recipe, peak)
         self.steps_per_epoch = math.ceil(len(images.train) / recipe.batch_size)
+        self.training = Training()
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._n_correct = torch.zeros((), dtype=torch.int64, device=device)
 
-    def run(self, ended: Callable[[Epoch], None]) -> Training:
-        """Train for the recipe's epochs, evaluating after each, or until a loss is no finite number.
+    def resume(self, training: Training) -> None:
+        """Go on from a training record; network and optimizer must be as they were then."""
+        self.training = training
+        self._loss_sum.fill_(training.current.loss_sum)
+        self._n_correct.fill_(training.current.n_correct)
+
+    def run(self, epoch_ended: Callable[[Epoch], None]) -> Training:
+        """Train for the recipe's remaining epochs, or until a loss is no finite number.
 
         Args:
-            ended: called after each epoch.
+            epoch_ended: called after each epoch; may raise to stop.
         """
-        done = Training()
+        training = self.training
         with ThreadPoolExecutor(self.workers) as pool:
-            for number in range(1, self.recipe.epochs + 1):
+            while len(training.epochs) < self.recipe.epochs and training.failure is None:
+                number = len(training.epochs) + 1
+                if training.current.batches < self.steps_per_epoch:
+                    self._pass(number, pool)
                 started = time.perf_counter()
-                seen, rate, waited = self._train_epoch(number, done, pool)
-                trained = time.perf_counter()
                 predictions = self._evaluate()
-                held_out = {s: p.metrics(self.images.held_out[s][1].numpy()) for s, p in predictions.items()}
-                evaluated = time.perf_counter()
-                if not all(math.isfinite(m.loss_sum) for m in (seen, *held_out.values())):
-                    done.failure = (
-                        f"In epoch {number} the loss stopped being a finite number at a peak learning rate of "
-                        f"{self.peak:g}; try a lower one."
-                    )
-                    return done
-                done.epochs.append(
-                    Epoch(
-                        epoch=number,
-                        learning_rate=rate,
-                        train=seen,
-                        **held_out,
-                        train_seconds=trained - started,
-                        data_wait_seconds=waited,
-                        evaluation_seconds=evaluated - trained,
-                    )
-                )
-                if best_epoch(done.epochs) == number:
-                    done.best_epoch = number
-                    done.best_predictions = predictions
-                    done.best_state = {
-                        n: t.cpu().clone(memory_format=torch.contiguous_format)
-                        for n, t in self.network.state_dict().items()
-                    }
-                ended(done.epochs[-1])
-        return done
+                self._conclude(number, predictions, time.perf_counter() - started)
+                if training.failure is None:
+                    epoch_ended(training.epochs[-1])
+        return training
 
-    def _train_epoch(self, number: int, done: Training, pool: ThreadPoolExecutor) -> tuple[Metrics, float, float]:
-        """One pass over the training split: metrics, mean learning rate, seconds spent waiting for images.
+    def _pass(self, number: int, pool: ThreadPoolExecutor) -> None:
+        """What is left of a pass over the training split.
 
-        Sums stay on the device until the pass ends, so that no step waits for a copy.
+        Loss and hits are summed on the device, so that no step waits for a copy from it.
         """
+        training, current, recipe = self.training, self.training.current, self.recipe
         self.network.train()
-        plan = plan_epoch(self.seed, number, self.images.train.sizes, self.recipe)
-        done.stream_sha256 = plan.digest(done.stream_sha256)
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        n_correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        rates, waited, asked = [], 0.0, time.perf_counter()
+        plan = plan_epoch(self.seed, number, self.images.train.sizes, recipe)
+        if current.batches == 0:
+            training.stream_sha256 = plan.digest(training.stream_sha256)
+        asked = time.perf_counter()
         for index, pixels in batches(
-            self.images.train, plan, self.recipe.batch_size, self.recipe.image_size, pool
+            self.images.train, plan, current.batches, recipe.batch_size, recipe.image_size, pool
         ):
-            waited += time.perf_counter() - asked
-            rates.append(learning_rate(done.steps, self.steps_per_epoch, self.recipe, self.peak))
-            for group in self.optimizer.param_groups:
-                group["lr"] = rates[-1]
-            labels = self.images.train_labels[torch.from_numpy(index)].to(self.device)
-            logits = self.network(normalised(torch.from_numpy(pixels), self.device))
-            loss = functional.cross_entropy(logits, labels)
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            loss_sum += loss.detach().double() * len(index)
-            n_correct += (logits.detach().argmax(dim=1) == labels).sum()
-            done.steps += 1
-            done.images += len(index)
-            self.tick(len(index))
+            current.wait_seconds += time.perf_counter() - asked
+            rate = learning_rate(training.steps, self.steps_per_epoch, recipe, self.peak)
+            self._step(rate, torch.from_numpy(pixels), self.images.train_labels[torch.from_numpy(index)])
+            current.rate_sum += rate
+            current.batches += 1
+            current.samples += len(index)
+            training.steps += 1
+            training.images += len(index)
+            current.seconds += time.perf_counter() - asked
+            self.step_ended(len(index))  # off the clock: it may write a checkpoint
             asked = time.perf_counter()
-        metrics = Metrics(loss_sum.item(), int(n_correct.item()), len(plan.order))
-        return metrics, float(np.mean(rates)), waited
+        self.settle()  # waits for the device, so its last steps are on the clock
+        current.seconds += time.perf_counter() - asked
+
+    def settle(self) -> None:
+        """Bring the sums of the pass under way from the device into the training record."""
+        self.training.current.loss_sum = self._loss_sum.item()
+        self.training.current.n_correct = int(self._n_correct.item())
+
+    def _step(self, rate: float, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        """One optimizer step on images [b x height x width x 3] uint8 and labels [b]."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        labels = labels.to(self.device)
+        logits = self.network(normalised(pixels, self.device))
+        loss = functional.cross_entropy(logits, labels)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self._loss_sum += loss.detach().double() * len(labels)
+        self._n_correct += (logits.detach().argmax(dim=1) == labels).sum()
 
     def _evaluate(self) -> dict[str, Predictions]:
         return {
-            split: evaluate(self.network, pixels, labels, self.recipe.batch_size, self.device)
+            split: evaluate(
+                self.network, pixels, labels, self.recipe.batch_size, self.device, self.batch_evaluated
+            )
             for split, (pixels, labels) in self.images.held_out.items()
         }
+
+    def _conclude(self, number: int, predictions: dict[str, Predictions], evaluation_seconds: float) -> None:
+        """Record an epoch, and keep its predictions if it is the best so far."""
+        training, current = self.training, self.training.current
+        seen = Metrics(current.loss_sum, current.n_correct, current.samples)
+        held_out = {s: p.metrics(self.images.held_out[s][1].numpy()) for s, p in predictions.items()}
+        if not all(math.isfinite(m.loss_sum) for m in (seen, *held_out.values())):
+            training.failure = (
+                f"In epoch {number} the loss stopped being a finite number at a peak learning rate of "
+                f"{self.peak:g}; try a lower one."
+            )
+            return
+        training.epochs.append(
+            Epoch(
+                epoch=number,
+                learning_rate=current.rate_sum / current.batches,
+                train=seen,
+                **held_out,
+                train_seconds=current.seconds,
+                data_wait_seconds=current.wait_seconds,
+                evaluation_seconds=evaluation_seconds,
+            )
+        )
+        training.current = Pass()
+        self._loss_sum.zero_()
+        self._n_correct.zero_()
+        training.best_epoch = best_epoch(training.epochs)
+        if training.best_epoch == number:
+            training.best_predictions = predictions

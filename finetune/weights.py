@@ -1,4 +1,4 @@
-"""Pretrained weights: from torchvision, from the package, from a file or from an earlier run, safely loaded."""
+"""Pretrained weights: torchvision's, the package's, a file's or an earlier run's, safely loaded."""
 
 from __future__ import annotations
 
@@ -109,24 +109,37 @@ def read_state(path: Path) -> tuple[State, str]:
     """
     if path.suffix not in (".safetensors", ".pth"):
         raise WeightsError(
-            "--weights must be imagenet, bundled, a .safetensors or .pth file, or a run folder with a results.json, "
-            f"but {str(path)!r} was given."
+            "--weights must be imagenet, bundled, a .safetensors or .pth file, or a run folder with a "
+            f"results.json, but {str(path)!r} was given."
         )
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"The weights file {path} cannot be read ({error.strerror}); check the path.") from error
+        raise WeightsError(
+            f"The weights file {path} cannot be read ({error.strerror}); check the path."
+        ) from error
     try:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load(content)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (
+        safetensors.SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+    ) as error:
         reason = str(error).strip().split("\n")[0]
-        raise WeightsError(f"The weights file {path} is damaged or holds more than tensors ({reason}).") from error
+        raise WeightsError(
+            f"The weights file {path} is damaged or holds more than tensors ({reason})."
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         keys = listed([str(k) for k in state]) if isinstance(state, dict) else type(state).__name__
-        raise WeightsError(f"The weights file {path} must hold a dictionary of tensors, but it holds: {keys}.")
+        raise WeightsError(
+            f"The weights file {path} must hold a dictionary of tensors, but it holds: {keys}."
+        )
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, _sha256(content)
 
 
@@ -145,20 +158,26 @@ def _best_checkpoint(run: Path) -> Path:
         ]
         best = max(scored, key=lambda pair: pair[0])[1]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise WeightsError(f"The run folder {run} must hold a results.json with a finished run; it does not.") from error
-    path = run / best
+        raise WeightsError(
+            f"The run folder {run} must hold a results.json with a finished run; it does not."
+        ) from error
+    path = run / str(best)
     if not path.resolve().is_relative_to(run.resolve()):
-        raise WeightsError(f"A checkpoint must lie inside its run folder, but {run / 'results.json'} names {best!r}.")
+        raise WeightsError(
+            f"A checkpoint must lie inside its run folder, but {run / 'results.json'} names {best!r}."
+        )
     return path
 
 
 def _fitted(state: State, shapes: dict[str, tuple[int, ...]], path: Path) -> tuple[State, tuple[str, ...]]:
     """The entries that fit; a missing head or one of another size is left out, anything else is an error."""
     dropped = tuple(
-        n for n in HEAD if n in state and (state[n].shape[:1] != shapes[n][:1] or state[n].ndim != len(shapes[n]))
+        n
+        for n in HEAD
+        if n in state and (state[n].shape[:1] != shapes[n][:1] or state[n].ndim != len(shapes[n]))
     )
     kept = {n: t for n, t in state.items() if n not in dropped}
-    # Files written by early PyTorch, torchvision's own among them, lack BatchNorm's step counter; nothing reads it.
+    # Files of early PyTorch, torchvision's own among them, lack BatchNorm's step counter; nothing reads it.
     required = {n for n in shapes if n not in HEAD and not n.endswith("num_batches_tracked")}
     if len(dropped) < len(HEAD) and any(n in kept for n in HEAD):
         required |= set(HEAD)
@@ -175,5 +194,7 @@ def _fitted(state: State, shapes: dict[str, tuple[int, ...]], path: Path) -> tup
         if names
     ]
     if problems:
-        raise WeightsError(f"The weights in {path} must be a ResNet-18's, but they are not: {'; '.join(problems)}.")
+        raise WeightsError(
+            f"The weights in {path} must be a ResNet-18's, but they are not: {'; '.join(problems)}."
+        )
     return kept, dropped

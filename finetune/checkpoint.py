@@ -1,0 +1,152 @@
+"""Stop after any step, crash at any instant, and go on to the same result.
+
+`RUN/state/` holds the run under way: after each epoch, and every few minutes within one, a file with the
+network, the optimizer's momentum and the history; the last two are kept. Nothing random has a state to keep:
+order, crops and flips are functions of (seed, epoch, sample). A file's name ends in the first digits of its
+SHA-256, so a damaged one is recognised and the one before it is taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from finetune.evaluate import Metrics, Predictions
+from finetune.files import write_atomically
+from finetune.models import Network
+from finetune.train import Epoch, Pass, Trainer, Training
+from finetune.weights import State
+
+KEPT = 2
+
+
+def network_state(network: Network) -> State:
+    """A copy of all parameters and buffers on the CPU, in plain memory order."""
+    return {n: _plain(t) for n, t in network.state_dict().items()}
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+class Checkpoints:
+    """The checkpoints of one variant with one seed.
+
+    Args:
+        folder: where they lie; made when the first is written.
+        stem: what their names begin with.
+    """
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        self.folder = folder
+        self.stem = stem
+        self._bests: deque[Path] = deque(maxlen=KEPT)  # what the checkpoints kept refer to
+
+    def save_best(self, epoch: int, network: Network) -> None:
+        """Keep the network of a new best epoch.
+
+        Its name tells the epoch: a crash before the next `save` cannot exchange it for an older best.
+        """
+        write_atomically(self._best(epoch), safetensors.torch.save(network_state(network)))
+
+    def best(self, epoch: int) -> bytes:
+        """The safetensors file of the best epoch."""
+        return self._best(epoch).read_bytes()
+
+    def save(self, trainer: Trainer, seconds: float) -> None:
+        """Write where training stands, and drop all but the last two such files.
+
+        Args:
+            trainer: between two steps, or after an epoch.
+            seconds: spent on this run so far.
+        """
+        trainer.settle()
+        training = trainer.training
+        tensors = {f"network.{n}": t for n, t in network_state(trainer.network).items()}
+        for name, parameter in trainer.network.trainable():
+            momentum = trainer.optimizer.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{name}"] = _plain(momentum)
+        for split, predictions in training.best_predictions.items():
+            tensors[f"best.{split}.predicted"] = torch.from_numpy(predictions.predicted)
+            tensors[f"best.{split}.nll"] = torch.from_numpy(predictions.nll)
+        fields = {
+            f.name: getattr(training, f.name)
+            for f in dataclasses.fields(training)
+            if f.name != "best_predictions"
+        }
+        fields |= {
+            "epochs": [dataclasses.asdict(e) for e in training.epochs],
+            "current": dataclasses.asdict(training.current),
+            "seconds": seconds,
+        }
+        content = safetensors.torch.save(tensors, metadata={"training": json.dumps(fields)})
+        position = f"{training.steps:010d}-{len(training.epochs):06d}"
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        written = self.folder / f"{self.stem}-{position}-{digest}.safetensors"
+        write_atomically(written, content)
+        for same in set(self.folder.glob(f"{self.stem}-{position}-*")) - {written}:
+            same.unlink()
+        self._bests.append(self._best(training.best_epoch or 0))
+        kept = {*self._positions()[-KEPT:], *self._bests}
+        for path in set(self.folder.glob(f"{self.stem}-*")) - kept:
+            path.unlink(missing_ok=True)
+
+    def restore(self, trainer: Trainer) -> bool:
+        """Put a fresh trainer where the newest undamaged checkpoint stands; False if there is none."""
+        for path in reversed(self._positions()):
+            content = path.read_bytes()
+            if not hashlib.sha256(content).hexdigest().startswith(path.stem.rpartition("-")[2]):
+                continue
+            training = _training(content)
+            if training.best_epoch is not None and not self._best(training.best_epoch).is_file():
+                continue
+            tensors = safetensors.torch.load(content)
+            trainer.network.load_state_dict(_part(tensors, "network."))
+            momentum = _part(tensors, "momentum.")
+            for name, parameter in trainer.network.trainable():
+                if name in momentum:
+                    buffer = torch.empty_like(parameter).copy_(momentum[name])
+                    trainer.optimizer.state[parameter]["momentum_buffer"] = buffer
+            best = _part(tensors, "best.")
+            for split in trainer.images.held_out if best else ():
+                predicted, nll = best[f"{split}.predicted"].numpy(), best[f"{split}.nll"].numpy()
+                training.best_predictions[split] = Predictions(predicted.astype(np.int64), nll)
+            trainer.resume(training)
+            self._bests.append(self._best(training.best_epoch or 0))
+            return True
+        return False
+
+    def clear(self) -> None:
+        """Remove all checkpoints of this run."""
+        for path in self.folder.glob(f"{self.stem}-*"):
+            path.unlink(missing_ok=True)
+
+    def _best(self, epoch: int) -> Path:
+        return self.folder / f"{self.stem}-best{epoch:06d}.safetensors"
+
+    def _positions(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{self.stem}-[0-9]*-[0-9]*-*.safetensors"))
+
+
+def _part(tensors: State, prefix: str) -> State:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _training(content: bytes) -> Training:
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    fields: dict[str, Any] = json.loads(header["__metadata__"]["training"])
+    for epoch in fields["epochs"]:
+        epoch.update({split: Metrics(**epoch[split]) for split in ("train", "val", "test")})
+    fields["epochs"] = [Epoch(**epoch) for epoch in fields["epochs"]]
+    fields["current"] = Pass(**fields["current"])
+    return Training(**fields)
