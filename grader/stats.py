@@ -70,27 +70,6 @@ def wilson(n_correct: float, n: float, confidence: float = 0.95) -> Interval:
     return Interval(p, 0.0 if p == 0 else max(0.0, centre - half), 1.0 if p == 1 else min(1.0, centre + half))
 
 
-def mean_of_proportions(counts: Sequence[tuple[int, int]], confidence: float = 0.95) -> Interval:
-    """Interval for the unweighted mean of independent proportions, such as mean per-class accuracy.
-
-    The limits of the parts are Wilson's, combined by square-and-add: the lower limit is the estimate minus
-    sqrt(sum of squared distances to the parts' lower limits) / k.
-
-    Source: G. Y. Zou, W. Huang and X. Zhang, *A note on confidence interval estimation for a linear
-    function of binomial proportions*, Computational Statistics & Data Analysis 53 (2009) 1080-1085.
-
-    Args:
-        counts: (right, all) for each class; all > 0.
-        confidence: Share of samples whose interval covers the truth.
-    """
-    parts = [wilson(right, n, confidence) for right, n in counts]
-    k = len(parts)
-    mean = sum(p.estimate for p in parts) / k
-    below = sqrt(sum((p.estimate - p.low) ** 2 for p in parts)) / k
-    above = sqrt(sum((p.high - p.estimate) ** 2 for p in parts)) / k
-    return Interval(mean, mean - below, mean + above)
-
-
 def difference_of_independent(first: Interval, second: Interval) -> Interval:
     """Interval for first minus second from their own intervals (hybrid score, square-and-add).
 
@@ -101,6 +80,38 @@ def difference_of_independent(first: Interval, second: Interval) -> Interval:
     below = sqrt((first.estimate - first.low) ** 2 + (second.high - second.estimate) ** 2)
     above = sqrt((first.high - first.estimate) ** 2 + (second.estimate - second.low) ** 2)
     return Interval(d, d - below, d + above)
+
+
+def difference_of_class_means(
+    first: Sequence[tuple[int, int]], second: Sequence[tuple[int, int]], confidence: float = 0.95
+) -> Interval:
+    """Interval for the difference of two means of independent proportions, such as mean per-class accuracy.
+
+    Each mean is unweighted over its m classes with counts (right, all). With M proportions in all, 2/M
+    right and 2/M wrong answers are added to each, and the interval is the normal one around the adjusted
+    difference: a class in which all are right does not count as certain.
+
+    Source: R. M. Price and D. G. Bonett, *An improved confidence interval for a linear function of binomial
+    proportions*, Computational Statistics & Data Analysis 45 (2004) 449-456.
+
+    Args:
+        first: (right, all) for each class of the first sample; all > 0.
+        second: The same for the second, whose classes may be others.
+        confidence: Share of samples whose interval covers the truth.
+    """
+    added = 2 / (len(first) + len(second))
+    seen, adjusted, variance = [0.0, 0.0], [0.0, 0.0], 0.0
+    for side, counts in enumerate((first, second)):
+        for right, n in counts:
+            size = n + 2 * added
+            p = (right + added) / size
+            seen[side] += right / n / len(counts)
+            adjusted[side] += p / len(counts)
+            variance += p * (1 - p) / size / len(counts) ** 2
+    estimate, centre = seen[0] - seen[1], adjusted[0] - adjusted[1]
+    half = normal_quantile(confidence) * sqrt(variance)
+    # The adjustment may put the centre beyond the estimate of a split without errors.
+    return Interval(estimate, min(estimate, centre - half), max(estimate, centre + half))
 
 
 def difference_of_paired(table: PairedCounts, confidence: float = 0.95) -> Interval:
@@ -282,14 +293,13 @@ def difference_over_seeds(
     """Mean difference over seeds and images, both of which are samples.
 
     The variance of the mean is that of a bootstrap over seeds, plus that of a bootstrap over images, minus
-    that of a bootstrap over single answers, which the other two both contain. Because the statistic is a
-    mean, the three have closed forms, so nothing is drawn at random. Limits by Student's t with
-    Satterthwaite's degrees of freedom. (Drawing seeds and images at once counts single answers three times
-    and covers too much: Owen, *The pigeonhole bootstrap*, Annals of Applied Statistics 1 (2007) 386-411.)
+    the part of single answers that both contain. Because the statistic is a mean, all three have closed
+    forms (mean squares of a two-way table), so nothing is drawn at random. Drawing seeds and images at once
+    would count single answers three times and cover too much (Owen, *The pigeonhole bootstrap*, Annals of
+    Applied Statistics 1 (2007) 386-411). Limits by Student's t with Satterthwaite's degrees of freedom.
 
-    Source: A. C. Cameron, J. B. Gelbach and D. L. Miller, *Robust inference with multiway clustering*,
-    Journal of Business & Economic Statistics 29 (2011) 238-249; F. E. Satterthwaite, Biometrics 2 (1946)
-    110-114.
+    Source: S. R. Searle, G. Casella and C. E. McCulloch, *Variance Components* (1992), chapter 4; F. E.
+    Satterthwaite, Biometrics 2 (1946) 110-114.
 
     Args:
         differences: 1, 0 or -1 for each seed and image, shape [seeds x images], at least 2 x 2.
@@ -297,7 +307,7 @@ def difference_over_seeds(
 
     Returns:
         The interval, the two-sided p-value of no difference, and the variance of one image's difference
-        (over all seeds), for planning.
+        (mean over seeds), for planning.
     """
     from scipy.special import stdtr, stdtrit
 

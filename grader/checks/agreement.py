@@ -167,8 +167,9 @@ def test_close_to_validation(evidence: Evidence) -> Finding:
     the validation allows. Holds when every |d| is at most the floor or the interval's half width, whichever
     is larger; else not separable.
 
-    Source: R. G. Newcombe, Statistics in Medicine 17 (1998) 873-890, method 10; Zou, Huang and Zhang,
-    Computational Statistics & Data Analysis 53 (2009) 1080-1085, for the mean of proportions.
+    Source: R. G. Newcombe, Statistics in Medicine 17 (1998) 873-890, method 10; for mean
+    per-class accuracy, R. M. Price and D. G. Bonett, Computational Statistics & Data Analysis 45 (2004)
+    449-456.
     """
     runs, floor = evidence.chosen, evidence.thresholds.gap_floor
     confidence = 1 - (1 - evidence.thresholds.confidence) / max(1, 2 * len(runs))
@@ -178,13 +179,16 @@ def test_close_to_validation(evidence: Evidence) -> Finding:
         if run.best is None:
             continue
         sides = [(run.best.on(s).n_correct, run.best.on(s).n_samples) for s in ("test", "val")]
-        gaps[f"{run.name}"] = _gap([[side] for side in sides], confidence)
+        test, val = (stats.wilson(right, n, confidence) for right, n in sides)
+        gaps[run.name] = stats.difference_of_independent(test, val)
         rows = [evidence.predictions.get((run.name, split)) for split in ("test", "val")]
         if rows[0] is not None and rows[1] is not None:
             level = Level.PREDICTIONS
             counts = [found.per_class(len(evidence.results.classes)) for found in rows if found is not None]
             classes = [[(int(r), int(n)) for r, n in zip(*side, strict=True) if n] for side in counts]
-            gaps[f"{run.name}, mean per-class"] = _gap(classes, confidence)
+            gaps[f"{run.name}, mean per-class"] = stats.difference_of_class_means(
+                classes[0], classes[1], confidence
+            )
     if not gaps:
         return not_checked("No run has a chosen epoch.", Level.FILE)
     beyond = [name for name, gap in gaps.items() if gap.low > floor or gap.high < -floor]
@@ -208,11 +212,6 @@ def test_close_to_validation(evidence: Evidence) -> Finding:
         held=len(gaps) - len(set(beyond) | set(unclear)),
         judged=len(gaps),
     )
-
-
-def _gap(sides: list[list[tuple[int, int]]], confidence: float) -> Interval:
-    test, val = (stats.mean_of_proportions(side, confidence) for side in sides)
-    return stats.difference_of_independent(test, val)
 
 
 def _in_points(gap: Interval) -> str:

@@ -18,8 +18,8 @@ def b_beats_a(evidence: Evidence) -> Finding:
     images, in closed form, and Student's t. Without predictions: two independent proportions, which is
     cautious for paired data.
 
-    Source: McNemar (1947); Tango, Statistics in Medicine 17 (1998) 891-908; Cameron, Gelbach and Miller,
-    Journal of Business & Economic Statistics 29 (2011) 238-249; Holm (1979).
+    Source: McNemar (1947); Tango, Statistics in Medicine 17 (1998) 891-908; Searle, Casella and
+    McCulloch, Variance Components (1992), chapter 4; Holm (1979).
     """
     return _beats(evidence, "B", "A")
 

@@ -1,0 +1,137 @@
+"""What the intervals and tests promise, kept in simulated experiments.
+
+Seeds are fixed, so that a result does not change from run to run. GRADER_SIMULATIONS sets how many
+experiments each figure rests on; the slow variants use ten times as many.
+"""
+
+import os
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from grader import stats
+from grader.stats import Interval, PairedCounts
+
+N = int(os.environ.get("GRADER_SIMULATIONS", "1000"))
+SLOW = pytest.param(10 * N, marks=pytest.mark.slow)
+probability = NormalDist().cdf
+
+
+def is_nominal(covered: list[bool], low: float = 0.93, high: float = 0.97) -> bool:
+    """Whether the share covered is within the bounds; few experiments get twice their standard error."""
+    slack = 2 * (0.95 * 0.05 / len(covered)) ** 0.5 if len(covered) < 4000 else 0
+    share = sum(covered) / len(covered)
+    print(f"covered {share:.4f} of {len(covered)}")  # noqa: T201 - figures for the docs, with pytest -rP
+    return low - slack <= share <= high + slack
+
+
+def covers(interval: Interval, truth: float) -> bool:
+    return interval.low <= truth <= interval.high
+
+
+def paired(rng: np.random.Generator, n: int, first: float, second: float) -> PairedCounts:
+    """Two networks on the same images, of which some are hard for both (correlation 0.6)."""
+    shared = rng.normal(size=n) * 0.6**0.5
+    x, y = (shared + rng.normal(size=n) * 0.4**0.5 + skill > 0 for skill in (first, second))
+    return PairedCounts(int((x & y).sum()), int((x & ~y).sum()), int((~x & y).sum()), int((~x & ~y).sum()))
+
+
+def over_seeds(
+    rng: np.random.Generator, n_images: int, n_seeds: int, spread: float, skills: tuple[float, float]
+) -> tuple[np.ndarray, float]:
+    """Differences of two variants, and their true difference: images, seeds and answers all vary."""
+    image, variant_image = 1.0, 0.4
+    shared = rng.normal(size=n_images) * image
+
+    def right(skill: float) -> np.ndarray:
+        own = rng.normal(size=n_images) * variant_image
+        seeds = rng.normal(size=(n_seeds, 1)) * spread
+        return skill + shared + own + seeds + rng.normal(size=(n_seeds, n_images)) > 0
+
+    total = (image**2 + variant_image**2 + spread**2 + 1) ** 0.5
+    truth = probability(skills[0] / total) - probability(skills[1] / total)
+    return right(skills[0]).astype(float) - right(skills[1]), truth
+
+
+@pytest.mark.parametrize("experiments", [N, SLOW])
+@pytest.mark.parametrize(("n", "first", "second"), [(270, 1.2, 1.2), (270, 1.2, 0.9), (1278, 0.9, 0.8)])
+def test_paired_intervals_cover(experiments: int, n: int, first: float, second: float) -> None:
+    rng = np.random.default_rng(20)
+    truth = probability(first) - probability(second)
+    covered = [
+        covers(stats.difference_of_paired(paired(rng, n, first, second)), truth) for _ in range(experiments)
+    ]
+    assert is_nominal(covered)
+
+
+@pytest.mark.parametrize("experiments", [N, SLOW])
+def test_independent_intervals_cover(experiments: int) -> None:
+    rng = np.random.default_rng(21)
+    draws = zip(rng.binomial(1224, 0.85, experiments), rng.binomial(1278, 0.83, experiments), strict=True)
+    covered = [
+        covers(stats.difference_of_independent(stats.wilson(x, 1224), stats.wilson(y, 1278)), 0.02)
+        for x, y in draws
+    ]
+    assert is_nominal(covered)
+
+
+@pytest.mark.parametrize("experiments", [N, SLOW])
+def test_mean_per_class_intervals_cover(experiments: int) -> None:
+    # As an official split has it: 10 validation images a class, 20 to 80 test images.
+    rng = np.random.default_rng(22)
+    skill = rng.uniform(0.5, 0.98, 20)
+    val, test = np.full(20, 10), rng.integers(20, 81, 20)
+    covered = []
+    for _ in range(experiments):
+        x, y = (list(zip(rng.binomial(n, skill), n, strict=True)) for n in (test, val))
+        covered.append(covers(stats.difference_of_class_means(x, y), 0.0))
+    assert is_nominal(covered)
+
+
+@pytest.mark.parametrize("experiments", [N, SLOW])
+@pytest.mark.parametrize(("n_seeds", "spread"), [(3, 0.1), (5, 0.05), (5, 0.15)])
+def test_intervals_over_seeds_cover(experiments: int, n_seeds: int, spread: float) -> None:
+    rng = np.random.default_rng(23)
+    covered = []
+    for _ in range(experiments):
+        differences, truth = over_seeds(rng, 600, n_seeds, spread, (1.3, 1.0))
+        covered.append(covers(stats.difference_over_seeds(differences)[0], truth))
+    assert is_nominal(covered)
+
+
+@pytest.mark.parametrize("experiments", [N, SLOW])
+@pytest.mark.parametrize("spread", [0.0, 0.1])
+def test_two_seeds_cover_nearly(experiments: int, spread: float) -> None:
+    # One degree of freedom for the seeds: between 90 and 99 %, as docs/grading.md says.
+    rng = np.random.default_rng(24)
+    covered = []
+    for _ in range(experiments):
+        differences, truth = over_seeds(rng, 600, 2, spread, (1.3, 1.0))
+        covered.append(covers(stats.difference_over_seeds(differences)[0], truth))
+    assert is_nominal(covered, 0.90, 0.99)
+
+
+@pytest.mark.parametrize("experiments", [N, SLOW])
+def test_ratio_intervals_cover(experiments: int) -> None:
+    rng = np.random.default_rng(25)
+    covered = [
+        covers(stats.ratio_of_means(rng.lognormal(np.log(0.6), 0.1, 9), rng.lognormal(0, 0.05, 9)), 0.6)
+        for _ in range(experiments)
+    ]
+    assert is_nominal(covered)
+
+
+@pytest.mark.parametrize("experiments", [N, SLOW])
+@pytest.mark.parametrize("n", [270, 1278])
+def test_equal_networks_are_rarely_called_different(experiments: int, n: int) -> None:
+    """A false "B beats A" among three equal variants: at most the nominal rate, one-sided."""
+    rng = np.random.default_rng(26)
+    beats = wrong = 0
+    for _ in range(experiments):
+        tables = [paired(rng, n, 1.0, 1.0) for _ in range(3)]
+        p = stats.holm([stats.mcnemar_exact(table) for table in tables])[0]
+        beats += p < 0.05 and tables[0].difference > 0
+        wrong += p < 0.05
+    assert beats / experiments <= 0.025
+    assert wrong / experiments <= 0.05

@@ -1,0 +1,200 @@
+"""Against published worked examples, and against statsmodels 0.15.0 and scipy 1.17.1, to 1e-6."""
+
+import math
+
+import numpy as np
+import pytest
+
+from grader import stats
+from grader.stats import Interval, PairedCounts
+
+# Airway hyper-responsiveness before and after stem cell transplantation: the worked example of Fagerland,
+# Lydersen and Laake, Statistics in Medicine 33 (2014), tables I and VII. The cells are in the paper's order.
+AIRWAYS = PairedCounts(both=1, first=1, second=7, neither=12)
+
+
+def close(found: Interval, low: float, high: float, tolerance: float = 1e-6) -> bool:
+    return abs(found.low - low) < tolerance and abs(found.high - high) < tolerance
+
+
+class TestWilson:
+    @pytest.mark.parametrize(
+        ("right", "n", "confidence", "low", "high"),
+        [  # statsmodels.stats.proportion.proportion_confint(method="wilson")
+            (0, 10, 0.95, 0.0, 0.2775327998628892),
+            (81, 263, 0.95, 0.2552885198782742, 0.36620957698280004),
+            (10, 10, 0.99, 0.6011459066950919, 1.0),
+            (1054, 1278, 0.95, 0.8029167830190969, 0.8445891891809345),
+        ],
+    )
+    def test_is_that_of_statsmodels(
+        self, right: int, n: int, confidence: float, low: float, high: float
+    ) -> None:
+        assert close(stats.wilson(right, n, confidence), low, high)
+
+    def test_published(self) -> None:
+        # Newcombe, Statistics in Medicine 17 (1998) 857-872, table I: 81 of 263.
+        assert close(stats.wilson(81, 263), 0.2553, 0.3662, 5e-5)
+
+
+class TestDifferenceOfIndependent:
+    @pytest.mark.parametrize(
+        ("x", "n", "y", "m", "low", "high"),
+        [  # statsmodels.stats.proportion.confint_proportions_2indep(method="newcomb")
+            (56, 70, 48, 80, 0.05243147240236498, 0.33387265403690614),
+            (9, 10, 3, 10, 0.1705227239345029, 0.809017973535488),
+            (0, 10, 10, 10, -1.0, -0.6075093504305241),
+            (1054, 1278, 1000, 1224, -0.022308092886942944, 0.03785293017371827),
+        ],
+    )
+    def test_is_that_of_statsmodels(self, x: int, n: int, y: int, m: int, low: float, high: float) -> None:
+        found = stats.difference_of_independent(stats.wilson(x, n), stats.wilson(y, m))
+        assert found.estimate == pytest.approx(x / n - y / m)
+        assert close(found, low, high)
+
+    def test_published(self) -> None:
+        # Newcombe, Statistics in Medicine 17 (1998) 873-890, table II, method 10: 56/70 against 48/80.
+        assert close(
+            stats.difference_of_independent(stats.wilson(56, 70), stats.wilson(48, 80)), 0.0524, 0.3339, 5e-5
+        )
+
+
+class TestDifferenceOfClassMeans:
+    def test_of_one_class_each_is_agresti_and_caffo(self) -> None:
+        # Price and Bonett's interval for two proportions adds one right and one wrong to each; by
+        # statsmodels' confint_proportions_2indep(56, 70, 48, 80, method="agresti-caffo").
+        found = stats.difference_of_class_means([(56, 70)], [(48, 80)])
+        assert found.estimate == pytest.approx(0.2)
+        assert close(found, 0.052452926638053676, 0.33575845547576744)
+
+    def test_narrows_with_the_number_of_classes(self) -> None:
+        few = stats.difference_of_class_means([(80, 100)] * 2, [(80, 100)] * 2)
+        many = stats.difference_of_class_means([(80, 100)] * 8, [(80, 100)] * 8)
+        assert few.high - few.low == pytest.approx(2 * (many.high - many.low), rel=0.02)
+
+    def test_no_errors_are_not_certainty(self) -> None:
+        found = stats.difference_of_class_means([(10, 10)] * 5, [(10, 10)] * 5)
+        assert found.estimate == 0
+        assert found.low < -0.005
+        assert found.high > 0.005
+
+
+class TestDifferenceOfPaired:
+    def test_published(self) -> None:
+        assert AIRWAYS.difference == pytest.approx(-0.286, abs=5e-4)
+        assert close(stats.difference_of_paired(AIRWAYS), -0.517, -0.026, 5e-4)
+
+    @pytest.mark.parametrize(
+        "table",
+        [AIRWAYS, PairedCounts(80, 25, 10, 155), PairedCounts(43, 0, 1, 0), PairedCounts(5000, 600, 450, 99)],
+    )
+    def test_the_limits_solve_the_score_equation(self, table: PairedCounts) -> None:
+        found, n = stats.difference_of_paired(table), table.n
+        for d in (found.low, found.high):
+            # Tango (1998), equations 5 to 7, with q the larger root.
+            linear = -table.first - table.second + (2 * n - table.first + table.second) * d
+            q = (math.sqrt(linear**2 + 8 * n * table.second * d * (1 - d)) - linear) / (4 * n)
+            score = (table.first - table.second - n * d) / math.sqrt(n * (2 * q + d * (1 - d)))
+            assert abs(score) == pytest.approx(1.959963984540054, abs=1e-6)
+
+    def test_turning_the_table_turns_the_interval(self) -> None:
+        turned = stats.difference_of_paired(PairedCounts(1, 7, 1, 12))
+        assert close(turned, 0.02600303248086864, 0.5172322764213773)
+
+    @pytest.mark.parametrize(
+        "table", [PairedCounts(10, 0, 0, 0), PairedCounts(0, 10, 0, 0), PairedCounts(0, 0, 10, 0)]
+    )
+    def test_extremes_stay_within_one(self, table: PairedCounts) -> None:
+        found = stats.difference_of_paired(table)
+        assert -1 <= found.low <= found.estimate <= found.high <= 1
+        assert found.high - found.low > 0.1
+
+
+class TestMcnemar:
+    @pytest.mark.parametrize(
+        ("cells", "p"),
+        [  # statsmodels.stats.contingency_tables.mcnemar(exact=True)
+            ((1, 1, 7, 12), 0.0703125),
+            ((80, 25, 10, 155), 0.016673847800120715),
+            ((100, 0, 0, 5), 1.0),
+            ((5000, 600, 450, 99), 4.111890930721202e-06),
+        ],
+    )
+    def test_is_that_of_statsmodels(self, cells: tuple[int, int, int, int], p: float) -> None:
+        assert stats.mcnemar_exact(PairedCounts(*cells)) == pytest.approx(p, rel=1e-6)
+
+    def test_published(self) -> None:
+        assert stats.mcnemar_exact(AIRWAYS) == pytest.approx(0.070, abs=5e-4)
+
+    def test_equal_counts_have_p_of_one(self) -> None:
+        assert stats.mcnemar_exact(PairedCounts(10, 4, 4, 2)) == 1.0
+
+
+class TestOthers:
+    @pytest.mark.parametrize(
+        ("p", "adjusted"),
+        [  # statsmodels.stats.multitest.multipletests(method="holm")
+            ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
+            ([0.0125, 0.5, 0.02, 0.9], [0.05, 1.0, 0.06, 1.0]),
+            ([], []),
+        ],
+    )
+    def test_holm(self, p: list[float], adjusted: list[float]) -> None:
+        assert stats.holm(p) == pytest.approx(adjusted)
+
+    @pytest.mark.parametrize(
+        ("first", "second", "p"),
+        [  # statsmodels.stats.proportion.proportions_ztest
+            ((56, 70), (48, 80), 0.00804508136819656),
+            ((1054, 1278), (1000, 1224), 0.6140496798251742),
+            ((10, 10), (20, 20), 1.0),
+        ],
+    )
+    def test_two_proportions(self, first: tuple[int, int], second: tuple[int, int], p: float) -> None:
+        assert stats.two_proportions_p(first, second) == pytest.approx(p, rel=1e-6)
+
+    def test_ratio_of_means(self) -> None:
+        # statsmodels.stats.weightstats.CompareMeans(...).tconfint_diff(usevar="unequal") on the logarithms.
+        found = stats.ratio_of_means([1.21, 1.18, 1.25, 1.19], [2.02, 1.95, 2.10, 2.04, 1.99])
+        assert found.estimate == pytest.approx(0.5978102871511487, rel=1e-6)
+        assert close(found, 0.5730707659075926, 0.623617815956373)
+
+    def test_a_ratio_of_single_values_has_no_limits(self) -> None:
+        assert stats.ratio_of_means([1.0], [2.0, 2.1]) == Interval(
+            pytest.approx(0.488, abs=1e-3), 0.0, math.inf
+        )
+
+    def test_spearman(self) -> None:
+        # scipy.stats.spearmanr
+        rho, p = stats.spearman([1, 2, 3, 4, 5, 6, 7], [0.2, 0.5, 0.4, 0.6, 0.6, 0.8, 0.7])
+        assert rho == pytest.approx(0.9189562119494703, rel=1e-6)
+        assert p == pytest.approx(0.003436626156217534, rel=1e-6)
+
+    def test_spearman_of_a_constant_knows_nothing(self) -> None:
+        assert stats.spearman([1, 2, 3, 4], [0.5] * 4) == (0.0, 1.0)
+
+    def test_images_to_separate(self) -> None:
+        # Variance 0.25, distance 0.05: 0.25 * ((1.959964 + 0.841621) / 0.05)^2 = 784.888.
+        assert stats.images_to_separate(0.25, 0.05) == pytest.approx(784.8879, abs=1e-3)
+        assert stats.images_to_separate(0.25, 0.0) == math.inf
+
+    def test_over_seeds_uses_the_mean_squares_of_the_table(self) -> None:
+        # By hand: seed means 0.5, 0; image means 0.5, 0, 0.5, 0; grand mean 0.25; residuals ±0.25.
+        differences = np.array([[1.0, 0, 1, 0], [0, 0, 0, 0]])
+        found, p, variance = stats.difference_over_seeds(differences)
+        seeds, images, answers = 0.125 / 2, (4 * 0.0625 / 3) / 4, 8 * 0.0625 / 3 / 8
+        assert found.estimate == 0.25
+        assert variance == pytest.approx(4 * 0.0625 / 3)
+        total = max(seeds + images - answers, seeds)
+        df = total**2 / (seeds**2 + images**2 / 3)
+        from scipy.stats import t  # the reference here, too slow to import for the product
+
+        half = t.ppf(0.975, df) * math.sqrt(total)
+        assert close(found, 0.25 - half, 0.25 + half)
+        assert p == pytest.approx(2 * t.sf(0.25 / math.sqrt(total), df))
+
+    def test_seeds_that_agree_on_every_image_leave_no_doubt_about_seeds(self) -> None:
+        one = np.repeat([[1.0, 0, 0, -1, 1, 1, 0, 1]], 3, axis=0)
+        found, _, _ = stats.difference_over_seeds(one)
+        standard_error = one[0].std(ddof=1) / math.sqrt(8)
+        assert found.high - found.estimate == pytest.approx(2.364624 * standard_error, rel=1e-5)
