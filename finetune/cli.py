@@ -149,6 +149,20 @@ def _configure(preset: str | None, variants: str | None, **options: Any) -> Expe
 
 
 @cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the predictions.")
+@click.option("--dataset", help="Images in place of the run's own, such as imagefolder:PATH.")
+@click.option("--data-root", help="Where downloads lie.  [default: the run's own]")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+def evaluate(run: Path, output: Path, **options: Any) -> None:
+    """Make the predictions of RUN afresh from its checkpoints, for the grader to compare."""
+    from finetune.console import Reporter
+    from finetune.reevaluate import evaluate_run
+
+    evaluate_run(run, output, Reporter(), **options)
+
+
+@cli.command()
 @click.option("--variant", help="One variant of the preset.  [default: all]")
 @click.option(
     "--classes", type=click.IntRange(min=2), default=102, show_default=True, help="Size of the head."

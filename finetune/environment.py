@@ -11,9 +11,8 @@ from typing import Any
 import psutil
 import torch
 
-from finetune import __version__
+from finetune import __version__, host
 from finetune.errors import ConfigError
-from finetune.host import cores as cores  # experiment.py asks this module about the machine
 
 
 def choose_device(device: str) -> torch.device:
@@ -49,7 +48,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "platform": f"{platform.system()}-{platform.machine()}",
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "cpu_cores": cores(),
+        "cpu_cores": host.cores(),
         "threads": torch.get_num_threads(),
     }
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from finetune import environment, results
+from finetune import environment, host, results
 from finetune.checkpoint import Checkpoints
 from finetune.config import ExperimentConfig, Variant
 from finetune.console import Reporter
@@ -18,13 +19,20 @@ from finetune.files import locked
 from finetune.models import build, fingerprint, state_shapes
 from finetune.report import curves, epoch_line, start_line, summary
 from finetune.signals import Stopped, StopRequest
-from finetune.splits import Split, Splits, make_splits
-from finetune.store import Store, decode_evaluation, decode_training
+from finetune.splits import Splits, make_splits
+from finetune.store import decode_evaluation, decode_training
 from finetune.train import Epoch, Images, Trainer
 from finetune.weights import Weights, load_weights
 
 CHECKPOINT_SECONDS = 300.0
 """Within an epoch, a checkpoint is written this often."""
+
+
+CHECKPOINT_BYTES = 45 << 20
+"""A ResNet-18 on disk, rounded up."""
+
+STATE_BYTES = 8 * CHECKPOINT_BYTES
+"""Two resume points (network and momentum), the best epochs they refer to, and one being written."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,8 @@ def run_experiment(
         FinetuneError: something the user can put right; what was trained before is kept.
         Stopped: a signal came; a checkpoint has been written.
     """
+    n_runs = len(config.variants) * config.seeds
+    host.check_writable(out, "run folder", STATE_BYTES + n_runs * CHECKPOINT_BYTES)
     with locked(out):
         if not resume:
             results.begin_run_folder(out, config)
@@ -73,7 +83,7 @@ def run_experiment(
                 record["runs"].append(_run(prepared, variant, seed, out, reporter, stop))
                 record["timings"]["total_seconds"] = time.time() - environment.process_start()
                 results.write_results(out, record)
-                Checkpoints(out / results.STATE, run_stem(variant, seed)).clear()
+                Checkpoints(out / results.STATE, run_stem(variant.name, seed)).clear()
         results.remove_state(out)
         curves(record, out / "curves.png")
         reporter.table(summary(record))
@@ -88,8 +98,11 @@ def prepare(config: ExperimentConfig, reporter: Reporter) -> Prepared:
         FinetuneError: images, weights or device are not as the configuration says.
     """
     device = environment.choose_device(config.device)
-    workers = config.workers or environment.cores()
-    torch.set_num_threads(environment.cores())
+    workers = config.workers or host.cores()
+    torch.set_num_threads(host.cores())
+    described = environment.describe(device)
+    gpu_memory = torch.cuda.mem_get_info(device) if device.type == "cuda" else None
+    reporter.say(host.startup_line(described, gpu_memory))
     dataset = load_dataset(config.dataset, Path(config.data_root))
     splits = make_splits(dataset, config.split, config.subset, config.seed, workers)
     for note in splits.notes:
@@ -101,7 +114,7 @@ def prepare(config: ExperimentConfig, reporter: Reporter) -> Prepared:
     download_seconds = dataset.download_seconds + (weights.download_seconds if weights else 0.0)
     record = {
         "tool": environment.describe_tool(),
-        "environment": environment.describe(device),
+        "environment": described,
         "config": results.config_record(config, splits.kind),
         "dataset": results.dataset_record(dataset, splits),
         "weights": results.weights_record(weights),
@@ -131,33 +144,29 @@ def _decode(splits: Splits, image_size: int, workers: int, reporter: Reporter) -
     total = sum(len(s.samples) for s in (splits.train, splits.val, splits.test))
     with reporter.bar("decoding", total) as advance:
         train = decode_training(splits.train.samples, image_size, workers, advance)
-        val = decode_evaluation(splits.val.samples, image_size, workers, advance)
-        test = decode_evaluation(splits.test.samples, image_size, workers, advance)
-    stores = (train, val, test)
-    where = "memory" if all(s.in_memory for s in stores) else "a temporary file, for lack of memory"
-    megabytes = sum(s.pixels.nbytes for s in stores) / 1e6
-    reporter.say(f"{total:,} images decoded into {where}: {megabytes:,.0f} MB.")
-    return Images(
-        train=train,
-        train_labels=_labels(splits.train),
-        held_out={
-            "val": (_pixels(val, image_size), _labels(splits.val)),
-            "test": (_pixels(test, image_size), _labels(splits.test)),
-        },
-    )
+        held_out = held_out_images(splits, image_size, workers, advance)
+    n_bytes = train.pixels.nbytes + sum(pixels.nbytes for pixels, _ in held_out.values())
+    reporter.say(f"{total:,} images decoded: {n_bytes / 1e6:,.0f} MB.")
+    if not train.in_memory:
+        reporter.say("They lie in a temporary file, since they would take more than half of the free memory.")
+    return Images(train, torch.from_numpy(splits.train.labels()), held_out)
 
 
-def _labels(split: Split) -> torch.Tensor:
-    return torch.from_numpy(results.labels_of(split))
+def held_out_images(
+    splits: Splits, image_size: int, workers: int, advance: Callable[[int], None]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Validation and test: pixels [n x image_size x image_size x 3] uint8 and labels [n] of each."""
+    decoded = {}
+    for name, split in (("val", splits.val), ("test", splits.test)):
+        store = decode_evaluation(split.samples, image_size, workers, advance)
+        pixels = torch.from_numpy(store.pixels).view(len(store), image_size, image_size, 3)
+        decoded[name] = (pixels, torch.from_numpy(split.labels()))
+    return decoded
 
 
-def _pixels(store: Store, image_size: int) -> torch.Tensor:
-    return torch.from_numpy(store.pixels).view(len(store), image_size, image_size, 3)
-
-
-def run_stem(variant: Variant, seed: int) -> str:
+def run_stem(name: str, seed: int) -> str:
     """What the names of a run's files begin with."""
-    return f"{variant.name}-seed{seed}"
+    return f"{name}-seed{seed}"
 
 
 def _run(
@@ -173,7 +182,7 @@ def _run(
     peak = variant.lr or config.recipe.lr
     start = results.start_record(variant, seed, network, fingerprint(network.state_dict()), peak)
     reporter.say(start_line(start))
-    stem = run_stem(variant, seed)
+    stem = run_stem(variant.name, seed)
     checkpoints = Checkpoints(out / results.STATE, stem)
     with reporter.bar(stem, config.recipe.epochs * len(prepared.images.train)) as advance, stop.deferred():
         saved = started

@@ -16,8 +16,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import tomli_w
 from jsonschema import Draft202012Validator
 
@@ -27,7 +25,7 @@ from finetune.errors import RunFolderError
 from finetune.evaluate import Predictions
 from finetune.files import write_atomically
 from finetune.models import Network
-from finetune.splits import Split, Splits
+from finetune.splits import Splits
 from finetune.train import Training
 from finetune.weights import Weights
 
@@ -136,11 +134,6 @@ def predictions_csv(samples: Sequence[Sample], predictions: Predictions) -> byte
     return text.getvalue().encode()
 
 
-def labels_of(split: Split) -> npt.NDArray[np.int64]:
-    """Labels [n] of a split."""
-    return np.array([s.label for s in split.samples], dtype=np.int64)
-
-
 def config_record(config: ExperimentConfig, split: str) -> dict[str, Any]:
     """The `config` object. Paths are cut to their last part: a results file names no one's folders."""
     kind, colon, path = config.dataset.partition(":")
@@ -237,6 +230,12 @@ def _validator() -> Draft202012Validator:
     return Draft202012Validator(schema)
 
 
+def schema_problem(results: Any) -> str:
+    """The first place where results do not fit the grader's schema, and why; empty if they do."""
+    error = next(_validator().iter_errors(results), None)
+    return "" if error is None else f"{error.json_path}: {error.message[:200]}"
+
+
 def write_results(out: Path, results: dict[str, Any]) -> None:
     """Check the results against the grader's schema, then write results.json.
 
@@ -250,8 +249,8 @@ def write_results(out: Path, results: dict[str, Any]) -> None:
         **results,
     }
     content = (json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    error = next(_validator().iter_errors(results), None)
-    if error is not None:
+    problem = schema_problem(results)
+    if problem:
         write_atomically(out / "results.invalid.json", content)
-        raise AssertionError(f"results do not fit the schema at {error.json_path}: {error.message}")
+        raise AssertionError(f"results do not fit the schema: {problem}")
     write_atomically(out / "results.json", content)

@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from finetune.datasets import Dataset, Sample
 from finetune.errors import DataError, listed
 
@@ -21,6 +24,10 @@ class Split:
     samples: tuple[Sample, ...]
     class_counts: tuple[int, ...]
     fingerprint: str
+
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Labels [n] in the order of the samples."""
+        return np.array([s.label for s in self.samples], dtype=np.int64)
 
 
 @dataclass(frozen=True)

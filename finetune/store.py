@@ -17,11 +17,11 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from finetune.datasets import Sample
 from finetune.errors import DataError, listed
+from finetune.host import available_memory_bytes
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -141,7 +141,7 @@ def _decode(
 
 def _allocate(n_bytes: int) -> Pixels:
     """Memory where at least as much again stays free, else a temporary file that goes with the process."""
-    if n_bytes < psutil.virtual_memory().available // 2:
+    if n_bytes < available_memory_bytes() // 2:
         return np.empty(n_bytes, dtype=np.uint8)
     file = tempfile.TemporaryFile(prefix="finetune-store-")  # noqa: SIM115 - it lives as long as the array
     return np.memmap(file, dtype=np.uint8, mode="w+", shape=(n_bytes,))

@@ -161,12 +161,19 @@ def _best_checkpoint(run: Path) -> Path:
         raise WeightsError(
             f"The run folder {run} must hold a results.json with a finished run; it does not."
         ) from error
-    path = run / str(best)
-    if not path.resolve().is_relative_to(run.resolve()):
-        raise WeightsError(
-            f"A checkpoint must lie inside its run folder, but {run / 'results.json'} names {best!r}."
-        )
-    return path
+    return inside(run, str(best))
+
+
+def inside(run: Path, path: str) -> Path:
+    """A file of a run folder by the path that its results give.
+
+    Raises:
+        WeightsError: the path leads out of the folder.
+    """
+    file = run / path
+    if not file.resolve().is_relative_to(run.resolve()):
+        raise WeightsError(f"A run's files must lie inside its folder, but its results name {path!r}.")
+    return file
 
 
 def _fitted(state: State, shapes: dict[str, tuple[int, ...]], path: Path) -> tuple[State, tuple[str, ...]]:
