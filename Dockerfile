@@ -1,0 +1,111 @@
+# Two images from one file: `train` (entrypoint finetune, PyTorch) and `grade` (entrypoint grader, no PyTorch).
+#
+#   docker build --target train -t finetune:train .
+#   docker build --target grade -t finetune:grade .
+#
+# docs/container.md explains the arguments. The wheels bring CUDA's libraries themselves; NVIDIA's base brings what
+# a newer driver's compatibility needs. Any Debian or Ubuntu with Python 3.11 or newer can stand in for it.
+ARG BASE_IMAGE=nvidia/cuda:13.2.0-base-ubuntu24.04
+
+# What both images run on. tini is process 1: it hands on SIGTERM and works before Python has set its handlers,
+# whereas the kernel drops a signal that process 1 does not handle.
+FROM ${BASE_IMAGE} AS base
+# hadolint ignore=DL3008 # the base image decides the versions; distributions drop superseded ones from their mirrors
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ca-certificates python3 tini \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
+# The group owns the volumes: whoever the container runs as can be given the group and write there.
+RUN groupadd --gid 10001 finetune \
+ && useradd --uid 10001 --gid 10001 --home-dir /workspace --no-create-home --shell /usr/sbin/nologin finetune \
+ && install -d -o 10001 -g 10001 -m 2775 /workspace /workspace/data /workspace/runs /workspace/weights
+# The root file system may be read-only and the user may have no home: caches go to /tmp.
+ENV PATH=/opt/finetune/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    MPLCONFIGDIR=/tmp/matplotlib
+WORKDIR /workspace
+
+# Tools that build; nothing of this stage but the environments made with it reaches an image.
+FROM base AS pip
+# hadolint ignore=DL3008 # as above
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv \
+ && rm -rf /var/lib/apt/lists/* \
+ && python3 -m venv /opt/pip
+# The optional secret `ca` is a certificate bundle to trust, for networks whose proxy opens TLS.
+COPY deploy/pip-install /usr/local/bin/pip-install
+
+FROM pip AS code
+COPY deploy/build.lock /src/
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca \
+    pip-install /opt/pip --require-hashes -r /src/build.lock
+COPY pyproject.toml README.md LICENSE /src/
+COPY finetune /src/finetune
+COPY grader /src/grader
+# Our own code alone, so that a change of it leaves the layers of the packages as they are.
+RUN /opt/pip/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir /wheel /src \
+ && pip-install /opt/finetune --no-index --no-deps /wheel/*.whl
+
+FROM pip AS grade-packages
+RUN --mount=type=bind,source=requirements/grade.lock,target=/grade.lock \
+    --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca \
+    pip-install /opt/finetune --require-hashes -r /grade.lock
+
+FROM pip AS train-packages
+# Empty: everything from the lock file. Else torch and torchvision, in the locked versions, come from this index and
+# NVIDIA's packages are left out, for an image without CUDA.
+ARG TORCH_INDEX_URL=""
+RUN --mount=type=bind,source=requirements/train.lock,target=/train.lock \
+    --mount=type=bind,source=deploy/split_lock.py,target=/split_lock.py \
+    --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca \
+    if [ -z "$TORCH_INDEX_URL" ]; then \
+      pip-install /opt/finetune --require-hashes -r /train.lock; \
+    else \
+      python3 /split_lock.py /train.lock /tmp/hashed.txt /tmp/torch.txt \
+      && pip-install /opt/finetune --require-hashes -r /tmp/hashed.txt \
+      && pip-install /opt/finetune --no-deps --index-url "$TORCH_INDEX_URL" -r /tmp/torch.txt; \
+    fi
+# 1: fetch torchvision's ImageNet weights now (45 MB, checked against their hash), for a host without internet.
+ARG IMAGENET_WEIGHTS=0
+RUN --mount=type=secret,id=ca \
+    if [ "$IMAGENET_WEIGHTS" = 1 ]; then \
+      if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
+      TORCH_HOME=/workspace/weights /opt/finetune/bin/python -c \
+        "from torchvision.models import ResNet18_Weights as W; W.IMAGENET1K_V1.get_state_dict(check_hash=True)"; \
+    fi
+
+FROM base AS grade
+COPY --from=grade-packages /opt/finetune /opt/finetune
+COPY --from=code /opt/finetune /opt/finetune
+USER 10001:10001
+VOLUME /workspace/runs
+ENTRYPOINT ["tini", "--", "grader"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="finetune grader" \
+      org.opencontainers.image.description="Checks which expected properties a finetune run has; exit code 0, 1 or 2" \
+      org.opencontainers.image.licenses="BSD-3-Clause" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+FROM base AS train
+# Images that outgrow the memory are spilled to TMPDIR: to a disk, whereas /tmp is usually memory itself.
+ENV TORCH_HOME=/workspace/weights \
+    TMPDIR=/workspace/data
+COPY --from=train-packages /opt/finetune /opt/finetune
+COPY --from=train-packages --chown=10001:10001 /workspace/weights /workspace/weights
+COPY --from=code /opt/finetune /opt/finetune
+USER 10001:10001
+VOLUME /workspace/data /workspace/runs /workspace/weights
+# finetune ends its step, writes a checkpoint and exits 143.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["tini", "--", "finetune"]
+CMD ["--help"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="finetune" \
+      org.opencontainers.image.description="Trains ResNet-18 three ways on the same images and records the evidence" \
+      org.opencontainers.image.licenses="BSD-3-Clause" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
