@@ -109,6 +109,10 @@ def train(out: Path | None, resume: Path | None, **options: Any) -> int:
                 f"but --{given[0].replace('_', '-')} was; leave it out or start a new run."
             )
         out = _newest_run() if resume == NEWEST else resume
+        if not (out / "config.toml").is_file():
+            raise ConfigError(
+                f"--resume must name a run folder with a config.toml, but {out} is none; check the path."
+            )
         config = load_preset(str(out / "config.toml"))
     else:
         config = _configure(**options)

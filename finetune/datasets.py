@@ -142,7 +142,7 @@ def _imagefolder(root: Path) -> Dataset:
             f"An image folder must hold at least two class folders, but {found['train'] or root} holds "
             f"{len(classes)} ({listed(classes) or 'none'}); give the folder whose subfolders are the classes."
         )
-    notes = [f"{len(excluded)} files that are no images were left out."] if excluded else []
+    notes = [f"Files left out, since they are no images of a class: {len(excluded)}."] if excluded else []
     return Dataset(
         name="imagefolder",
         classes=tuple(classes),

@@ -68,11 +68,13 @@ def run_experiment(
     """
     n_runs = len(config.variants) * config.seeds
     host.check_writable(out, "run folder", STATE_BYTES + n_runs * CHECKPOINT_BYTES)
+    if not resume:
+        results.require_new(out)
+    prepared = prepare(config, reporter)
+    record = prepared.record
     with locked(out):
         if not resume:
             results.begin_run_folder(out, config)
-        prepared = prepare(config, reporter)
-        record = prepared.record
         record["runs"] = results.ended_runs(out, record) if resume else []
         results.write_identity(out, record)
         ended = {(run["variant"], run["seed"]) for run in record["runs"]}

@@ -41,12 +41,17 @@ def begin_run_folder(out: Path, config: ExperimentConfig) -> None:
     Raises:
         RunFolderError: it has content, or cannot be written.
     """
-    if any(path.name != ".lock" for path in out.iterdir()):
+    require_new(out)
+    write_atomically(out / "config.toml", tomli_w.dumps(to_table(config)).encode())
+
+
+def require_new(out: Path) -> None:
+    """Raise RunFolderError if a run folder is there and holds anything."""
+    if out.is_dir() and any(path.name != ".lock" for path in out.iterdir()):
         raise RunFolderError(
             f"--out must name a new or empty folder, but {out} has content; "
             f"name another one, or go on with it: finetune train --resume {out}."
         )
-    write_atomically(out / "config.toml", tomli_w.dumps(to_table(config)).encode())
 
 
 def write_identity(out: Path, record: dict[str, Any]) -> None:

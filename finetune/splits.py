@@ -175,7 +175,7 @@ def _official(
         copies = [s for s in parts[name] if seen.get(hashes[s.id], name) != name]
         excluded += [(s.id, f"the same bytes as an image of the {seen[hashes[s.id]]} split") for s in copies]
         if copies:
-            notes.append(f"{len(copies)} images left the {name} split: their copies are held out.")
+            notes.append(f"Images left out of the {name} split, since copies are held out: {len(copies)}.")
         seen |= {hashes[s.id]: name for s in kept}
         parts[name] = kept
     return parts

@@ -148,20 +148,15 @@ def _alone(job: Job) -> Grade:
 
 def _print(grades: Sequence[Grade], wanted: Sequence[Target]) -> None:
     """What was not written to files: a grade in full, or a table of several."""
-    from rich.console import Console
-
     from grader.formats import FORMATS
     from grader.formats.text import print_grade, print_table, to_table
 
-    for target in wanted:
-        if target.path is not None:
-            continue
-        if target.format == "text" and sys.stdout.isatty():
-            console = Console()
-            print_grade(grades[0], console) if len(grades) == 1 else print_table(grades, console)
-        elif len(grades) > 1:
-            click.echo(to_table(grades), nl=False)
-        else:
-            click.echo(FORMATS[target.format].write(grades[0]), nl=False)
-    if len(grades) > 1 and all(target.path is not None for target in wanted):
+    to_terminal = [target for target in wanted if target.path is None]
+    if to_terminal and to_terminal[0].format == "text" and sys.stdout.isatty():
+        from rich.console import Console
+
+        print_grade(grades[0], Console()) if len(grades) == 1 else print_table(grades, Console())
+    elif len(grades) > 1:
         click.echo(to_table(grades), nl=False)
+    elif to_terminal:
+        click.echo(FORMATS[to_terminal[0].format].write(grades[0]), nl=False)

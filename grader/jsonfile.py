@@ -84,30 +84,42 @@ def _float(digits: str) -> Any:
     return value if math.isfinite(value) else _Bad("a number too large for a 64-bit float")
 
 
+_Path = tuple["_Path", str | int] | None  # to a value from the root: its parent's path, its key
+
+
 def _problems(root: Any) -> Iterator[tuple[str, str]]:
     """Walk the tree without recursion; yield the JSON path and what is wrong there."""
     values = 0
-    waiting: list[tuple[str, int, Any]] = [("$", 0, root)]
+    waiting: list[tuple[_Path, int, Any]] = [(None, 0, root)]
     while waiting:
         path, depth, value = waiting.pop()
         values += 1
         if depth > MAX_DEPTH:
-            yield path[:200], f"nested deeper than {MAX_DEPTH} levels"
+            yield _told(path)[:200], f"nested deeper than {MAX_DEPTH} levels"
             return
         if values > MAX_VALUES:
             yield "$", f"more than {MAX_VALUES:,} values"
             return
         if isinstance(value, _Bad):
-            yield path, value.problem
-        elif isinstance(value, str) and not _encodable(value):
-            yield path, "a string with a lone surrogate, which no text file can hold"
+            yield _told(path), value.problem
+        elif isinstance(value, str):
+            if not _encodable(value):
+                yield _told(path), "a string with a lone surrogate, which no text file can hold"
         elif isinstance(value, dict):
-            for name in value:
-                if not _encodable(name):
-                    yield path, "a key with a lone surrogate, which no text file can hold"
-            waiting.extend((f"{path}.{short(name, '')}", depth + 1, child) for name, child in value.items())
+            if not all(map(_encodable, value)):
+                yield _told(path), "a key with a lone surrogate, which no text file can hold"
+            waiting.extend([((path, name), depth + 1, child) for name, child in value.items()])
         elif isinstance(value, list):
-            waiting.extend((f"{path}[{index}]", depth + 1, child) for index, child in enumerate(value))
+            waiting.extend([((path, index), depth + 1, child) for index, child in enumerate(value)])
+
+
+def _told(path: _Path) -> str:
+    """A path as people write it, such as `$.runs[0].seed`."""
+    steps = []
+    while path is not None:
+        path, key = path
+        steps.append(f"[{key}]" if isinstance(key, int) else f".{short(key, '')}")
+    return "$" + "".join(reversed(steps))
 
 
 def _encodable(text: str) -> bool:

@@ -1,84 +1,106 @@
 """For a terminal."""
 
-import io
-from collections.abc import Callable, Sequence
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from grader.errors import listed
 from grader.findings import Status
 from grader.formats.clean import clean
 from grader.verdict import Grade
 
-COLOURS = {
+if TYPE_CHECKING:  # imported only for a terminal
+    from rich.console import Console
+
+DETAILS_SHOWN = 10
+HEADINGS = ("run", "result", "points", "levels", "what fails")
+COLOURS: dict[str, str] = {
     Status.HOLDS: "green", Status.FAILS: "bold red", Status.NOT_SEPARABLE: "yellow", Status.NOT_CHECKED: "dim"
 }  # fmt: skip
 
 
+Row = tuple[str, ...]
+
+
 def to_text(grade: Grade) -> str:
-    """A line for each property, then the verdict; no colours and lines as long as they come."""
-    return _plain(lambda console: print_grade(grade, console))
+    """A line for each property, then the verdict; no colours, and lines as long as they come."""
+    problems = [clean(problem) for problem in listed(grade.problems)]
+    lines = [clean(grade.run), *problems, *_aligned(_rows(grade)), "", *grade.sentences, closing(grade)]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def to_table(grades: Sequence[Grade]) -> str:
-    """A line for each run, in the same way."""
-    return _plain(lambda console: print_table(grades, console))
+    """A line for each of several grades, in the same way."""
+    lines = [*_aligned([HEADINGS, *map(_row, grades)]), _count(grades)]
+    return "".join(f"{line}\n" for line in lines)
 
 
-def print_table(grades: Sequence[Grade], console: Console) -> None:
-    """Write one line for each of several grades."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("run", "result", "points", "levels", "what fails"):
-        table.add_column(heading)
-    for grade in grades:
-        result = "unusable" if grade.problems else "passed" if grade.passed else "failed"
-        failing = [name for name in grade.policy.weights if grade.findings and not grade.passes(name)]
-        if not grade.problems and not grade.level_is_reached:
-            failing.append(f"evidence level {grade.policy.required_level}")
-        table.add_row(
-            Text(clean(grade.run)),
-            Text(result, "green" if grade.passed else "bold red"),
-            f"{grade.score:g} of {grade.max_score:g}",
-            ", ".join(str(int(level)) for level in grade.levels),
-            Text(clean(grade.problems[0]) if grade.problems else ", ".join(failing)),
-        )
-    console.print(table)
-    n_passed = sum(grade.passed for grade in grades)
-    console.print(f"{n_passed} of {len(grades)} runs pass under policy {grades[0].policy.name}.")
+def print_grade(grade: Grade, console: "Console") -> None:
+    """Write a grade to a terminal, with colours and folded to its width."""
+    from rich.table import Table
+    from rich.text import Text
 
-
-def _plain(printing: Callable[[Console], None]) -> str:
-    file = io.StringIO()
-    printing(Console(file=file, width=10_000, color_system=None, legacy_windows=False))
-    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
-
-
-def print_grade(grade: Grade, console: Console) -> None:
-    """Write a grade to a console, which knows about colours and width."""
     console.print(Text(clean(grade.run), "bold"))
     for problem in listed(grade.problems):
         console.print(Text(clean(problem), "red"))
-    if grade.findings:
-        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-        for name, finding in grade.findings.items():
-            mark = "" if grade.counts(name) else " (for information)"
-            table.add_row(
-                Text(finding.status, COLOURS[finding.status]),
-                Text(name),
-                Text(str(int(finding.level)), "dim"),
-                Text(clean(finding.summary + mark)),
-            )
-            for detail in finding.details[:10]:
-                table.add_row("", "", "", Text(clean(detail), "dim"))
-            if len(finding.details) > 10:
-                table.add_row("", "", "", Text(f"... and {len(finding.details) - 10} more", "dim"))
-        console.print(table)
-    console.print()
-    for sentence in grade.sentences:
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    for status, *cells in _rows(grade):
+        table.add_row(Text(status, COLOURS.get(status, "")), *map(Text, cells))
+    console.print(table)
+    for sentence in ("", *grade.sentences, closing(grade)):
         console.print(Text(sentence))
-    console.print(Text(closing(grade)))
+
+
+def print_table(grades: Sequence[Grade], console: "Console") -> None:
+    """Write one line for each of several grades to a terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*HEADINGS, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for grade in grades:
+        run, result, *cells = _row(grade)
+        table.add_row(Text(run), Text(result, "green" if grade.passed else "bold red"), *map(Text, cells))
+    console.print(table)
+    console.print(_count(grades))
+
+
+def _rows(grade: Grade) -> list[Row]:
+    """Status, property, level and summary of each finding; details on rows of their own."""
+    rows: list[Row] = []
+    for name, finding in grade.findings.items():
+        mark = "" if grade.counts(name) else " (for information)"
+        rows.append((finding.status, name, str(int(finding.level)), clean(finding.summary + mark)))
+        rows += [("", "", "", clean(detail)) for detail in finding.details[:DETAILS_SHOWN]]
+        if len(finding.details) > DETAILS_SHOWN:
+            rows.append(("", "", "", f"... and {len(finding.details) - DETAILS_SHOWN:,} more"))
+    return rows
+
+
+def _row(grade: Grade) -> Row:
+    result = "unusable" if grade.problems else "passed" if grade.passed else "failed"
+    failing = [name for name in grade.policy.weights if grade.findings and not grade.passes(name)]
+    if not grade.problems and not grade.level_is_reached:
+        failing.append(f"evidence level {grade.policy.required_level}")
+    return (
+        clean(grade.run),
+        result,
+        f"{grade.score:g} of {grade.max_score:g}",
+        ", ".join(str(int(level)) for level in grade.levels),
+        clean(grade.problems[0]) if grade.problems else ", ".join(failing),
+    )
+
+
+def _aligned(rows: Sequence[Row]) -> list[str]:
+    """Columns of equal width, but for the last."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths[:-1], 0], strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _count(grades: Sequence[Grade]) -> str:
+    n_passed = sum(grade.passed for grade in grades)
+    return f"{n_passed} of {len(grades)} runs pass under policy {grades[0].policy.name}."
 
 
 def closing(grade: Grade) -> str:
