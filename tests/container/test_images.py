@@ -1,0 +1,107 @@
+"""What the two images hold, and how fast they follow a change of the code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import BASE, GRADE, ROOT, TRAIN, build, checked, docker
+
+pytestmark = [pytest.mark.container, pytest.mark.usefixtures("images")]
+BOTH = pytest.mark.parametrize("image", [TRAIN, GRADE])
+
+
+def inspect(image: str) -> dict[str, Any]:
+    return json.loads(checked(docker("image", "inspect", image)))[0]  # type: ignore[no-any-return]
+
+
+def shell(image: str, script: str) -> str:
+    command = ("run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", script)
+    return checked(docker(*command))
+
+
+@BOTH
+def test_runs_as_a_fixed_user_without_privileges(image: str) -> None:
+    assert inspect(image)["Config"]["User"] == "10001:10001"
+    assert shell(image, "id -u; id -g").split() == ["10001", "10001"]
+    setuid = shell(image, "find / -xdev -perm /6000 -type f -user 10001 2>/dev/null || true")
+    assert setuid == ""
+
+
+@BOTH
+def test_own_files_are_not_writable(image: str) -> None:
+    assert shell(image, "find /opt /usr -xdev -writable ! -type l 2>/dev/null || true") == ""
+
+
+@BOTH
+def test_no_pip_compiler_cache_or_tests(image: str) -> None:
+    assert (
+        shell(image, "for c in pip pip3 cc gcc g++ c++ clang ld nvcc make git; do command -v $c; done; true")
+        == ""
+    )
+    assert shell(image, "ls -d /root/.cache /wheel /src /opt/pip /run/secrets/* 2>/dev/null; true") == ""
+    assert shell(image, "ls -A /var/lib/apt/lists; ls /var/cache/apt | grep bin; true") == ""
+    own = "/opt/finetune/lib/python3*/site-packages"
+    assert shell(image, f"ls -d {own}/tests {own}/pip {own}/hatchling 2>/dev/null; true") == ""
+
+
+@BOTH
+def test_labels(image: str) -> None:
+    labels = inspect(image)["Config"]["Labels"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    prefix = "org.opencontainers.image"
+    assert labels[f"{prefix}.version"] == project["version"]
+    assert labels[f"{prefix}.licenses"] == project["license"]
+    for name in ("title", "description", "revision"):
+        assert labels[f"{prefix}.{name}"]
+
+
+def test_train_configuration() -> None:
+    config = inspect(TRAIN)["Config"]
+    environment = dict(e.split("=", 1) for e in config["Env"])
+    assert config["Entrypoint"] == ["tini", "--", "finetune"]
+    assert config["StopSignal"] == "SIGTERM"
+    assert set(config["Volumes"]) == {"/workspace/data", "/workspace/runs", "/workspace/weights"}
+    assert environment["PYTHONUNBUFFERED"] == "1"
+    assert environment["TORCH_HOME"] == "/workspace/weights"
+    assert checked(docker("run", "--rm", "--network", "none", TRAIN)).startswith("Usage: finetune")
+
+
+def test_grade_has_no_torch_and_is_small() -> None:
+    assert inspect(GRADE)["Config"]["Entrypoint"] == ["tini", "--", "grader"]
+    assert "grader" in checked(docker("run", "--rm", "--network", "none", GRADE, "--help"))
+    modules = "python -c 'import importlib.util as u; print(u.find_spec(\"torch\"))'"
+    assert shell(GRADE, modules).strip() == "None"
+    above_base = inspect(GRADE)["Size"] - inspect(BASE)["Size"]
+    print(f"grade above its base: {above_base / 1e6:.0f} MB; train: {inspect(TRAIN)['Size'] / 1e9:.2f} GB")  # noqa: T201
+    assert above_base < 400e6
+
+
+def test_versions_are_the_locked_ones() -> None:
+    lock = (ROOT / "requirements/train.lock").read_text("utf-8")
+    pinned = next(line.split()[0] for line in lock.splitlines() if line.startswith("torch=="))
+    name, _, version = pinned.partition("==")
+    script = f"python -c 'from importlib.metadata import version as v; print(v(\"{name}\"))'"
+    assert shell(TRAIN, script).strip() == version
+
+
+def test_a_code_change_rebuilds_in_seconds(tmp_path: Path) -> None:
+    for name in ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("deploy", "requirements", "finetune", "grader"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    module = tmp_path / "finetune" / "__init__.py"
+    module.write_text(module.read_text("utf-8") + 'CHANGED = "by a test"\n')
+    try:
+        seconds = build("train", tmp_path)
+        print(f"rebuild after a code change: {seconds:.1f} s")  # noqa: T201
+        changed = "python -c 'import finetune; print(finetune.CHANGED)'"
+        assert shell(TRAIN, changed).strip() == "by a test"
+        assert seconds < 20
+    finally:
+        build("train")
