@@ -75,15 +75,19 @@ def run_experiment(
     with locked(out):
         if not resume:
             results.begin_run_folder(out, config)
-        record["runs"] = results.ended_runs(out, record) if resume else []
+        record["runs"], earlier_seconds = results.ended_runs(out, record) if resume else ([], 0.0)
         results.write_identity(out, record)
         ended = {(run["variant"], run["seed"]) for run in record["runs"]}
         for seed in config.seed_list:
             for variant in config.variants:
                 if (variant.name, seed) in ended:
                     continue
-                record["runs"].append(_run(prepared, variant, seed, out, reporter, stop))
-                record["timings"]["total_seconds"] = time.time() - environment.process_start()
+                began = time.perf_counter()
+                run = _run(prepared, variant, seed, out, reporter, stop)
+                record["runs"].append(run)
+                earlier_seconds += max(0.0, run["total_seconds"] - (time.perf_counter() - began))
+                elapsed = time.time() - environment.process_start()
+                record["timings"]["total_seconds"] = earlier_seconds + elapsed
                 results.write_results(out, record)
                 Checkpoints(out / results.STATE, run_stem(variant.name, seed)).clear()
         results.remove_state(out)

@@ -60,8 +60,10 @@ def write_identity(out: Path, record: dict[str, Any]) -> None:
     write_atomically(out / STATE / "identity.json", json.dumps(identity).encode())
 
 
-def ended_runs(out: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs that an earlier process finished in this folder, which must be of the same experiment.
+def ended_runs(out: Path, record: dict[str, Any]) -> tuple[list[dict[str, Any]], float]:
+    """The runs that earlier processes finished in this folder, and the seconds they had taken in all.
+
+    The folder must be of the same experiment.
 
     Raises:
         RunFolderError: the folder holds no experiment, or one of other data, weights or configuration.
@@ -69,7 +71,7 @@ def ended_runs(out: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
     before = _read(out / "results.json")
     identity = before or _read(out / STATE / "identity.json")
     if identity is None:
-        return []
+        return [], 0.0
     for part in IDENTITY:
         difference = _difference(identity[part], record[part], part)
         if difference:
@@ -77,7 +79,7 @@ def ended_runs(out: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
                 f"A run can only go on with what it began with, but in {out} {difference}; "
                 "put that back or start a new run."
             )
-    return list(before["runs"]) if before else []
+    return (list(before["runs"]), float(before["timings"]["total_seconds"])) if before else ([], 0.0)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
