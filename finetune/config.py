@@ -17,6 +17,9 @@ from finetune.errors import ConfigError
 GROUPS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 """Top-level children of torchvision's ResNet that have parameters, from input to output."""
 
+SEED_MAX = 2**32 - 1
+"""Random generators take no seed beyond some size; this one fits them all."""
+
 SPLITS = ("70-15-15", "official")
 DEVICES = ("auto", "cpu", "cuda")
 INITS = ("random", "pretrained")
@@ -62,7 +65,8 @@ class Variant:
             self.name,
         )
         _require(self.init in INITS, f"init of variant {self.name}", "random or pretrained", self.init)
-        unknown = [g for g in self.groups if g not in GROUPS]
+        listed = isinstance(self.train, str | tuple)
+        unknown = [g for g in self.groups if g not in GROUPS] if listed else [self.train]
         _require(
             not unknown and len(self.groups) > 0 and len(set(self.groups)) == len(self.groups),
             f"train of variant {self.name}",
@@ -184,11 +188,12 @@ class ExperimentConfig:
         _require(known, "dataset", "flowers102, digits or imagefolder:PATH", self.dataset)
         _require(self.split in (None, *SPLITS), "split", " or ".join(SPLITS), self.split)
         _require(self.device in DEVICES, "device", "auto, cpu or cuda", self.device)
-        _require(_whole(self.seed, 0), "seed", "a whole number of at least 0", self.seed)
         for name in ("subset", "seeds", "workers"):
             value = getattr(self, name)
             optional = name != "seeds" and value is None
             _require(optional or _whole(value, 1), name, "a whole number of at least 1", value)
+        last = self.seed + self.seeds - 1 if _whole(self.seed, 0) else -1
+        _require(0 <= last <= SEED_MAX, "seed", f"a whole number from 0 to {SEED_MAX:,}", self.seed)
         names = [v.name.casefold() for v in self.variants]
         _require(len(names) > 0, "variants", "a list of at least one", [])
         _require(len(set(names)) == len(names), "names of variants", "different, whatever their case", names)
