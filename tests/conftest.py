@@ -1,0 +1,22 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Shared machines are slow at times, and a test that fails must fail again when it is looked at.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("suite")
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def real_data(name: str) -> Path:
+    """A folder of real images beside the repository; the test is skipped where there is none."""
+    folder = DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"needs ../shared/data/{name}, which is not there")
+    return folder

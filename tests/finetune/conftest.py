@@ -1,0 +1,150 @@
+"""Tiny experiments, image folders and a web server for the tests of finetune."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from finetune import environment
+from finetune.config import ExperimentConfig
+from finetune.experiment import run_experiment
+from finetune.models import Network
+from finetune.signals import StopRequest
+from tests.finetune.helpers import Quiet, tiny
+
+torch.set_num_threads(1)
+
+
+def _narrow_init(self: ResNet, block: type[BasicBlock], layers: list[int], num_classes: int) -> None:
+    """ResNet-18 with an eighth of the blocks' parameters' square root: same names, 60,000 parameters."""
+    nn.Module.__init__(self)
+    self.conv1 = nn.Conv2d(3, 4, kernel_size=7, stride=2, padding=3, bias=False)
+    self.bn1 = nn.BatchNorm2d(4)
+    self.relu = nn.ReLU(inplace=True)
+    self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+    self._norm_layer = nn.BatchNorm2d
+    self.inplanes, self.dilation, self.groups, self.base_width = 4, 1, 1, 64
+    for number, blocks in enumerate(layers):
+        setattr(
+            self, f"layer{number + 1}", self._make_layer(block, 4 << number, blocks, 1 if number == 0 else 2)
+        )
+    self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+    self.fc = nn.Linear(32, num_classes)
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give ResNet-18 few channels, so that an experiment takes a fraction of a second."""
+    monkeypatch.setattr(ResNet, "__init__", _narrow_init)
+    monkeypatch.setattr(environment, "_git", lambda *_: None)
+
+
+@pytest.fixture
+def narrow_weights(narrow: None, tmp_path: Path) -> Path:
+    """A weights file that fits the narrow network with ten classes."""
+    torch.manual_seed(3)
+    path = tmp_path / "narrow.safetensors"
+    path.write_bytes(safetensors.torch.save(dict(Network(10).state_dict())))
+    return path
+
+
+@pytest.fixture
+def experiment(narrow_weights: Path) -> Callable[..., dict[str, Any]]:
+    """Runs a tiny experiment with the narrow network in a folder; fields of the configuration as keywords."""
+
+    def run(
+        out: Path, *, stop: StopRequest | None = None, resume: bool = False, **fields: Any
+    ) -> dict[str, Any]:
+        config = tiny(**{"weights": str(narrow_weights), **fields})
+        return run_experiment(config, out, Quiet(), stop or StopRequest(), resume)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, ExperimentConfig, dict[str, Any], Quiet]:
+    """Run folder, configuration, results and what was said of A, B and C with the real ResNet-18."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    config = tiny(weights="bundled")
+    reporter = Quiet()
+    record = run_experiment(config, out, reporter, StopRequest())
+    return out, config, record, reporter
+
+
+class Server:
+    """A web server on this machine that answers every path as its name says."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.stall_seconds = 3.0
+        handler = type("Handler", (_Handler,), {"served": self})
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self._server.block_on_close = False
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        """Stop and free the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    served: Server
+
+    def do_HEAD(self) -> None:  # noqa: N802 - the base class asks for this name
+        self.do_GET()
+
+    def do_GET(self) -> None:  # noqa: N802
+        self.served.asked.append(self.path)
+        fault, _, name = self.path.strip("/").partition("/")
+        if fault.isdigit():
+            self.send_error(int(fault))
+        elif fault == "loop":
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+        elif fault == "stall":
+            time.sleep(self.served.stall_seconds)
+        elif fault == "html":
+            self._send(b"<html>Please sign in to the proxy.</html>")
+        elif fault == "cut":
+            self._send(self.served.files.get(name, b"x" * 1000), announced=100_000)
+        else:
+            self._send(self.served.files[name])
+
+    def _send(self, body: bytes, announced: int | None = None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(announced or len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A local web server: /404/x, /500/x, /loop/x, /stall/x, /html/x, /cut/x, and /ok/NAME for its files."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    running = Server()
+    yield running
+    running.close()
