@@ -25,16 +25,17 @@ def open_regular(path: Path, shown: str, follow: bool = False) -> int:
         UnusableError: The path is missing, a link, a folder, a FIFO, a device or unreadable.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
+    if not follow and os.path.islink(path):  # noqa: PTH114 - Path.is_symlink raises on a NUL in the name
+        raise UnusableError([f"{shown} is a symbolic link; put the file itself there."])
     try:
-        if not follow and path.is_symlink():
-            raise UnusableError([f"{shown} is a symbolic link; put the file itself there."])
         # The kind is looked at before opening, because opening a device can have effects.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UnusableError([f"{shown} is not a regular file."])
-        handle = os.open(path, flags)
+        is_regular = stat.S_ISREG(path.stat().st_mode)
+        handle = os.open(path, flags) if is_regular else -1
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "invalid path"
         raise UnusableError([f"{shown} cannot be read: {reason}."]) from error
+    if not is_regular:
+        raise UnusableError([f"{shown} is not a regular file."])
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise UnusableError([f"{shown} is not a regular file."])
