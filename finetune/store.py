@@ -6,24 +6,24 @@ pixels; validation and test images are kept as the network sees them, resized an
 
 from __future__ import annotations
 
-import struct
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from finetune import images
 from finetune.datasets import Sample
-from finetune.errors import DataError, listed
+from finetune.errors import BadImagesError, DataError
 from finetune.host import available_memory_bytes
+from finetune.images import UNREADABLE, reason
 
-Task = TypeVar("Task")
 Result = TypeVar("Result")
 Pixels = npt.NDArray[np.uint8]
 
@@ -33,12 +33,8 @@ RESIZE_RATIO = 256 / 224
 TRAIN_RATIO = 2.0
 """Stored short side of a training image, at most, as a multiple of the input size."""
 
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
-"""What Pillow's decoders raise on damaged files."""
-
-EXIF_ORIENTATION = 0x0112
-SIDEWAYS = (5, 6, 7, 8)
-"""EXIF orientations that swap width and height."""
+LONGEST = 8
+"""Long over short side beyond which evaluation looks at the middle of an image alone."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ def decode_training(
     """Decode training images at up to twice the input size.
 
     Raises:
-        DataError: images that cannot be decoded, listed.
+        BadImagesError: images that cannot be decoded, each with its reason.
     """
 
     def resized(image: Image.Image) -> Image.Image:
@@ -91,8 +87,9 @@ def decode_training(
             return image
         return image.resize((width, height), Image.Resampling.BILINEAR)
 
-    sizes = _each(_size, samples, workers, lambda sample: sample.id)
-    shapes = [train_size(h, w, image_size) for h, w in sizes]
+    bad: dict[str, str] = {}
+    sizes = _each(lambda index: images.image_size(samples[index]), samples, workers, bad)
+    shapes = [train_size(*(size or (1, 1)), image_size) for size in sizes]  # a bad one fails again below
     return _decode(samples, shapes, resized, workers, tick)
 
 
@@ -102,19 +99,31 @@ def decode_evaluation(
     """Decode images as evaluation sees them: short side to 256/224 of the input size, centre crop.
 
     Raises:
-        DataError: images that cannot be decoded, listed.
+        BadImagesError: images that cannot be decoded, each with its reason.
     """
 
     def cropped(image: Image.Image) -> Image.Image:
+        image = _central(image)
         short = round(image_size * RESIZE_RATIO)
-        scale = short / min(image.height, image.width)
-        width, height = max(short, int(image.width * scale)), max(short, int(image.height * scale))
+        least = min(image.height, image.width)
+        # Multiplied before divided, as torchvision does: the other order loses a pixel to rounding at times.
+        width, height = int(short * image.width / least), int(short * image.height / least)
         left, top = round((width - image_size) / 2), round((height - image_size) / 2)
         return image.resize((width, height), Image.Resampling.BILINEAR).crop(
             (left, top, left + image_size, top + image_size)
         )
 
     return _decode(samples, [(image_size, image_size)] * len(samples), cropped, workers, tick)
+
+
+def _central(image: Image.Image) -> Image.Image:
+    """The middle of a very long image: a centre crop sees no more, and the whole could fill memory."""
+    width = min(image.width, LONGEST * image.height)
+    height = min(image.height, LONGEST * image.width)
+    if (width, height) == image.size:
+        return image
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def _decode(
@@ -129,13 +138,15 @@ def _decode(
     offsets = np.cumsum(lengths) - lengths
     store = Store(_allocate(int(lengths.sum())), sizes, offsets)
 
-    def decode(task: tuple[int, Sample]) -> bool:
-        index, sample = task
-        store[index][:] = np.asarray(transform(_open(sample)))
-        tick(1)
-        return True
+    bad: dict[str, str] = {}
 
-    _each(decode, list(enumerate(samples)), workers, lambda task: task[1].id)
+    def decode(index: int) -> None:
+        store[index][:] = np.asarray(transform(images.open_image(samples[index])))
+        tick(1)
+
+    _each(decode, samples, workers, bad)
+    if bad:
+        raise BadImagesError(bad)
     return store
 
 
@@ -144,55 +155,36 @@ def _allocate(n_bytes: int) -> Pixels:
     if n_bytes < available_memory_bytes() // 2:
         return np.empty(n_bytes, dtype=np.uint8)
     file = tempfile.TemporaryFile(prefix="finetune-store-")  # noqa: SIM115 - it lives as long as the array
+    try:
+        if hasattr(os, "posix_fallocate"):
+            # Reserved now, with an error to catch: a mapped file that meets a full disk kills the process.
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+    except OSError as error:
+        raise DataError(
+            f"The decoded images need {n_bytes / 1e9:.1f} GB, more than half of the free memory, and "
+            f"the folder for temporary files cannot hold them ({error.strerror}); make room, set TMPDIR to "
+            "another folder, or use fewer images with --subset."
+        ) from error
     return np.memmap(file, dtype=np.uint8, mode="w+", shape=(n_bytes,))
 
 
-def _open(sample: Sample) -> Image.Image:
-    """Decode one image, upright, as RGB."""
-    if not isinstance(sample.content, Path):
-        return Image.fromarray(sample.content).convert("RGB")
-    with Image.open(sample.content) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
-
-
-def _size(sample: Sample) -> tuple[int, int]:
-    """Height and width from the header alone, orientation applied."""
-    if not isinstance(sample.content, Path):
-        height, width = sample.content.shape
-        return height, width
-    with Image.open(sample.content) as image:
-        sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
-        return (image.width, image.height) if sideways else (image.height, image.width)
-
-
 def _each(
-    work: Callable[[Task], Result], tasks: Sequence[Task], workers: int, name: Callable[[Task], str]
-) -> list[Result]:
-    """Do the work in threads (Pillow releases the interpreter's lock); report all failures at once."""
-    failures: list[str] = []
+    work: Callable[[int], Result], samples: Sequence[Sample], workers: int, bad: dict[str, str]
+) -> list[Result | None]:
+    """Do the work for every sample's number in threads (Pillow releases the interpreter's lock).
 
-    def attempt(task: Task) -> Result | None:
+    What cannot be read yields None and goes into `bad`, so that all of it can be told at once.
+    """
+
+    def attempt(index: int) -> Result | None:
         try:
-            return work(task)
+            return work(index)
         except UNREADABLE as error:
-            failures.append(f"{name(task)} ({_reason(error)})")
+            bad[samples[index].id] = reason(error)
             return None
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Pillow's remarks on odd metadata; what cannot be decoded still raises
+        # Pillow's remarks on odd metadata; what cannot be decoded still raises.
+        warnings.simplefilter("ignore")
         with ThreadPoolExecutor(workers) as pool:
-            results = list(pool.map(attempt, tasks))
-    if failures:
-        raise DataError(
-            f"Every image must be decodable, but {len(failures)} of {len(tasks)} are not: "
-            f"{listed(sorted(failures))}; mend or remove them."
-        )
-    return [r for r in results if r is not None]
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"  # Pillow's own words repeat the whole path
-    return str(error) or type(error).__name__
+            return list(pool.map(attempt, range(len(samples))))
