@@ -33,16 +33,21 @@ def downloading(what: str, ways_on: str, error: type[FinetuneError]) -> Iterator
     try:
         yield
     except urllib.error.HTTPError as cause:
-        raise error(f"{what} could not be downloaded: the server answered {cause}. {ways_on}") from cause
+        answer = _line(cause)  # urllib's remark on redirect loops has several lines
+        raise error(f"{what} could not be downloaded: the server answered {answer}. {ways_on}") from cause
     except urllib.error.URLError as cause:
         raise error(f"{what} could not be downloaded: no connection ({cause.reason}). {ways_on}") from cause
     except (TimeoutError, http.client.HTTPException, ConnectionError) as cause:
-        reason = str(cause) or type(cause).__name__
         raise error(
-            f"{what} could not be downloaded: the connection broke off ({reason}). {ways_on}"
+            f"{what} could not be downloaded: the connection broke off ({_line(cause)}). {ways_on}"
         ) from cause
     except (RuntimeError, OSError) as cause:
         # torch.hub and torchvision raise RuntimeError for a hash that does not match.
-        raise error(f"{what} could not be downloaded: {cause} {ways_on}") from cause
+        raise error(f"{what} could not be downloaded: {_line(cause)}. {ways_on}") from cause
     finally:
         socket.setdefaulttimeout(before)
+
+
+def _line(cause: Exception) -> str:
+    """An error's text in one line, without its full stop."""
+    return " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
