@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +64,16 @@ class Dataset:
     excluded: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     download_seconds: float = field(default=0.0, compare=False)
+
+    def without(self, bad: Mapping[str, str]) -> Dataset:
+        """The data set less the samples whose ids are given with the reasons to leave them out."""
+        note = f"Images left out, since they cannot be read: {len(bad)}."
+        return dataclasses.replace(
+            self,
+            samples=tuple(s for s in self.samples if s.id not in bad),
+            excluded=tuple(sorted([*self.excluded, *bad.items()])),
+            notes=(*self.notes, note),
+        )
 
     @property
     def divided(self) -> bool:
@@ -127,6 +139,7 @@ def _imagefolder(root: Path) -> Dataset:
     found = {split: _split_folder(root, names) for split, names in FOLDERS.items()}
     excluded: list[tuple[str, str]] = []
     if found["train"] is None:
+        _require_classes(root)
         samples, classes = _class_folders(root, root, None, excluded)
     else:
         samples, classes = _class_folders(root, found["train"], "train", excluded)
@@ -156,6 +169,17 @@ def _split_folder(root: Path, names: tuple[str, ...]) -> Path | None:
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
+def _require_classes(root: Path) -> None:
+    """A divided folder that lacks train/ must not pass for classes named val and test."""
+    held_out = {*FOLDERS["val"], *FOLDERS["test"]}
+    names = {p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    if names and names <= held_out:
+        raise DataError(
+            f"A divided image folder must hold train/, but {root} holds only {listed(sorted(names))}; "
+            "add train/ or give the folder whose subfolders are the classes."
+        )
+
+
 def _class_folders(
     root: Path,
     folder: Path,
@@ -165,6 +189,8 @@ def _class_folders(
 ) -> tuple[list[Sample], list[str]]:
     entries = sorted(folder.iterdir(), key=lambda p: p.name)
     excluded += [(p.relative_to(root).as_posix(), "outside any class folder") for p in entries if p.is_file()]
+    for path in entries:
+        _require_unicode(path)
     names = [p.name for p in entries if p.is_dir() and not p.name.startswith(".")]
     index = {name: label for label, name in enumerate(classes or names)}
     samples = []
@@ -172,10 +198,17 @@ def _class_folders(
         images = []
         for path in _files(folder / name):
             relative = path.relative_to(root).as_posix()
-            if path.suffix.lower() in IMAGE_SUFFIXES:
+            if (
+                relative[0] in "=+-@"
+            ):  # a spreadsheet would take the first cell of the predictions for a formula
+                relative = f"./{relative}"
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
                 images.append(Sample(relative, index.get(name, -1), path, split))
             else:
-                excluded.append((relative, f"no image: its name ends in none of {' '.join(IMAGE_SUFFIXES)}"))
+                endings = " ".join(IMAGE_SUFFIXES)
+                excluded.append(
+                    (relative, f"no image: its name begins with a dot or ends in none of {endings}")
+                )
         if not images:
             raise DataError(
                 f"A class folder must hold at least one image, but {folder / name} holds none; "
@@ -190,7 +223,20 @@ def _files(folder: Path) -> list[Path]:
     for where, folders, names in os.walk(folder):  # does not follow links, so a loop cannot trap it
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         paths += [Path(where, name) for name in sorted(names)]
+    for path in paths:
+        _require_unicode(path)
     return paths
+
+
+def _require_unicode(path: Path) -> None:
+    """Names go into results and fingerprints, which are UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        shown = ascii(str(path))
+        raise DataError(
+            f"Names must be valid UTF-8, but {shown} is not; rename the file or folder."
+        ) from error
 
 
 def _require_same_classes(classes: list[str], others: list[str], folder: Path) -> None:
