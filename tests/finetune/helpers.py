@@ -19,7 +19,7 @@ RECIPE_FIELDS = {f.name for f in dataclasses.fields(Recipe)}
 
 
 def tiny(**fields: Any) -> ExperimentConfig:
-    """An experiment of seconds: 20 training digits at 16 px for two epochs; recipe fields can be given too."""
+    """An experiment of seconds: 20 training digits at 16 px, two epochs; recipe fields are taken too."""
     recipe = {
         "epochs": 2,
         "batch_size": 8,
