@@ -1,0 +1,210 @@
+"""The command as one types it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from grader import cli
+from grader.grade import Job
+from grader.verdict import Grade
+from tests.grader.forgeries import FORGERIES, Forger
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(cli.grade_runs, [str(word) for word in words])
+
+
+@pytest.fixture(scope="session")
+def forged(honest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    forger = Forger(honest, tmp_path_factory.mktemp("forged") / "run")
+    next(entry for entry in FORGERIES if entry.name == "a_layer_thawed").change(forger)
+    forger.save()
+    return forger.folder
+
+
+class TestOneRun:
+    def test_passes(self, honest: Path) -> None:
+        found = run(honest)
+        assert found.exit_code == 0
+        assert "PASSED under policy default" in found.output
+
+    def test_by_its_file(self, honest: Path) -> None:
+        assert run(honest / "results.json").output == run(honest).output
+
+    def test_fails(self, forged: Path) -> None:
+        found = run(forged)
+        assert found.exit_code == 1
+        assert "C-seed0: the frozen part changed in training" in found.output
+
+    def test_is_not_there(self, tmp_path: Path) -> None:
+        found = run(tmp_path / "nothing")
+        assert found.exit_code == 2
+        assert "nothing cannot be read: No such file or directory." in found.output
+
+    def test_as_json(self, honest: Path) -> None:
+        assert json.loads(run(honest, "--format", "json").output)["passed"] is True
+
+    def test_under_another_policy(self, honest: Path) -> None:
+        found = run(honest, "--policy", "strict")
+        assert found.exit_code == 1
+        assert "The policy requires level 3." in found.output
+
+
+class TestNewest:
+    def test_the_run_written_last(
+        self, honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, age in (("old", 100), ("new", 0), ("older", 200)):
+            folder = tmp_path / "runs" / name
+            folder.mkdir(parents=True)
+            (folder / "results.json").write_bytes((honest / "results.json").read_bytes())
+            os.utime(folder / "results.json", (time.time() - age,) * 2)
+        monkeypatch.chdir(tmp_path)
+        found = run()
+        assert found.exit_code == 0
+        assert found.output.startswith("new\n")
+
+    def test_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        found = run()
+        assert found.exit_code == 2
+        assert "No run to grade: there is no runs/*/results.json." in found.output
+
+
+class TestOutput:
+    def test_a_file_for_each_format(self, honest: Path, tmp_path: Path) -> None:
+        words = [
+            "--format",
+            "json",
+            "--output",
+            tmp_path / "a",
+            "--format",
+            "junit",
+            "--output",
+            tmp_path / "b",
+        ]
+        assert run(honest, *words).output == ""
+        assert json.loads((tmp_path / "a").read_text())["passed"]
+        assert (tmp_path / "b").read_text().startswith("<?xml")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]  # nothing left beside them
+
+    def test_a_folder_for_all_formats_and_runs(self, honest: Path, forged: Path, tmp_path: Path) -> None:
+        formats = [word for name in ("text", "json", "junit", "gradescope") for word in ("--format", name)]
+        found = run(honest, forged, *formats, "--output", tmp_path / "grades")
+        assert found.exit_code == 1
+        assert "1 of 2 runs pass" in found.output
+        names = {path.name.partition(".")[0] for path in (tmp_path / "grades").iterdir()}
+        assert len(names) == 2
+        assert len(list((tmp_path / "grades").iterdir())) == 8
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--format", "json", "--format", "text"], "2 formats need --output: a file for each"),
+            (["--format", "json", "--format", "json"], "--format names a format twice"),
+            (["--output", "a", "--output", "b"], "2 --output for 1 --format; give one for each."),
+            (["--output", "no/such/folder/a"], "cannot be written: No such file or directory."),
+            (["--policy", "none"], "There is no policy 'none'"),
+            (["--labels", "a", "--dataset", "flowers102"], "both name the truth; give one of them."),
+            (["--labels", "no.csv"], "--labels cannot be read: no.csv cannot be read: No such file"),
+            (["--dataset", "flowers102", "--data-root", "no"], "No such file or directory. Give its folder"),
+            (["--format", "pdf"], "is not one of"),
+            (["--jobs", "0"], "0 is not in the range"),
+        ],
+    )
+    def test_misuse(self, honest: Path, words: list[str], message: str) -> None:
+        found = run(honest, *words)
+        assert found.exit_code == 2
+        assert message in found.output
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--format", "json"], "2 runs in format json need --output: a folder."),
+            (["--format", "json", "--format", "text", "--output", "a", "--output", "b"], "need one --output"),
+        ],
+    )
+    def test_misuse_with_several_runs(self, honest: Path, words: list[str], message: str) -> None:
+        found = run(honest, honest, *words)
+        assert found.exit_code == 2
+        assert message in found.output
+
+
+class TestSeveralRuns:
+    @pytest.mark.parametrize("jobs", [1, 2])
+    def test_a_bad_one_stops_no_other(self, honest: Path, forged: Path, tmp_path: Path, jobs: int) -> None:
+        found = run(honest, tmp_path / "nothing", forged, "--jobs", jobs)
+        assert found.exit_code == 2
+        lines = found.output.splitlines()
+        assert [line.split()[1] for line in lines[1:4]] == ["passed", "unusable", "failed"]
+        assert lines[4] == "1 of 3 runs pass under policy default."
+
+    def test_a_defect_of_the_grader_costs_one_grade(
+        self, honest: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stumble(job: Job) -> Grade:
+            if job.path == Path("bad"):
+                raise ZeroDivisionError
+            return real(job)
+
+        from grader import grade as module
+
+        real = module.grade
+        monkeypatch.setattr(module, "grade", stumble)
+        found = run("bad", honest)
+        assert found.exit_code == 2
+        assert "internal error (ZeroDivisionError) while grading bad" in found.output
+        assert "1 of 2 runs pass" in found.output
+
+    def test_names_tell_them_apart(self, honest: Path, tmp_path: Path) -> None:
+        content = (honest / "results.json").read_bytes()
+        for name in ("alice", "bob"):
+            (tmp_path / name / "run").mkdir(parents=True)
+            (tmp_path / name / "run" / "results.json").write_bytes(content)
+        found = run(tmp_path / "alice" / "run", tmp_path / "bob" / "run" / "results.json")
+        assert [line.split()[0] for line in found.output.splitlines()[1:3]] == ["alice-run", "bob-run"]
+
+
+class TestExplain:
+    def test_prints_rule_and_source(self) -> None:
+        found = CliRunner().invoke(cli.explain, ["best-epoch"])
+        assert found.exit_code == 0
+        assert "Rule: highest validation n_correct" in found.output
+
+    def test_lists_the_properties_when_there_is_none_of_that_name(self) -> None:
+        found = CliRunner().invoke(cli.explain, ["best"])
+        assert found.exit_code == 2
+        assert "'test-close-to-validation'" in found.output
+
+
+class TestProcess:
+    """What only a process of its own shows."""
+
+    def test_python_m_grader(self, honest: Path, forged: Path) -> None:
+        for folder, code in ((honest, 0), (forged, 1), ("/nothing", 2)):
+            done = subprocess.run(
+                [sys.executable, "-m", "grader", str(folder)], capture_output=True, check=False
+            )
+            assert done.returncode == code
+            assert b"Traceback" not in done.stdout + done.stderr
+
+    def test_explain_is_a_word_of_its_own(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "grader", "explain", "c-faster"], capture_output=True, check=False
+        )
+        assert done.returncode == 0
+        assert b"C trains faster than B" in done.stdout
+
+    def test_imports_neither_torch_nor_finetune(self, honest: Path) -> None:
+        code = (
+            "import sys\nsys.argv = ['grader', sys.argv[1]]\nfrom grader.cli import main\n"
+            "try:\n    main()\nfinally:\n    print({'torch', 'finetune', 'scipy.stats'} & set(sys.modules))"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(honest)], capture_output=True, check=False)
+        assert done.stdout.decode().endswith("set()\n")
