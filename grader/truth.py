@@ -1,6 +1,7 @@
 """The true labels and splits, from the data set itself rather than from the submission."""
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,23 +82,20 @@ def from_flowers102(data_root: Path) -> Truth:
 
     folder = data_root / FLOWERS_FOLDER
     try:
-        labels = loadmat(folder / "imagelabels.mat")["labels"].ravel().tolist()
-        sets = loadmat(folder / "setid.mat")
+        contents = [
+            read_bytes(folder / name, str(folder / name), MAX_BYTES, follow=True)
+            for name in ("imagelabels.mat", "setid.mat")
+        ]
+    except GraderError as error:
+        raise UsageError(f"Flowers-102: {error} Give its folder's parent with --data-root.") from error
+    try:
+        labels, sets = (loadmat(io.BytesIO(content)) for content in contents)
+        classes = enumerate(labels["labels"].ravel().tolist(), 1)
         splits = {
             name: frozenset(f"image_{number:05d}" for number in sets[key].ravel().tolist())
             for name, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid"))
         }
+        by_id = {f"image_{number:05d}": label - 1 for number, label in classes}
     except Exception as error:  # scipy raises many kinds for a file that is no MATLAB file
-        reason = (
-            error.strerror if isinstance(error, OSError) and error.strerror else "not the data set's file"
-        )
-        wanted = f"{folder}/imagelabels.mat and setid.mat"
-        raise UsageError(
-            f"Flowers-102 needs {wanted}: {reason}. Give its folder with --data-root."
-        ) from error
-    return Truth(
-        {f"image_{n:05d}": label - 1 for n, label in enumerate(labels, 1)},
-        splits,
-        "Flowers-102",
-        is_official=True,
-    )
+        raise UsageError(f"{folder}: imagelabels.mat or setid.mat is not the data set's file.") from error
+    return Truth(by_id, splits, "Flowers-102", is_official=True)

@@ -113,7 +113,7 @@ class TestOutput:
             (["--policy", "none"], "There is no policy 'none'"),
             (["--labels", "a", "--dataset", "flowers102"], "both name the truth; give one of them."),
             (["--labels", "no.csv"], "--labels cannot be read: no.csv cannot be read: No such file"),
-            (["--dataset", "flowers102", "--data-root", "no"], "No such file or directory. Give its folder"),
+            (["--dataset", "flowers102", "--data-root", "no"], "No such file or directory. Give its"),
             (["--format", "pdf"], "is not one of"),
             (["--jobs", "0"], "0 is not in the range"),
         ],

@@ -74,7 +74,8 @@ class TestFlowers:
 
     def test_other_files(self, tmp_path: Path) -> None:
         (tmp_path / "flowers-102").mkdir()
-        (tmp_path / "flowers-102" / "imagelabels.mat").write_bytes(b"no MATLAB file")
+        for name in ("imagelabels.mat", "setid.mat"):
+            (tmp_path / "flowers-102" / name).write_bytes(b"no MATLAB file")
         with pytest.raises(UsageError, match="not the data set's file"):
             from_flowers102(tmp_path)
 
