@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from finetune import __version__
-from finetune.config import DEVICES, SPLITS, ExperimentConfig, load_preset, preset_names
+from finetune.config import DEVICES, ON_BAD_IMAGE, SPLITS, ExperimentConfig, load_preset, preset_names
 from finetune.errors import ConfigError, FinetuneError
 from finetune.signals import Stopped, StopRequest
 
@@ -77,6 +77,14 @@ def _experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--seed", type=int, help="First seed; it also decides the split."),
             click.option("--seeds", type=int, help="How many seeds to train each variant with."),
             click.option("--device", type=click.Choice(DEVICES), help="Where to train.  [default: auto]"),
+            click.option(
+                "--on-bad-image",
+                type=click.Choice(ON_BAD_IMAGE),
+                help="What to do with images that cannot be read.  [default: fail]",
+            ),
+            click.option(
+                "--deterministic", is_flag=True, default=None, help="On a GPU: repeatable algorithms only."
+            ),
             click.option("--workers", type=int, help="Threads for decoding.  [default: one a core]"),
         ]
     ):

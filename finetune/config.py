@@ -22,6 +22,7 @@ SEED_MAX = 2**32 - 1
 
 SPLITS = ("70-15-15", "official")
 DEVICES = ("auto", "cpu", "cuda")
+ON_BAD_IMAGE = ("fail", "skip")
 INITS = ("random", "pretrained")
 
 
@@ -160,6 +161,8 @@ class ExperimentConfig:
         seeds: how many seeds to train: seed, seed + 1, ...
         device: `auto`, `cpu` or `cuda`.
         workers: threads that decode and augment; None takes one a core.
+        on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
+        deterministic: on a GPU, only algorithms that give the same result each time.
         variants: in the order they are trained.
         recipe: the same for all of them.
 
@@ -177,6 +180,8 @@ class ExperimentConfig:
     seeds: int = 1
     device: str = "auto"
     workers: int | None = None
+    on_bad_image: str = "fail"
+    deterministic: bool = False
     variants: tuple[Variant, ...] = STANDARD_VARIANTS
     recipe: Recipe = Recipe()
 
@@ -188,6 +193,8 @@ class ExperimentConfig:
         _require(known, "dataset", "flowers102, digits or imagefolder:PATH", self.dataset)
         _require(self.split in (None, *SPLITS), "split", " or ".join(SPLITS), self.split)
         _require(self.device in DEVICES, "device", "auto, cpu or cuda", self.device)
+        _require(self.on_bad_image in ON_BAD_IMAGE, "on_bad_image", "fail or skip", self.on_bad_image)
+        _require(isinstance(self.deterministic, bool), "deterministic", "true or false", self.deterministic)
         for name in ("subset", "seeds", "workers"):
             value = getattr(self, name)
             optional = name != "seeds" and value is None

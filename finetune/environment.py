@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ import torch
 
 from finetune import __version__, host
 from finetune.errors import ConfigError
+
+_IMPORTED = time.perf_counter()
+_AGE_AT_IMPORT = max(0.0, time.time() - psutil.Process().create_time())
 
 
 def choose_device(device: str) -> torch.device:
@@ -27,6 +32,16 @@ def choose_device(device: str) -> torch.device:
             "--device cuda needs a GPU that PyTorch can use, but there is none; use --device cpu or auto."
         )
     return torch.device("cuda" if available and device != "cpu" else "cpu")
+
+
+def use_deterministic_algorithms() -> None:
+    """Let PyTorch use only algorithms whose result does not vary from run to run, at some cost in time.
+
+    The workspace setting is what PyTorch asks for with CUDA's matrix products.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -79,6 +94,6 @@ def _git(root: Path, *arguments: str) -> str | None:
         return None
 
 
-def process_start() -> float:
-    """When this process began, seconds since the epoch."""
-    return psutil.Process().create_time()
+def elapsed_seconds() -> float:
+    """Seconds since this process began; a clock that is set back meanwhile does not matter."""
+    return _AGE_AT_IMPORT + time.perf_counter() - _IMPORTED

@@ -17,8 +17,28 @@ class DataError(FinetuneError, ValueError):
     """The images cannot be found, read or divided as asked."""
 
 
+class BadImagesError(DataError):
+    """Images that cannot be read.
+
+    Args:
+        reasons: why, by sample id.
+    """
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        self.reasons = dict(sorted(reasons.items()))
+        found = listed([f"{name} ({reason})" for name, reason in self.reasons.items()])
+        super().__init__(
+            f"Every image must be readable, but {len(reasons)} cannot be: {found}; mend or remove them, or "
+            "leave them out with --on-bad-image skip."
+        )
+
+
 class WeightsError(FinetuneError, ValueError):
     """The pretrained weights cannot be found, read or fitted to the network."""
+
+
+class OutOfMemory(FinetuneError, MemoryError):  # noqa: N818 - named as PyTorch names its own
+    """Memory ran out, on the host or on the GPU."""
 
 
 class RunFolderError(FinetuneError, OSError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from finetune import environment, host, results
 from finetune.checkpoint import Checkpoints
 from finetune.config import ExperimentConfig, Variant
 from finetune.console import Reporter
-from finetune.datasets import load_dataset
+from finetune.datasets import Dataset, load_dataset
+from finetune.errors import BadImagesError, OutOfMemory
 from finetune.files import locked
 from finetune.models import build, fingerprint, state_shapes
 from finetune.report import curves, epoch_line, start_line, summary
 from finetune.signals import Stopped, StopRequest
 from finetune.splits import Splits, make_splits
-from finetune.store import decode_evaluation, decode_training
+from finetune.store import Store, decode_evaluation, decode_training
 from finetune.train import Epoch, Images, Trainer
 from finetune.weights import Weights, load_weights
 
@@ -72,7 +74,7 @@ def run_experiment(
         results.require_new(out)
     prepared = prepare(config, reporter)
     record = prepared.record
-    with locked(out):
+    with locked(out), memory_errors(config):
         if not resume:
             results.begin_run_folder(out, config)
         record["runs"], earlier_seconds = results.ended_runs(out, record) if resume else ([], 0.0)
@@ -86,8 +88,7 @@ def run_experiment(
                 run = _run(prepared, variant, seed, out, reporter, stop)
                 record["runs"].append(run)
                 earlier_seconds += max(0.0, run["total_seconds"] - (time.perf_counter() - began))
-                elapsed = time.time() - environment.process_start()
-                record["timings"]["total_seconds"] = earlier_seconds + elapsed
+                record["timings"]["total_seconds"] = earlier_seconds + environment.elapsed_seconds()
                 results.write_results(out, record)
                 Checkpoints(out / results.STATE, run_stem(variant.name, seed)).clear()
         results.remove_state(out)
@@ -104,19 +105,16 @@ def prepare(config: ExperimentConfig, reporter: Reporter) -> Prepared:
         FinetuneError: images, weights or device are not as the configuration says.
     """
     device = environment.choose_device(config.device)
+    if config.deterministic:
+        environment.use_deterministic_algorithms()
     workers = config.workers or host.cores()
     torch.set_num_threads(host.cores())
     described = environment.describe(device)
     gpu_memory = torch.cuda.mem_get_info(device) if device.type == "cuda" else None
     reporter.say(host.startup_line(described, gpu_memory))
-    dataset = load_dataset(config.dataset, Path(config.data_root))
-    splits = make_splits(dataset, config.split, config.subset, config.seed, workers)
-    for note in splits.notes:
-        reporter.say(note)
+    with memory_errors(config):
+        dataset, splits, images, seconds = load_images(config, workers, reporter)
     weights = _weights(config, len(dataset.classes), reporter)
-    listed = time.time()
-    images = _decode(splits, config.recipe.image_size, workers, reporter)
-    decoded = time.time()
     download_seconds = dataset.download_seconds + (weights.download_seconds if weights else 0.0)
     record = {
         "tool": environment.describe_tool(),
@@ -125,9 +123,9 @@ def prepare(config: ExperimentConfig, reporter: Reporter) -> Prepared:
         "dataset": results.dataset_record(dataset, splits),
         "weights": results.weights_record(weights),
         "timings": {
-            "start_seconds": max(0.0, listed - environment.process_start() - download_seconds),
+            "start_seconds": max(0.0, environment.elapsed_seconds() - download_seconds - seconds),
             "download_seconds": download_seconds,
-            "decode_seconds": decoded - listed,
+            "decode_seconds": seconds,
         },
     }
     return Prepared(config, device, workers, splits, images, weights, record)
@@ -146,28 +144,77 @@ def _weights(config: ExperimentConfig, n_classes: int, reporter: Reporter) -> We
     return weights
 
 
-def _decode(splits: Splits, image_size: int, workers: int, reporter: Reporter) -> Images:
-    total = sum(len(s.samples) for s in (splits.train, splits.val, splits.test))
-    with reporter.bar("decoding", total) as advance:
-        train = decode_training(splits.train.samples, image_size, workers, advance)
-        held_out = held_out_images(splits, image_size, workers, advance)
-    n_bytes = train.pixels.nbytes + sum(pixels.nbytes for pixels, _ in held_out.values())
-    reporter.say(f"{total:,} images decoded: {n_bytes / 1e6:,.0f} MB.")
-    if not train.in_memory:
+def load_images(
+    config: ExperimentConfig, workers: int, reporter: Reporter
+) -> tuple[Dataset, Splits, Images, float]:
+    """Find the images, divide them and decode every one; the seconds that decoding took.
+
+    Raises:
+        DataError: they are not as the configuration says, or some cannot be read and are not to be skipped.
+    """
+    dataset = load_dataset(config.dataset, Path(config.data_root))
+    while True:
+        try:
+            splits = make_splits(dataset, config.split, config.subset, config.seed, workers)
+            started = time.perf_counter()
+            images = _decode(splits, config.recipe.image_size, workers, reporter)
+            break
+        except BadImagesError as error:
+            if config.on_bad_image == "fail" or len(error.reasons) == len(dataset.samples):
+                raise
+            dataset = dataset.without(error.reasons)
+    for note in splits.notes:
+        reporter.say(note)
+    n_bytes = images.train.pixels.nbytes + sum(pixels.nbytes for pixels, _ in images.held_out.values())
+    n_images = len(images.train) + sum(len(labels) for _, labels in images.held_out.values())
+    reporter.say(f"{n_images:,} images decoded: {n_bytes / 1e6:,.0f} MB.")
+    if not images.train.in_memory:
         reporter.say("They lie in a temporary file, since they would take more than half of the free memory.")
+    return dataset, splits, images, time.perf_counter() - started
+
+
+def _decode(splits: Splits, image_size: int, workers: int, reporter: Reporter) -> Images:
+    """Every image decoded once, before any training.
+
+    Raises:
+        BadImagesError: all that cannot be decoded, of all splits.
+    """
+    bad = dict(splits.unreadable)
+    stores: dict[str, Store] = {}
+    total = sum(len(s.samples) for s in splits.by_name.values())
+    with reporter.bar("decoding", total) as advance:
+        for name, split in splits.by_name.items():
+            decode = decode_training if name == "train" else decode_evaluation
+            try:
+                stores[name] = decode(split.samples, image_size, workers, advance)
+            except BadImagesError as error:
+                bad |= error.reasons
+    if bad:
+        raise BadImagesError(bad)
+    train = stores.pop("train")
+    held_out = {
+        name: (
+            torch.from_numpy(store.pixels).view(len(store), image_size, image_size, 3),
+            torch.from_numpy(splits.by_name[name].labels()),
+        )
+        for name, store in stores.items()
+    }
     return Images(train, torch.from_numpy(splits.train.labels()), held_out)
 
 
-def held_out_images(
-    splits: Splits, image_size: int, workers: int, advance: Callable[[int], None]
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Validation and test: pixels [n x image_size x image_size x 3] uint8 and labels [n] of each."""
-    decoded = {}
-    for name, split in (("val", splits.val), ("test", splits.test)):
-        store = decode_evaluation(split.samples, image_size, workers, advance)
-        pixels = torch.from_numpy(store.pixels).view(len(store), image_size, image_size, 3)
-        decoded[name] = (pixels, torch.from_numpy(split.labels()))
-    return decoded
+@contextmanager
+def memory_errors(config: ExperimentConfig) -> Iterator[None]:
+    """Turn what PyTorch and Python raise for lack of memory into a sentence with the batch size to try."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            smaller = max(1, config.recipe.batch_size // 2)
+            raise OutOfMemory(
+                f"A batch of {config.recipe.batch_size} images of {config.recipe.image_size} pixels does not "
+                f"fit into the memory that is free; try --batch-size {smaller}, or a smaller --image-size."
+            ) from error
+        raise
 
 
 def run_stem(name: str, seed: int) -> str:

@@ -12,13 +12,11 @@ import torch
 from finetune import environment, host, results
 from finetune.config import GROUPS, Variant, load_preset
 from finetune.console import Reporter
-from finetune.datasets import load_dataset
 from finetune.errors import DataError, RunFolderError, WeightsError
 from finetune.evaluate import evaluate
-from finetune.experiment import held_out_images, run_stem
+from finetune.experiment import load_images, run_stem
 from finetune.files import write_atomically
 from finetune.models import Network, build, state_shapes
-from finetune.splits import make_splits
 from finetune.weights import inside, read_state
 
 
@@ -46,26 +44,24 @@ def evaluate_run(
     target = environment.choose_device(device)
     workers = config.workers or host.cores()
     torch.set_num_threads(host.cores())
-    images = load_dataset(config.dataset, Path(config.data_root))
-    splits = make_splits(images, config.split, config.subset, config.seed, workers)
+    found, splits, images, _ = load_images(config, workers, reporter)
     for name in ("val", "test"):
         recorded = record["dataset"]["splits"][name]["fingerprint"]
-        if getattr(splits, name).fingerprint != recorded:
+        if splits.by_name[name].fingerprint != recorded:
             raise DataError(
                 f"The images must be those of the run, but the {name} split has another fingerprint than "
                 f"{run / 'results.json'} records; name the right ones with --dataset or --data-root."
             )
-    held_out = held_out_images(splits, config.recipe.image_size, workers, lambda _: None)
     for entry in record["runs"]:
         if entry["artifacts"] is None:
             continue
         variant = Variant(name=entry["variant"], init="random", train=GROUPS)
-        network = build(variant, len(images.classes), 0, None).to(target, memory_format=torch.channels_last)
+        network = build(variant, len(found.classes), 0, None).to(target, memory_format=torch.channels_last)
         _load(network, run, entry["artifacts"]["checkpoint"])
-        for name, (pixels, labels) in held_out.items():
+        for name, (pixels, labels) in images.held_out.items():
             predictions = evaluate(network, pixels, labels, config.recipe.batch_size, target)
             stem = run_stem(variant.name, entry["seed"])
-            content = results.predictions_csv(getattr(splits, name).samples, predictions)
+            content = results.predictions_csv(splits.by_name[name].samples, predictions)
             write_atomically(output / f"{stem}-{name}.csv", content)
             reporter.say(f"{stem} {name}: {predictions.metrics(labels.numpy()).accuracy:.1%}")
 

@@ -18,8 +18,9 @@ def start_line(run: dict[str, Any]) -> str:
     """What a run starts from and trains."""
     total = run["n_trained"] + run["n_frozen"]
     return (
-        f"{run['variant']} seed {run['seed']}: {run['init']} start; trains {', '.join(run['trained_groups'])}: "
-        f"{run['n_trained']:,} of {total:,} parameters; learning rate {run['learning_rate']:g}"
+        f"{run['variant']} seed {run['seed']}: {run['init']} start; trains "
+        f"{', '.join(run['trained_groups'])}: {run['n_trained']:,} of {total:,} parameters; "
+        f"learning rate {run['learning_rate']:g}"
     )
 
 

@@ -120,7 +120,7 @@ def write_artifacts(
     files = {
         f"{split}_predictions": (
             f"predictions/{stem}-{split}.csv",
-            predictions_csv(getattr(splits, split).samples, found),
+            predictions_csv(splits.by_name[split].samples, found),
         )
         for split, found in predictions.items()
     }
@@ -170,7 +170,7 @@ def dataset_record(dataset: Dataset, splits: Splits) -> dict[str, Any]:
                 "class_counts": list(split.class_counts),
                 "fingerprint": split.fingerprint,
             }
-            for name, split in (("train", splits.train), ("val", splits.val), ("test", splits.test))
+            for name, split in splits.by_name.items()
         },
         "excluded": [{"sample_id": sample_id, "reason": reason} for sample_id, reason in splits.excluded],
         "notes": list(splits.notes),

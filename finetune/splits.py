@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from finetune.datasets import Dataset, Sample
 from finetune.errors import DataError, listed
+from finetune.images import reason
 
 NAMES = ("train", "val", "test")
 
@@ -32,7 +33,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """The three splits, how they were made, and the samples and decisions that making them cost."""
+    """The three splits, how they were made, what that cost, and the samples whose bytes could not be read."""
 
     train: Split
     val: Split
@@ -40,6 +41,12 @@ class Splits:
     kind: str
     excluded: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    unreadable: Mapping[str, str]
+
+    @property
+    def by_name(self) -> dict[str, Split]:
+        """The splits by `train`, `val` and `test`."""
+        return {"train": self.train, "val": self.val, "test": self.test}
 
 
 def make_splits(dataset: Dataset, kind: str | None, subset: int | None, seed: int, workers: int) -> Splits:
@@ -53,7 +60,7 @@ def make_splits(dataset: Dataset, kind: str | None, subset: int | None, seed: in
         workers: threads that read the images.
 
     Raises:
-        DataError: no official split, an unreadable image, or a class too small to divide.
+        DataError: no official split, or a class too small to divide.
     """
     if kind is None:
         kind = "official" if dataset.divided and dataset.name == "imagefolder" else "70-15-15"
@@ -62,7 +69,7 @@ def make_splits(dataset: Dataset, kind: str | None, subset: int | None, seed: in
             f"--split official needs a data set that comes divided, but {dataset.name} does not; "
             "use --split 70-15-15, or sort an image folder into train/, val/ and test/."
         )
-    hashes = content_hashes(dataset.samples, workers)
+    hashes, unreadable = content_hashes(dataset.samples, workers)
     notes = list(dataset.notes)
     excluded = list(dataset.excluded)
     if kind == "official":
@@ -72,32 +79,26 @@ def make_splits(dataset: Dataset, kind: str | None, subset: int | None, seed: in
     if subset is not None:
         parts = {name: _subset(part, hashes, subset, seed) for name, part in parts.items()}
     splits = {name: _split(dataset, name, part, hashes) for name, part in parts.items()}
-    return Splits(**splits, kind=kind, excluded=tuple(excluded), notes=tuple(notes))
+    return Splits(**splits, kind=kind, excluded=tuple(excluded), notes=tuple(notes), unreadable=unreadable)
 
 
-def content_hashes(samples: Sequence[Sample], workers: int) -> dict[str, str]:
-    """SHA-256 of each sample's bytes by sample id.
+def content_hashes(samples: Sequence[Sample], workers: int) -> tuple[dict[str, str], dict[str, str]]:
+    """SHA-256 of each sample's bytes by sample id; and why files could not be read, likewise.
 
-    Raises:
-        DataError: files that cannot be read, listed.
+    An unreadable file gets a digest of its own, so that all bad images can be told at once, later.
     """
+    unreadable: dict[str, str] = {}
 
-    def digest(sample: Sample) -> str | OSError:
+    def digest(sample: Sample) -> str:
         try:
             return hashlib.sha256(sample.read()).hexdigest()
         except OSError as error:
-            return error
+            unreadable[sample.id] = reason(error)
+            return hashlib.sha256(sample.id.encode()).hexdigest()
 
     with ThreadPoolExecutor(workers) as pool:
-        digests = list(pool.map(digest, samples))
-    broken = [
-        f"{s.id} ({d.strerror})" for s, d in zip(samples, digests, strict=True) if isinstance(d, OSError)
-    ]
-    if broken:
-        raise DataError(
-            f"Every image must be readable, but {len(broken)} are not: {listed(broken)}; mend or remove them."
-        )
-    return {s.id: str(d) for s, d in zip(samples, digests, strict=True)}
+        digests = pool.map(digest, samples)
+        return {s.id: d for s, d in zip(samples, digests, strict=True)}, unreadable
 
 
 def _sizes_70_15_15(n: int) -> tuple[int, int, int]:
