@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from finetune.errors import RunFolderError
@@ -28,7 +28,8 @@ def write_atomically(path: Path, content: bytes) -> str:
         partial.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what stopped the writing may stop this too
+            partial.unlink(missing_ok=True)
         raise RunFolderError(
             f"{path} cannot be written ({error.strerror}); make room or name another folder with --out."
         ) from error

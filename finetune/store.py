@@ -33,8 +33,11 @@ RESIZE_RATIO = 256 / 224
 TRAIN_RATIO = 2.0
 """Stored short side of a training image, at most, as a multiple of the input size."""
 
+MOST_PIXELS = 1 << 26
+"""An image that would have more when resized for evaluation is cut to its middle first."""
+
 LONGEST = 8
-"""Long over short side beyond which evaluation looks at the middle of an image alone."""
+"""Long over short side of that middle: far more than the centre crop sees."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,8 @@ def decode_evaluation(
     """
 
     def cropped(image: Image.Image) -> Image.Image:
-        image = _central(image)
         short = round(image_size * RESIZE_RATIO)
+        image = _central(image, short)
         least = min(image.height, image.width)
         # Multiplied before divided, as torchvision does: the other order loses a pixel to rounding at times.
         width, height = int(short * image.width / least), int(short * image.height / least)
@@ -116,12 +119,12 @@ def decode_evaluation(
     return _decode(samples, [(image_size, image_size)] * len(samples), cropped, workers, tick)
 
 
-def _central(image: Image.Image) -> Image.Image:
-    """The middle of a very long image: a centre crop sees no more, and the whole could fill memory."""
-    width = min(image.width, LONGEST * image.height)
-    height = min(image.height, LONGEST * image.width)
-    if (width, height) == image.size:
+def _central(image: Image.Image, short: int) -> Image.Image:
+    """The middle of an image so long that the whole, resized to short side `short`, could fill memory."""
+    shape = np.array(image.size)
+    if short**2 * shape.max() <= MOST_PIXELS * shape.min():
         return image
+    width, height = np.minimum(shape, LONGEST * shape.min()).tolist()
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
