@@ -157,18 +157,18 @@ def _allocate(n_bytes: int) -> Pixels:
     """Memory where at least as much again stays free, else a temporary file that goes with the process."""
     if n_bytes < available_memory_bytes() // 2:
         return np.empty(n_bytes, dtype=np.uint8)
-    file = tempfile.TemporaryFile(prefix="finetune-store-")  # noqa: SIM115 - it lives as long as the array
-    try:
-        if hasattr(os, "posix_fallocate"):
-            # Reserved now, with an error to catch: a mapped file that meets a full disk kills the process.
-            os.posix_fallocate(file.fileno(), 0, n_bytes)
-    except OSError as error:
-        raise DataError(
-            f"The decoded images need {n_bytes / 1e9:.1f} GB, more than half of the free memory, and "
-            f"the folder for temporary files cannot hold them ({error.strerror}); make room, set TMPDIR to "
-            "another folder, or use fewer images with --subset."
-        ) from error
-    return np.memmap(file, dtype=np.uint8, mode="w+", shape=(n_bytes,))
+    with tempfile.TemporaryFile(prefix="finetune-store-") as file:  # the mapping holds it open
+        try:
+            if hasattr(os, "posix_fallocate"):
+                # Reserved now, with an error to catch: a mapped file that meets a full disk kills the process.
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+        except OSError as error:
+            raise DataError(
+                f"The decoded images need {n_bytes / 1e9:.1f} GB, more than half of the free memory, and "
+                f"the folder for temporary files cannot hold them ({error.strerror}); make room, set TMPDIR "
+                "to another folder, or use fewer images with --subset."
+            ) from error
+        return np.memmap(file, dtype=np.uint8, mode="w+", shape=(n_bytes,))
 
 
 def _each(
