@@ -179,9 +179,7 @@ class TestPresets:
         assert 32 <= config.recipe.image_size <= 64
 
     def test_unknown_preset_lists_the_known(self) -> None:
-        with pytest.raises(
-            ConfigError, match=r"preset must be .*flowers102.*smoke.* or the path"
-        ):
+        with pytest.raises(ConfigError, match=r"preset must be .*flowers102.*smoke.* or the path"):
             load_preset("flowers")
 
     def test_no_such_file(self, tmp_path: Path) -> None:
