@@ -120,6 +120,7 @@ def project(images: dict[str, float], tmp_path_factory: pytest.TempPathFactory) 
     project = Project(folder)
     yield project
     project("down", "--volumes", "--remove-orphans")
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

@@ -182,19 +182,23 @@ class TestHost:
 
     @pytest.mark.usefixtures("images")
     @pytest.mark.parametrize(
-        ("mount", "reason"),
+        ("options", "reason"),
         [
-            ("type=volume,source=finetune-test-read-only,destination=/workspace/runs,readonly", "ead-only"),
-            ("type=tmpfs,destination=/workspace/runs,tmpfs-mode=0755", "10001"),
-            ("type=tmpfs,destination=/workspace/runs,tmpfs-mode=1777,tmpfs-size=1048576", "1 MiB"),
+            (("--volume", "finetune-test-read-only:/workspace/runs:ro"), "read-only file system"),
+            (
+                ("--tmpfs", "/workspace/runs:uid=0,gid=0,mode=0755"),
+                "belongs to user 0, group 0, and this is user",
+            ),
+            (
+                ("--tmpfs", "/workspace/runs:uid=10001,gid=10001,size=1m"),
+                "of room, but its volume has 1 MiB free",
+            ),
         ],
         ids=["read-only", "not permitted", "full"],
     )
-    def test_a_run_folder_that_cannot_be_used(self, mount: str, reason: str) -> None:
+    def test_a_run_folder_that_cannot_be_used(self, options: tuple[str, ...], reason: str) -> None:
         try:
-            done = docker(
-                "run", "--rm", "--network", "none", "--mount", mount, TRAIN, "train", "--preset", "smoke"
-            )
+            done = docker("run", "--rm", "--network", "none", *options, TRAIN, "train", "--preset", "smoke")
         finally:
             docker("volume", "rm", "--force", "finetune-test-read-only")
         assert done.returncode == 2, done.stdout + done.stderr
