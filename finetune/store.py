@@ -160,7 +160,7 @@ def _allocate(n_bytes: int) -> Pixels:
     with tempfile.TemporaryFile(prefix="finetune-store-") as file:  # the mapping holds it open
         try:
             if hasattr(os, "posix_fallocate"):
-                # Reserved now, with an error to catch: a mapped file that meets a full disk kills the process.
+                # Reserved now, with an error to catch: a full disk kills a process that writes to a mapping.
                 os.posix_fallocate(file.fileno(), 0, n_bytes)
         except OSError as error:
             raise DataError(
