@@ -14,9 +14,9 @@ def b_beats_a(evidence: Evidence) -> Finding:
 
     Rule: holds when the difference of test accuracy B - A is positive with a Holm-adjusted p below
     1 - confidence; fails when it is negative with such a p; else not separable. One seed: exact McNemar
-    test, Tango's interval. Several seeds: mean difference with the variance of a bootstrap over seeds and
-    images, in closed form, and Student's t. Without predictions: two independent proportions, which is
-    cautious for paired data.
+    test, Tango's interval. Two seeds: each by itself must tell, and the interval spans both. Three and
+    more: mean difference with the variance of a bootstrap over seeds and images, in closed form, and
+    Student's t. Without predictions: two independent proportions, which is cautious for paired data.
 
     Source: McNemar (1947); Tango, Statistics in Medicine 17 (1998) 891-908; Searle, Casella and
     McCulloch, Variance Components (1992), chapter 4; Holm (1979).

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from grader.policy import load_policy
+from grader.policy import Policy, load_policy
 from grader.truth import Truth
 from tests.grader.honest import Size, write_run
 
@@ -15,7 +15,13 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def policy():
+def smoke() -> Path:
+    """A real run: `finetune train --preset smoke --seeds 2` on two cores, without its checkpoints."""
+    return Path(__file__).parent / "smoke-run"
+
+
+@pytest.fixture(scope="session")
+def policy() -> Policy:
     return load_policy("default")
 
 

@@ -11,8 +11,16 @@ from tests.grader.conftest import truth_of
 from tests.grader.forgeries import FORGERIES, Forger, Forgery
 
 
-def test_the_honest_run_passes_clean(honest: Path, policy: Policy) -> None:
-    found = grade(Job(honest, "honest", policy, truth_of(honest)))
+@pytest.fixture(params=["smoke", "honest"])
+def original(request: pytest.FixtureRequest) -> Path:
+    """A real run and a simulated one, both honest."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Path)
+    return found
+
+
+def test_the_honest_run_passes_clean(original: Path, policy: Policy) -> None:
+    found = grade(Job(original, "honest", policy, truth_of(original)))
     assert not found.problems
     assert found.exit_code == 0
     assert [n for n, f in found.findings.items() if found.counts(n) and f.status is Status.FAILS] == []
@@ -26,12 +34,12 @@ def test_there_are_sixty_and_more() -> None:
 
 @pytest.mark.parametrize("entry", FORGERIES, ids=lambda entry: entry.name)
 def test_each_is_caught_by_its_finding_alone(
-    entry: Forgery, honest: Path, policy: Policy, tmp_path: Path
+    entry: Forgery, original: Path, policy: Policy, tmp_path: Path
 ) -> None:
-    forger = Forger(honest, tmp_path / "run")
+    forger = Forger(original, tmp_path / "run")
     entry.change(forger)
     forger.save()
-    truth = truth_of(honest) if entry.truth else None
+    truth = truth_of(original) if entry.truth else None
     found = grade(Job(forger.folder, entry.name, policy, truth))
     if entry.caught_by == "unusable":
         assert found.exit_code == 2

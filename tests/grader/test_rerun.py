@@ -46,7 +46,10 @@ def evaluate_with(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     monkeypatch.setattr(rerun, "_call", call)
 
 
-COPY = "import pathlib, shutil, sys\nfor p in pathlib.Path(sys.argv[1]).glob('predictions/*'): shutil.copy(p, sys.argv[2])"
+COPY = (
+    "import pathlib, shutil, sys\n"
+    "for p in pathlib.Path(sys.argv[1]).glob('predictions/*'): shutil.copy(p, sys.argv[2])"
+)
 
 
 def graded(forger: Forger, policy: Policy) -> Grade:
@@ -119,15 +122,13 @@ def test_an_evaluation_that_ends_in_an_error_is_told(
 ) -> None:
     evaluate_with(monkeypatch, "import sys; sys.exit('Error: no images in data/')")
     found = graded(stored, policy).findings["rerun-agrees"]
-    assert (
-        found.summary
-        == "Not made afresh: finetune evaluate ended with exit code 1: Error: no images in data/"
-    )
+    assert found.summary.endswith("evaluate ended with exit code 1: Error: no images in data/")
 
 
 def test_other_images_are_told(stored: Forger, policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     rename = COPY + (
-        "\nfor p in pathlib.Path(sys.argv[2]).iterdir(): p.write_text(p.read_text().replace('digit', 'other'))"
+        "\nfor p in pathlib.Path(sys.argv[2]).iterdir():"
+        " p.write_text(p.read_text().replace('digit', 'other'))"
     )
     evaluate_with(monkeypatch, rename)
     found = graded(stored, policy).findings["rerun-agrees"]
