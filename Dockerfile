@@ -72,7 +72,8 @@ RUN --mount=type=secret,id=ca \
     if [ "$IMAGENET_WEIGHTS" = 1 ]; then \
       if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
       TORCH_HOME=/workspace/weights /opt/finetune/bin/python -c \
-        "from torchvision.models import ResNet18_Weights as W; W.IMAGENET1K_V1.get_state_dict(check_hash=True)"; \
+        "from torchvision.models import ResNet18_Weights as W; W.IMAGENET1K_V1.get_state_dict(check_hash=True)" \
+      && chmod -R g+rwX /workspace/weights; \
     fi
 
 FROM base AS grade
