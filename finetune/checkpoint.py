@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
+from finetune.errors import RunFolderError
 from finetune.evaluate import Metrics, Predictions
 from finetune.files import write_atomically
 from finetune.models import Network
@@ -48,18 +50,32 @@ class Checkpoints:
     def __init__(self, folder: Path, stem: str) -> None:
         self.folder = folder
         self.stem = stem
-        self._bests: deque[Path] = deque(maxlen=KEPT)  # what the checkpoints kept refer to
+        self._bests: deque[int] = deque(maxlen=KEPT)  # the epochs that the checkpoints kept refer to
 
     def save_best(self, epoch: int, network: Network) -> None:
         """Keep the network of a new best epoch.
 
         Its name tells the epoch: a crash before the next `save` cannot exchange it for an older best.
         """
-        write_atomically(self._best(epoch), safetensors.torch.save(network_state(network)))
+        content = safetensors.torch.save(network_state(network))
+        written = self.folder / f"{self.stem}-best{epoch:06d}-{_digits(content)}.safetensors"
+        write_atomically(written, content)
+        for same in set(self._best_files(epoch)) - {written}:
+            same.unlink(missing_ok=True)
 
     def best(self, epoch: int) -> bytes:
-        """The safetensors file of the best epoch."""
-        return self._best(epoch).read_bytes()
+        """The safetensors file of the best epoch.
+
+        Raises:
+            RunFolderError: it is gone or damaged.
+        """
+        content = self._undamaged_best(epoch)
+        if content is None:
+            raise RunFolderError(
+                f"The network of {self.stem}'s best epoch, {epoch}, must be in {self.folder}, but it is gone "
+                "or damaged; go on with --resume, which trains from an earlier checkpoint."
+            )
+        return content
 
     def save(self, trainer: Trainer, seconds: float) -> None:
         """Write where training stands, and drop all but the last two such files.
@@ -90,38 +106,47 @@ class Checkpoints:
         }
         content = safetensors.torch.save(tensors, metadata={"training": json.dumps(fields)})
         position = f"{training.steps:010d}-{len(training.epochs):06d}"
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        written = self.folder / f"{self.stem}-{position}-{digest}.safetensors"
+        written = self.folder / f"{self.stem}-{position}-{_digits(content)}.safetensors"
         write_atomically(written, content)
         for same in set(self.folder.glob(f"{self.stem}-{position}-*")) - {written}:
             same.unlink()
-        self._bests.append(self._best(training.best_epoch or 0))
-        kept = {*self._positions()[-KEPT:], *self._bests}
+        self._bests.append(training.best_epoch or 0)
+        kept = {
+            *self._positions()[-KEPT:],
+            *(path for epoch in self._bests for path in self._best_files(epoch)),
+        }
         for path in set(self.folder.glob(f"{self.stem}-*")) - kept:
             path.unlink(missing_ok=True)
 
     def restore(self, trainer: Trainer) -> bool:
-        """Put a fresh trainer where the newest undamaged checkpoint stands; False if there is none."""
+        """Put a fresh trainer where the newest undamaged checkpoint stands; False if there is none.
+
+        Raises:
+            RunFolderError: a file cannot be read, or is undamaged but no checkpoint of this network.
+        """
         for path in reversed(self._positions()):
-            content = path.read_bytes()
-            if not hashlib.sha256(content).hexdigest().startswith(path.stem.rpartition("-")[2]):
+            content = _undamaged(path)
+            if content is None:
                 continue
-            training = _training(content)
-            if training.best_epoch is not None and not self._best(training.best_epoch).is_file():
-                continue
-            tensors = safetensors.torch.load(content)
-            trainer.network.load_state_dict(_part(tensors, "network."))
-            momentum = _part(tensors, "momentum.")
-            for name, parameter in trainer.network.trainable():
-                if name in momentum:
-                    buffer = torch.empty_like(parameter).copy_(momentum[name])
-                    trainer.optimizer.state[parameter]["momentum_buffer"] = buffer
-            best = _part(tensors, "best.")
-            for split in trainer.images.held_out if best else ():
-                predicted, nll = best[f"{split}.predicted"].numpy(), best[f"{split}.nll"].numpy()
-                training.best_predictions[split] = Predictions(predicted.astype(np.int64), nll)
-            trainer.resume(training)
-            self._bests.append(self._best(training.best_epoch or 0))
+            try:
+                training, tensors = _training(content), safetensors.torch.load(content)
+                best = training.best_epoch
+                if best is not None and self._undamaged_best(best) is None:
+                    continue
+                _put(training, tensors, trainer)
+            except (
+                LookupError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                RecursionError,
+                SafetensorError,
+            ) as error:
+                raise RunFolderError(
+                    f"{path} must be a checkpoint of this run, but it is none "
+                    f"({type(error).__name__}: {error}); remove it to go on from the one before."
+                ) from error
+            self._bests.append(best or 0)
             return True
         return False
 
@@ -130,11 +155,53 @@ class Checkpoints:
         for path in self.folder.glob(f"{self.stem}-*"):
             path.unlink(missing_ok=True)
 
-    def _best(self, epoch: int) -> Path:
-        return self.folder / f"{self.stem}-best{epoch:06d}.safetensors"
+    def _best_files(self, epoch: int) -> list[Path]:
+        return sorted(self.folder.glob(f"{self.stem}-best{epoch:06d}-*.safetensors"))
+
+    def _undamaged_best(self, epoch: int) -> bytes | None:
+        return next(filter(None, map(_undamaged, self._best_files(epoch))), None)
 
     def _positions(self) -> list[Path]:
         return sorted(self.folder.glob(f"{self.stem}-[0-9]*-[0-9]*-*.safetensors"))
+
+
+def _digits(content: bytes) -> str:
+    """What a file's name ends in."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _undamaged(path: Path) -> bytes | None:
+    """A file's content, or None if it is not what its name says.
+
+    Raises:
+        RunFolderError: it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} cannot be read ({error.strerror}); remove it to go on without it."
+        ) from error
+    return content if _digits(content) == path.stem.rpartition("-")[2] else None
+
+
+def _put(training: Training, tensors: State, trainer: Trainer) -> None:
+    """Put a fresh trainer where a checkpoint stands."""
+    network, momentum, best = (_part(tensors, prefix) for prefix in ("network.", "momentum.", "best."))
+    wanted = {n: t.shape for n, t in trainer.network.state_dict().items()}
+    if {n: t.shape for n, t in network.items()} != wanted or any(
+        t.shape != wanted[n] for n, t in momentum.items()
+    ):
+        raise ValueError("its tensors are another network's")
+    trainer.network.load_state_dict(network)
+    for name, parameter in trainer.network.trainable():
+        if name in momentum:
+            buffer = torch.empty_like(parameter).copy_(momentum[name])
+            trainer.optimizer.state[parameter]["momentum_buffer"] = buffer
+    for split in trainer.images.held_out if best else ():
+        predicted, nll = best[f"{split}.predicted"].numpy(), best[f"{split}.nll"].numpy()
+        training.best_predictions[split] = Predictions(predicted.astype(np.int64), nll)
+    trainer.resume(training)
 
 
 def _part(tensors: State, prefix: str) -> State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -117,7 +118,7 @@ def train(out: Path | None, resume: Path | None, **options: Any) -> int:
                 f"but --{given[0].replace('_', '-')} was; leave it out or start a new run."
             )
         out = _newest_run() if resume == NEWEST else resume
-        if not (out / "config.toml").is_file():
+        if not os.path.isfile(out / "config.toml"):  # noqa: PTH113 - Path.is_file() raises on overlong names
             raise ConfigError(
                 f"--resume must name a run folder with a config.toml, but {out} is none; check the path."
             )
@@ -133,7 +134,9 @@ def train(out: Path | None, resume: Path | None, **options: Any) -> int:
     try:
         record = run_experiment(config, out, Reporter(), stop, resume=resume is not None)
     except Stopped:
-        click.echo(f"Interrupted. Go on with: finetune train --resume {out}", err=True)
+        begun = (out / "config.toml").is_file()
+        way_on = f"Go on with: finetune train --resume {out}" if begun else "Nothing was trained yet."
+        click.echo(f"Interrupted. {way_on}", err=True)
         raise
     failed = any(run["status"] != "completed" for run in record["runs"])
     return EXIT_FAILED_VARIANT if failed else 0

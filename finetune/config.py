@@ -35,6 +35,12 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _nameable(value: str) -> bool:
+    """Whether the system could have a file of that name at all."""
+    path = value.encode("utf-8", "surrogateescape")
+    return b"\0" not in path and len(path) < 4096 and all(len(part) < 256 for part in path.split(b"/"))
+
+
 def _whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
@@ -191,6 +197,9 @@ class ExperimentConfig:
             self.dataset,
         )
         _require(known, "dataset", "flowers102, digits or imagefolder:PATH", self.dataset)
+        for name in ("dataset", "data_root", "weights"):
+            value = getattr(self, name)
+            _require(_nameable(value), name, "a path without null characters and overlong names", value)
         _require(self.split in (None, *SPLITS), "split", " or ".join(SPLITS), self.split)
         _require(self.device in DEVICES, "device", "auto, cpu or cuda", self.device)
         _require(self.on_bad_image in ON_BAD_IMAGE, "on_bad_image", "fail or skip", self.on_bad_image)
@@ -248,7 +257,7 @@ def load_preset(name: str) -> ExperimentConfig:
         text = (resources.files("finetune") / "presets" / f"{name}.toml").read_text("utf-8")
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"The preset {name} must be a TOML file, but reading it gave: {error}.") from error
     return _from_table(table, Path(name).stem if name.endswith(".toml") else name)
 

@@ -91,7 +91,13 @@ def load_dataset(dataset: str, data_root: Path) -> Dataset:
         return _digits()
     if dataset == "flowers102":
         return _flowers102(data_root)
-    return _imagefolder(Path(dataset.removeprefix("imagefolder:")).expanduser())
+    root = Path(dataset.removeprefix("imagefolder:"))
+    try:
+        return _imagefolder(root.expanduser())
+    except (OSError, RuntimeError) as error:  # expanduser() raises RuntimeError for a user who is not there
+        raise DataError(
+            f"The image folder {root} cannot be listed ({error}); check path and permissions."
+        ) from error
 
 
 def _digits() -> Dataset:
@@ -220,12 +226,17 @@ def _class_folders(
 
 def _files(folder: Path) -> list[Path]:
     paths = []
-    for where, folders, names in os.walk(folder):  # does not follow links, so a loop cannot trap it
+    for where, folders, names in os.walk(folder, onerror=_give_up):  # follows no links: no loop can trap it
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         paths += [Path(where, name) for name in sorted(names)]
     for path in paths:
         _require_unicode(path)
     return paths
+
+
+def _give_up(error: OSError) -> None:
+    """A folder that cannot be listed may hold anything: its images must not be missing unnoticed."""
+    raise error
 
 
 def _require_unicode(path: Path) -> None:

@@ -114,7 +114,7 @@ def prepare(config: ExperimentConfig, reporter: Reporter) -> Prepared:
     reporter.say(host.startup_line(described, gpu_memory))
     with memory_errors(config):
         dataset, splits, images, seconds = load_images(config, workers, reporter)
-    weights = _weights(config, len(dataset.classes), reporter)
+        weights = _weights(config, len(dataset.classes), reporter)
     download_seconds = dataset.download_seconds + (weights.download_seconds if weights else 0.0)
     record = {
         "tool": environment.describe_tool(),

@@ -69,7 +69,7 @@ def evaluate_run(
 def _results(run: Path) -> dict[str, Any]:
     try:
         record = json.loads((run / "results.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{run} must be a run folder with a results.json, but: {error}.") from error
     problem = results.schema_problem(record)
     if problem:

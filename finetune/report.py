@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from finetune.errors import RunFolderError
+from finetune.files import write_atomically
 from finetune.train import Epoch
 
 COLOURS = {"train": "#7f7f7f", "val": "#1f77b4", "test": "#d62728"}
@@ -85,12 +86,9 @@ def curves(record: dict[str, Any], path: Path) -> None:
     handles, labels = axes[0][0].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=4, frameon=False)
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise RunFolderError(
-            f"{path} cannot be written ({error.strerror}); make room and draw it again."
-        ) from error
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    write_atomically(path, picture.getvalue())
 
 
 def _draw(accuracy: Any, loss: Any, run: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import io
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -21,7 +22,7 @@ from jsonschema import Draft202012Validator
 
 from finetune.config import ExperimentConfig, Variant, to_table
 from finetune.datasets import Dataset, Sample
-from finetune.errors import RunFolderError
+from finetune.errors import RunFolderError, listed
 from finetune.evaluate import Predictions
 from finetune.files import write_atomically
 from finetune.models import Network
@@ -47,7 +48,8 @@ def begin_run_folder(out: Path, config: ExperimentConfig) -> None:
 
 def require_new(out: Path) -> None:
     """Raise RunFolderError if a run folder is there and holds anything."""
-    if out.is_dir() and any(path.name != ".lock" for path in out.iterdir()):
+    left_by_a_kill = (".lock", "config.toml.partial")
+    if out.is_dir() and any(path.name not in left_by_a_kill for path in out.iterdir()):
         raise RunFolderError(
             f"--out must name a new or empty folder, but {out} has content; "
             f"name another one, or go on with it: finetune train --resume {out}."
@@ -68,10 +70,18 @@ def ended_runs(out: Path, record: dict[str, Any]) -> tuple[list[dict[str, Any]],
     Raises:
         RunFolderError: the folder holds no experiment, or one of other data, weights or configuration.
     """
+    _require_own_folders(out)
     before = _read(out / "results.json")
+    if before is not None:
+        _require_consistent(before, out / "results.json")
     identity = before or _read(out / STATE / "identity.json")
     if identity is None:
         return [], 0.0
+    if not identity.keys() >= set(IDENTITY):
+        raise RunFolderError(
+            f"{out / STATE / 'identity.json'} must hold {listed(list(IDENTITY))}, but it does not; "
+            "start a new run."
+        )
     for part in IDENTITY:
         difference = _difference(identity[part], record[part], part)
         if difference:
@@ -82,16 +92,38 @@ def ended_runs(out: Path, record: dict[str, Any]) -> tuple[list[dict[str, Any]],
     return (list(before["runs"]), float(before["timings"]["total_seconds"])) if before else ([], 0.0)
 
 
+def _require_own_folders(out: Path) -> None:
+    """What is written and removed lies in the run folder itself, wherever links in it may lead."""
+    for name in (STATE, "predictions", "checkpoints"):
+        if (out / name).is_symlink():
+            raise RunFolderError(
+                f"A run's files must lie inside its folder, but {out / name} is a link; start a new run."
+            )
+
+
+def _require_consistent(record: dict[str, Any], path: Path) -> None:
+    problem = schema_problem(record)
+    for run in () if problem else record["runs"]:
+        if (run["best_epoch"] or 0) > len(run["epochs"]):
+            problem = f"the best epoch of variant {run['variant']} is none of its epochs"
+    if problem:
+        raise RunFolderError(
+            f"{path} must be as finetune wrote it, but {problem}; remove it to train those runs again."
+        )
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(
             f"{path} cannot be read ({error}); remove it to train those runs again."
         ) from error
-    return content if isinstance(content, dict) else None
+    return content
 
 
 def _difference(before: Any, now: Any, path: str) -> str:
@@ -108,9 +140,7 @@ def _short(value: Any) -> str:
 
 def remove_state(out: Path) -> None:
     """Drop what only a run under way needs."""
-    for path in (out / STATE).glob("*"):
-        path.unlink(missing_ok=True)
-    (out / STATE).rmdir()
+    shutil.rmtree(out / STATE, ignore_errors=True)
 
 
 def write_artifacts(

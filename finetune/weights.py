@@ -126,18 +126,32 @@ def read_state(path: Path) -> tuple[State, str]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # remarks on old formats and on bytes that make no sense
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # damaged bytes make the readers raise almost anything
         reason = str(error).strip().split("\n")[0]
         raise WeightsError(
             f"The weights file {path} is damaged or holds more than tensors ({reason})."
         ) from error
     named = isinstance(state, dict) and all(isinstance(k, str) for k in state)
-    if not named or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not named or not all(_plain(v) for v in state.values()):
         keys = listed([str(k) for k in state]) if isinstance(state, dict) else type(state).__name__
         raise WeightsError(
             f"The weights file {path} must hold a dictionary of tensors, but it holds: {keys}."
         )
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, _sha256(content)
+    return state, _sha256(content)
+
+
+def _plain(value: object) -> bool:
+    """Whether a value is an ordinary tensor: not sparse, nested, quantized, complex or without content."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_nested
+        and not value.is_quantized
+        and not value.is_complex()
+    )
 
 
 def _sha256(content: bytes) -> str:
@@ -154,11 +168,13 @@ def _best_checkpoint(run: Path) -> Path:
             if r["artifacts"] is not None
         ]
         best = max(scored, key=lambda pair: pair[0])[1]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        return inside(run, str(best))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        if isinstance(error, WeightsError):
+            raise
         raise WeightsError(
             f"The run folder {run} must hold a results.json with a finished run; it does not."
         ) from error
-    return inside(run, str(best))
 
 
 def inside(run: Path, path: str) -> Path:
@@ -201,4 +217,5 @@ def _fitted(state: State, shapes: dict[str, tuple[int, ...]], path: Path) -> tup
         raise WeightsError(
             f"The weights in {path} must be a ResNet-18's, but they are not: {'; '.join(problems)}."
         )
-    return kept, dropped
+    # Not before the shapes are known: a small file can claim a tensor larger than memory.
+    return {n: t.float() if t.is_floating_point() else t for n, t in kept.items()}, dropped
