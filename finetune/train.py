@@ -12,10 +12,14 @@ import torch
 from torch.nn import functional
 
 from finetune.augment import batches, plan_epoch
-from finetune.config import Recipe
+from finetune.config import GROUPS, Recipe
+from finetune.errors import ConfigError
 from finetune.evaluate import Metrics, Predictions, evaluate, normalised
 from finetune.models import Network
 from finetune.store import Store
+
+SINGLE_VALUE_PIXELS = 32
+"""ResNet-18 divides height and width by 32: of images no larger its last layers see one pixel."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,18 @@ def make_optimizer(network: Network, recipe: Recipe, peak: float) -> torch.optim
     )
 
 
+def _require_statistics(network: Network, n_train: int, recipe: Recipe) -> None:
+    """Up to 32 pixels the last layers see one value a channel, whose variance needs a second image."""
+    learns = any(group not in network.frozen_groups for group in GROUPS if group not in ("conv1", "fc"))
+    single = recipe.batch_size == 1 or n_train % recipe.batch_size == 1
+    if learns and single and recipe.image_size <= SINGLE_VALUE_PIXELS:
+        raise ConfigError(
+            f"Batch normalisation needs two images in each step, but {n_train} training images in batches "
+            f"of {recipe.batch_size} leave a step with a single image at {recipe.image_size} pixels; use another "
+            f"--batch-size, or an --image-size above {SINGLE_VALUE_PIXELS}."
+        )
+
+
 class Trainer:
     """Trains one network; holds what its epochs share. It can stop after any step and go on from there.
 
@@ -132,6 +148,9 @@ class Trainer:
         workers: threads that augment.
         step_ended: called with the number of images after each step; may raise to stop.
         batch_evaluated: called after each batch of an evaluation; may raise to stop.
+
+    Raises:
+        ConfigError: a step would have a single image and no statistics to normalise it by.
     """
 
     def __init__(
@@ -147,6 +166,7 @@ class Trainer:
         step_ended: Callable[[int], None] = lambda _: None,
         batch_evaluated: Callable[[], None] = lambda: None,
     ) -> None:
+        _require_statistics(network, len(images.train), recipe)
         self.network = network.to(device=device, memory_format=torch.channels_last)
         self.images = images
         self.recipe = recipe
