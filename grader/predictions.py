@@ -19,7 +19,7 @@ _CLASS = r"\d{1,7}"
 _NLL = r"-?\d{1,20}(?:\.\d{1,20})?(?:e[+-]?\d{1,3})?"
 # What a spreadsheet would run as a formula. A class folder may be called "+1", so a sign alone is no proof.
 _FORMULA = re.compile(r"[=@]|[+-].*[(|!]", re.DOTALL)
-_ODD = re.compile(r"[=@+-]|\Z|.*[\x00-\x1f\x7f]|.{4096}", re.DOTALL)
+_ODD = re.compile(r"^(?:[=@+-]|$)|[\x00-\x09\x0b-\x1f\x7f]|^.{4096}", re.MULTILINE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -115,12 +115,14 @@ def _rows(content: bytes, shown: str, counts: Collection[int]) -> list[list[str]
         raise UnusableError([f"{shown}, line {len(lines)}: {found}; results.json counts {wanted} images."])
     rows: list[list[str]] = []
     try:
-        for row in csv.reader(lines, strict=True):
-            rows.append(row)
-            if len(row) != len(HEADER):
-                raise UnusableError([f"{shown}, line {len(rows)}: {len(row)} columns; {len(HEADER)} wanted."])
+        rows.extend(csv.reader(lines, strict=True))
     except csv.Error as error:
         raise UnusableError([f"{shown}, line {len(rows) + 1}: not CSV: {error}."]) from error
+    uneven = next((line for line, row in enumerate(rows, 1) if len(row) != len(HEADER)), None)
+    if uneven:
+        raise UnusableError(
+            [f"{shown}, line {uneven}: {len(rows[uneven - 1])} columns; {len(HEADER)} wanted."]
+        )
     if rows[0] != HEADER:
         raise UnusableError([f"{shown}, line 1: the header must be {','.join(HEADER)}."])
     if len(rows) != len(lines):
@@ -148,7 +150,8 @@ def _outside(classes: NDArray[np.int64], n_classes: int, shown: str) -> list[str
 
 
 def _bad_ids(ids: Sequence[str], shown: str) -> list[str]:
-    if len(set(ids)) == len(ids) and not any(map(_ODD.match, ids)):  # fast, and nearly always enough
+    # One search over all names first: fast, and nearly always enough. A quoted cell never spans lines.
+    if len(set(ids)) == len(ids) and not _ODD.search("\n".join(ids)):
         return []
     problems, seen = [], dict[str, int]()
     for line, name in enumerate(ids, 2):

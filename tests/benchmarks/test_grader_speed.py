@@ -1,0 +1,60 @@
+"""The bounds that a small grading host sets: 2 s and 150 MB for 5 seeds and 6,149 test images."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from grader.grade import Job, grade
+from grader.policy import load_policy
+from tests.grader.honest import Size, write_run
+
+MOST_CPU_SECONDS = 2.0
+MOST_MEGABYTES = 150
+MOST_HELP_CPU_SECONDS = 0.5
+
+
+@pytest.fixture(scope="session")
+def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the size of Flowers-102's official split: 3 variants, 5 seeds, 20 epochs."""
+    size = Size(102, 1020, 1020, 6149, epochs=20, seeds=(0, 1, 2, 3, 4), sketch=True)
+    return write_run(tmp_path_factory.mktemp("flowers") / "run", size)
+
+
+def cost_of(*words: str) -> tuple[float, float]:
+    """Processor seconds and largest resident megabytes of a grader process."""
+    process = subprocess.Popen([sys.executable, "-m", "grader", *words], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def test_a_whole_process_stays_within_the_bounds(flowers: Path, benchmark: BenchmarkFixture) -> None:
+    # Processor time, because wall-clock time is the machine's as much as the grader's.
+    seconds, megabytes = min(cost_of(str(flowers)) for _ in range(3))
+    benchmark.extra_info.update(cpu_seconds=seconds, megabytes=megabytes)
+    benchmark.pedantic(cost_of, args=(str(flowers),), rounds=3)
+    assert seconds < MOST_CPU_SECONDS
+    assert megabytes < MOST_MEGABYTES
+
+
+def test_help_answers_at_once(benchmark: BenchmarkFixture) -> None:
+    seconds, _ = min(cost_of("--help") for _ in range(3))
+    benchmark.extra_info.update(cpu_seconds=seconds)
+    benchmark.pedantic(cost_of, args=("--help",), rounds=3)
+    assert seconds < MOST_HELP_CPU_SECONDS
+
+
+def test_grading_in_process(flowers: Path, benchmark: BenchmarkFixture) -> None:
+    found = benchmark(grade, Job(flowers, "flowers", load_policy("default")))
+    assert found.exit_code == 0
+
+
+def test_grading_the_smoke_run(benchmark: BenchmarkFixture) -> None:
+    smoke = Path(__file__).parents[1] / "grader" / "smoke-run"
+    found = benchmark(grade, Job(smoke, "smoke", load_policy("default")))
+    assert found.exit_code == 0
