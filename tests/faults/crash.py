@@ -1,0 +1,148 @@
+"""Kill an experiment at random instants, again and again, and compare what it ends with.
+
+Run as `python -m tests.faults.crash FOLDER KILLS SEED [--narrow]`; the last line is a JSON object of figures.
+One process imports everything and forks a child for each attempt, so an attempt costs no imports; the child
+runs the experiment as the command line does and dies by SIGKILL. Every third kill waits for a file that is
+half written. A checkpoint is written after every step, far more often than in earnest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torchvision.models.resnet import ResNet
+
+from finetune import environment, experiment, results
+from finetune.config import load_preset
+from finetune.experiment import run_experiment
+from finetune.models import Network
+from finetune.signals import StopRequest
+from finetune.weights import read_state
+from tests.finetune.conftest import _narrow_init
+from tests.finetune.helpers import Quiet, files_of, timeless, tiny
+
+
+def readable(out: Path) -> None:
+    """Fail if any file of a run folder that bears its final name is not whole."""
+    if (out / "config.toml").exists():
+        load_preset(str(out / "config.toml"))
+    if (out / "results.json").exists():
+        record = json.loads((out / "results.json").read_text("utf-8"))
+        assert results.schema_problem(record) == ""
+        for run in record["runs"]:
+            for artifact in run["artifacts"].values():
+                content = (out / artifact["path"]).read_bytes()
+                assert hashlib.sha256(content).hexdigest() == artifact["sha256"]
+    for path in out.rglob("*.safetensors"):
+        read_state(path)
+
+
+def fork(work: Callable[[], object]) -> int:
+    """The id of a new process that does the work; it ends with 0, or with 1 and a traceback."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def ended(child: int) -> bool:
+    """Whether a child has ended by itself; anything but success is an error."""
+    pid, status = os.waitpid(child, os.WNOHANG)
+    assert pid == 0 or status == 0, f"the attempt ended with status {status}"
+    return pid != 0
+
+
+def half_written(out: Path) -> bool:
+    """Whether a file is being written, or was when its process died."""
+    return any(out.rglob("*.partial"))
+
+
+def crash(folder: Path, kills: int, seed: int, weights: str) -> dict[str, Any]:
+    """Figures of an experiment killed that many times; an AssertionError if anything is lost."""
+    chance = random.Random(seed)  # noqa: S311 - instants, not secrets
+    config = tiny(weights=weights)
+    folder.mkdir(parents=True)
+    started = time.monotonic()
+    child = fork(lambda: run_experiment(config, folder / "whole", Quiet(), StopRequest()))
+    while not ended(child):
+        time.sleep(0.01)
+    duration = time.monotonic() - started
+    expected = timeless(json.loads((folder / "whole" / "results.json").read_text("utf-8")))
+    figures = {"kills": 0, "kills_in_a_write": 0, "kills_aimed_at_a_write": 0, "finished_and_equal": 0}
+    figures |= {"attempts": 0, "resumed": 0, "results_lost": 0}
+    number = 0
+    while figures["kills"] < kills or number > figures["finished_and_equal"]:
+        out = folder / f"run{figures['finished_and_equal']}"
+        number = figures["finished_and_equal"] + 1
+        resume = (out / "config.toml").is_file()
+        before = len(_runs(out))
+        child = fork(
+            lambda out=out, resume=resume: run_experiment(config, out, Quiet(), StopRequest(), resume)
+        )
+        figures["attempts"] += 1
+        figures["resumed"] += resume
+        until = time.monotonic() + chance.uniform(0, duration)
+        aimed = figures["kills"] % 3 == 2
+        done = False
+        while not (done := ended(child)):
+            late = time.monotonic() >= until and figures["kills"] < kills
+            if late and (not aimed or half_written(out)):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                break
+            time.sleep(0.0005)
+        readable(out)
+        assert len(_runs(out)) >= before, "a finished variant was lost"
+        if done:
+            found = json.loads((out / "results.json").read_text("utf-8"))
+            assert timeless(found) == expected
+            assert files_of(out) == files_of(folder / "whole")
+            figures["finished_and_equal"] += 1
+        else:
+            figures["kills"] += 1
+            figures["kills_in_a_write"] += half_written(out)
+            figures["kills_aimed_at_a_write"] += aimed
+    return {**figures, "uninterrupted_seconds": duration, "seconds": time.monotonic() - started}
+
+
+def _runs(out: Path) -> list[Any]:
+    try:
+        return list(json.loads((out / "results.json").read_text("utf-8"))["runs"])
+    except FileNotFoundError:
+        return []
+
+
+def main(folder: str, kills: str, seed: str, *options: str) -> None:
+    """Run it as the module's documentation says."""
+    torch.set_num_threads(1)
+    experiment.CHECKPOINT_SECONDS = 0.0
+    environment._git = lambda *_: None
+    weights = "bundled"
+    if "--narrow" in options:
+        ResNet.__init__ = _narrow_init
+        path = Path(folder).with_suffix(".safetensors")
+        torch.manual_seed(3)
+        path.write_bytes(safetensors.torch.save(dict(Network(10).state_dict())))
+        weights = str(path)
+    print(json.dumps(crash(Path(folder), int(kills), int(seed), weights)))  # noqa: T201 - its answer
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
