@@ -26,6 +26,9 @@ NEWEST = Path("newest")
 
 def main() -> None:
     """Run the command line; every error a user can meet becomes one sentence and an exit code."""
+    # Before torch starts its threads: waiting ones sleep instead of spinning. Where other programs want the
+    # cores too, spinning makes every parallel operation wait for a time slice.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = cli(standalone_mode=False)
     except click.ClickException as error:

@@ -73,6 +73,7 @@ def evaluate(
     batch_size: int,
     device: torch.device,
     batch_ended: Callable[[], None] = lambda: None,
+    kept: list[torch.Tensor] | None = None,
 ) -> Predictions:
     """Predict every image of a split.
 
@@ -83,11 +84,20 @@ def evaluate(
         batch_size: images at a time; results do not depend on it beyond rounding.
         device: where the network is.
         batch_ended: called after each batch; may raise to stop.
+        kept: outputs of the frozen prefix for the first batches, used in place of computing them; those of
+            further batches are added. The images must be the same each time.
     """
     network.eval()
     predicted, nll = [], []
-    for part, truth in zip(torch.split(pixels, batch_size), torch.split(labels, batch_size), strict=True):
-        logits = network(normalised(part, device)).float()
+    batches = zip(torch.split(pixels, batch_size), torch.split(labels, batch_size), strict=True)
+    for number, (part, truth) in enumerate(batches):
+        if kept is not None and number < len(kept):
+            features = kept[number]
+        else:
+            features = network.forward_frozen(normalised(part, device))
+            if kept is not None:
+                kept.append(features)
+        logits = network.forward_trained(features).float()
         predicted.append(logits.argmax(dim=1))
         nll.append(functional.cross_entropy(logits, truth.to(device), reduction="none"))
         batch_ended()

@@ -15,6 +15,7 @@ from finetune.augment import batches, plan_epoch
 from finetune.config import GROUPS, Recipe
 from finetune.errors import ConfigError
 from finetune.evaluate import Metrics, Predictions, evaluate, normalised
+from finetune.host import available_memory_bytes
 from finetune.models import Network
 from finetune.store import Store
 
@@ -130,8 +131,8 @@ def _require_statistics(network: Network, n_train: int, recipe: Recipe) -> None:
     if learns and single and recipe.image_size <= SINGLE_VALUE_PIXELS:
         raise ConfigError(
             f"Batch normalisation needs two images in each step, but {n_train} training images in batches "
-            f"of {recipe.batch_size} leave a step with a single image at {recipe.image_size} pixels; use another "
-            f"--batch-size, or an --image-size above {SINGLE_VALUE_PIXELS}."
+            f"of {recipe.batch_size} leave a step with a single image at {recipe.image_size} pixels; use "
+            f"another --batch-size, or an --image-size above {SINGLE_VALUE_PIXELS}."
         )
 
 
@@ -179,6 +180,7 @@ class Trainer:
         self.optimizer = make_optimizer(network, recipe, peak)
         self.steps_per_epoch = math.ceil(len(images.train) / recipe.batch_size)
         self.training = Training()
+        self._kept: dict[str, list[torch.Tensor]] | None = None
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._n_correct = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -254,12 +256,38 @@ class Trainer:
         self._n_correct += (logits.detach().argmax(dim=1) == labels).sum()
 
     def _evaluate(self) -> dict[str, Predictions]:
+        if self._kept is None:
+            self._kept = self._places_for_features()
         return {
             split: evaluate(
-                self.network, pixels, labels, self.recipe.batch_size, self.device, self.batch_evaluated
+                self.network,
+                pixels,
+                labels,
+                self.recipe.batch_size,
+                self.device,
+                self.batch_evaluated,
+                self._kept.get(split),
             )
             for split, (pixels, labels) in self.images.held_out.items()
         }
+
+    def _places_for_features(self) -> dict[str, list[torch.Tensor]]:
+        """Where to keep the frozen prefix's outputs for held-out images, if it has any and there is room.
+
+        They are the same after every epoch, so keeping them changes no prediction.
+        """
+        if self.network.first_trained == 0:
+            return {}
+        self.network.eval()
+        pixels, _ = self.images.held_out["val"]
+        one = self.network.forward_frozen(normalised(pixels[:1], self.device))
+        n_images = sum(len(labels) for _, labels in self.images.held_out.values())
+        n_bytes = one.numel() * one.element_size() * n_images
+        if self.device.type == "cuda":
+            free: int = torch.cuda.mem_get_info(self.device)[0]
+        else:
+            free = available_memory_bytes()
+        return {split: [] for split in self.images.held_out} if n_bytes < free // 4 else {}
 
     def _conclude(self, number: int, predictions: dict[str, Predictions], evaluation_seconds: float) -> None:
         """Record an epoch, and keep its predictions if it is the best so far."""
