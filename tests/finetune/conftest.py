@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from finetune import environment
+from finetune import environment, files
 from finetune.config import ExperimentConfig
 from finetune.experiment import run_experiment
 from finetune.models import Network
@@ -40,6 +40,13 @@ def _narrow_init(self: ResNet, block: type[BasicBlock], layers: list[int], num_c
         )
     self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
     self.fc = nn.Linear(32, num_classes)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_disks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shared disk makes fsync take a second at times; the tests of files see to it that it is called."""
+    if "test_files" not in request.module.__name__:
+        monkeypatch.setattr(files.os, "fsync", lambda _: None)
 
 
 @pytest.fixture

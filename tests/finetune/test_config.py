@@ -254,7 +254,7 @@ recipes = st.builds(
     crop_area_min=st.floats(0.001, 1),
     flip_probability=st.floats(0, 1),
 )
-paths = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1)
+paths = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=50)
 configs = st.builds(
     ExperimentConfig,
     preset=paths,
