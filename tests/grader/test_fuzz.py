@@ -54,38 +54,49 @@ CHUNKS = [
 ]
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path of every value in a document but the root."""
-    found = [path] if path else []
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in items:
-        found += places(child, (*path, key))
-    return found
+def some_place(document: Any, rng: random.Random) -> list[Any]:
+    """A path to a value, by a random walk: the few fields at the top are met as often as the many below."""
+    path: list[Any] = []
+    value = document
+    while isinstance(value, dict | list) and value and (not path or rng.random() < 0.9):
+        path.append(rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value)))
+        value = value[path[-1]]
+    return path
 
 
 def mutated_json(content: bytes, rng: random.Random) -> bytes:
     """The file with one to three changes to values, or to bytes."""
-    if rng.random() < 0.25:
+    if rng.random() < 0.1:
         return mutated_bytes(content, rng)
     document = json.loads(content)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        *path, last = rng.choice(places(document))
+        if not (place := some_place(document, rng)):
+            break
+        *path, last = place
         parent = document
         for key in path:
             parent = parent[key]
-        match rng.randrange(5):
+        old = parent[last]
+        match rng.choice((0, 1, 2, *[3] * 9, 9)):  # mostly values of the right type
             case 0:
                 del parent[last]
             case 1 if isinstance(parent, dict):
                 parent[rng.choice(["extra", "", "\x1b", "seed"])] = rng.choice(VALUES)
-            case 2 if isinstance(parent[last], int | float) and not isinstance(parent[last], bool):
-                parent[last] = parent[last] * rng.choice([0, -1, 2, 0.5, 10**6]) + rng.choice([0, 1])
-            case 3 if isinstance(parent, list):
-                parent.insert(0, json.loads(json.dumps(parent[last])))
+            case 1 | 2 if isinstance(parent, list):
+                parent.insert(0, json.loads(json.dumps(old)))
+            case 3 if isinstance(old, int | float) and not isinstance(old, bool):
+                change = rng.choice([0, -1, 2, 0.5, 10**6, 10**12]) if isinstance(old, float) else 1
+                parent[last] = old * change + rng.choice([0, 1, -1, 10**9])
+            case 3 if isinstance(old, str):
+                parent[last] = rng.choice(
+                    ["A", "B", "random", "failed", "0" * 64, "f" * 64, "official", "cuda"]
+                )
+            case 3 if isinstance(old, list) and old:
+                parent[last] = rng.choice([old[1:], old + old, old[::-1], old[:1]])
+            case 3 if isinstance(old, dict) and isinstance(parent, dict):
+                parent[last] = rng.choice([v for v in parent.values() if isinstance(v, dict)])
             case _:
                 parent[last] = rng.choice(VALUES)
-        if not places(document):
-            break
     return json.dumps(document).encode()
 
 
