@@ -2,7 +2,7 @@
 
 from math import ceil, inf, isfinite
 
-from grader import stats
+from grader import samples
 from grader.checks.compare import Comparison, compare, p_text
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, not_checked
@@ -101,7 +101,7 @@ def c_faster(evidence: Evidence) -> Finding:
     if not c or not b:
         return not_checked("B and C need two epochs or more, with times.", Level.FILE)
     confidence = evidence.thresholds.confidence
-    ratio = stats.ratio_of_means([e.train_seconds for e in c], [e.train_seconds for e in b], confidence)
+    ratio = samples.ratio_of_means([e.train_seconds for e in c], [e.train_seconds for e in b], confidence)
     waits = [sum(e.data_wait_seconds for e in runs) / sum(e.train_seconds for e in runs) for runs in (c, b)]
     status = Status.HOLDS if ratio.high < 1 else Status.FAILS if ratio.low > 1 else Status.NOT_SEPARABLE
     limits = f" ({ratio.low:.2f} to {ratio.high:.2f})" if isfinite(ratio.high) else ""

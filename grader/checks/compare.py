@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from grader import stats
+from grader import samples, stats
 from grader.evidence import Evidence
 from grader.findings import Level
 from grader.record import Run
@@ -101,7 +101,7 @@ def _several_seeds(
 
         right = [[evidence.predictions[run.name, "test"].correct for run in pair] for pair in pairs]
         differences = np.array([x.astype(np.float64) - y for x, y in right])
-        gap, p, variance = stats.difference_over_seeds(differences, confidence)
+        gap, p, variance = samples.difference_over_seeds(differences, confidence)
     numbers = _limits(gap) | {"n_seeds": len(pairs), "n_images": tables[0].n}
     test = f"{len(pairs)} seeds,"
     return Comparison(gap, p, test, Level.PREDICTIONS, tables[0].n, variance, numbers, details)

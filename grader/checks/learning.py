@@ -2,7 +2,7 @@
 
 from statistics import fmean
 
-from grader import stats
+from grader import samples
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, not_checked
 
@@ -23,7 +23,7 @@ def a_learns(evidence: Evidence) -> Finding:
     if n < 3:
         return not_checked("A needs three epochs or more.", Level.FILE)
     accuracy = [fmean(run.epochs[i].val.accuracy for run in runs) for i in range(n)]
-    rho, p = stats.spearman(list(range(n)), accuracy)
+    rho, p = samples.spearman(list(range(n)), accuracy)
     status = Status.NOT_SEPARABLE
     if p < 1 - evidence.thresholds.confidence:
         status = Status.HOLDS if rho > 0 else Status.FAILS

@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from grader import stats
+from grader import samples, stats
 from grader.checks.compare import _hull
 from grader.stats import Interval, PairedCounts
 
@@ -101,7 +101,7 @@ def test_intervals_over_seeds_cover(experiments: int, n_seeds: int, spread: floa
     covered = []
     for _ in range(experiments):
         (x, y), truth = answers(rng, 600, n_seeds, spread, (1.3, 1.0))
-        covered.append(covers(stats.difference_over_seeds(x.astype(float) - y)[0], truth))
+        covered.append(covers(samples.difference_over_seeds(x.astype(float) - y)[0], truth))
     assert is_nominal(covered)
 
 
@@ -123,7 +123,7 @@ def test_two_seeds_cover_more_than_nominal(experiments: int, spread: float) -> N
 def test_ratio_intervals_cover(experiments: int) -> None:
     rng = np.random.default_rng(25)
     covered = [
-        covers(stats.ratio_of_means(rng.lognormal(np.log(0.6), 0.1, 9), rng.lognormal(0, 0.05, 9)), 0.6)
+        covers(samples.ratio_of_means(rng.lognormal(np.log(0.6), 0.1, 9), rng.lognormal(0, 0.05, 9)), 0.6)
         for _ in range(experiments)
     ]
     assert is_nominal(covered)

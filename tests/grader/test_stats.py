@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from grader import stats
+from grader import samples, stats
 from grader.stats import Interval, PairedCounts
 
 # Airway hyper-responsiveness before and after stem cell transplantation: the worked example of Fagerland,
@@ -155,23 +155,23 @@ class TestOthers:
 
     def test_ratio_of_means(self) -> None:
         # statsmodels.stats.weightstats.CompareMeans(...).tconfint_diff(usevar="unequal") on the logarithms.
-        found = stats.ratio_of_means([1.21, 1.18, 1.25, 1.19], [2.02, 1.95, 2.10, 2.04, 1.99])
+        found = samples.ratio_of_means([1.21, 1.18, 1.25, 1.19], [2.02, 1.95, 2.10, 2.04, 1.99])
         assert found.estimate == pytest.approx(0.5978102871511487, rel=1e-6)
         assert close(found, 0.5730707659075926, 0.623617815956373)
 
     def test_a_ratio_of_single_values_has_no_limits(self) -> None:
-        assert stats.ratio_of_means([1.0], [2.0, 2.1]) == Interval(
+        assert samples.ratio_of_means([1.0], [2.0, 2.1]) == Interval(
             pytest.approx(0.488, abs=1e-3), 0.0, math.inf
         )
 
     def test_spearman(self) -> None:
         # scipy.stats.spearmanr
-        rho, p = stats.spearman([1, 2, 3, 4, 5, 6, 7], [0.2, 0.5, 0.4, 0.6, 0.6, 0.8, 0.7])
+        rho, p = samples.spearman([1, 2, 3, 4, 5, 6, 7], [0.2, 0.5, 0.4, 0.6, 0.6, 0.8, 0.7])
         assert rho == pytest.approx(0.9189562119494703, rel=1e-6)
         assert p == pytest.approx(0.003436626156217534, rel=1e-6)
 
     def test_spearman_of_a_constant_knows_nothing(self) -> None:
-        assert stats.spearman([1, 2, 3, 4], [0.5] * 4) == (0.0, 1.0)
+        assert samples.spearman([1, 2, 3, 4], [0.5] * 4) == (0.0, 1.0)
 
     def test_images_to_separate(self) -> None:
         # Variance 0.25, distance 0.05: 0.25 * ((1.959964 + 0.841621) / 0.05)^2 = 784.888.
@@ -181,7 +181,7 @@ class TestOthers:
     def test_over_seeds_uses_the_mean_squares_of_the_table(self) -> None:
         # By hand: seed means 0.5, 0; image means 0.5, 0, 0.5, 0; grand mean 0.25; residuals ±0.25.
         differences = np.array([[1.0, 0, 1, 0], [0, 0, 0, 0]])
-        found, p, variance = stats.difference_over_seeds(differences)
+        found, p, variance = samples.difference_over_seeds(differences)
         seeds, images, answers = 0.125 / 2, (4 * 0.0625 / 3) / 4, 8 * 0.0625 / 3 / 8
         assert found.estimate == 0.25
         assert variance == pytest.approx(4 * 0.0625 / 3)
@@ -195,6 +195,6 @@ class TestOthers:
 
     def test_seeds_that_agree_on_every_image_leave_no_doubt_about_seeds(self) -> None:
         one = np.repeat([[1.0, 0, 0, -1, 1, 1, 0, 1]], 3, axis=0)
-        found, _, _ = stats.difference_over_seeds(one)
+        found, _, _ = samples.difference_over_seeds(one)
         standard_error = one[0].std(ddof=1) / math.sqrt(8)
         assert found.high - found.estimate == pytest.approx(2.364624 * standard_error, rel=1e-5)

@@ -1,0 +1,119 @@
+"""Tests and intervals for measured samples: training times, epochs, and seeds by images.
+
+Student's t comes from `scipy.special`, imported where it is used (see `stats`).
+"""
+
+from collections.abc import Sequence
+from math import exp, inf, log, sqrt
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from grader.stats import Interval
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def ratio_of_means(
+    numerator: Sequence[float], denominator: Sequence[float], confidence: float = 0.95
+) -> Interval:
+    """Ratio of geometric means of two samples of positive numbers, with Welch's interval on the logarithms.
+
+    Source: B. L. Welch, *The generalization of "Student's" problem when several different population
+    variances are involved*, Biometrika 34 (1947) 28-35.
+
+    Args:
+        numerator: At least one value above 0.
+        denominator: The same.
+        confidence: Share of samples whose interval covers the truth.
+
+    Returns:
+        The ratio; its limits are 0 and infinity where one of the samples has a single value.
+    """
+    x, y = [log(v) for v in numerator], [log(v) for v in denominator]
+    d = fmean(x) - fmean(y)
+    if min(len(x), len(y)) < 2:
+        return Interval(exp(d), 0.0, inf)
+    from scipy.special import stdtrit
+
+    u, v = stdev(x) ** 2 / len(x), stdev(y) ** 2 / len(y)
+    if u + v == 0:
+        return Interval(exp(d), exp(d), exp(d))
+    df = (u + v) ** 2 / (u * u / (len(x) - 1) + v * v / (len(y) - 1))
+    half = float(stdtrit(df, 0.5 + confidence / 2)) * sqrt(u + v)
+    return Interval(exp(d), _exp(d - half), _exp(d + half))
+
+
+def _exp(x: float) -> float:
+    return exp(x) if x < 700 else inf
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Spearman's rank correlation and its two-sided p-value by Student's t with n - 2 degrees of freedom.
+
+    The same as `scipy.stats.spearmanr`. With fewer than three values, or a constant sample: (0, 1).
+
+    Source: M. G. Kendall and A. Stuart, *The Advanced Theory of Statistics*, vol. 2 (1973), section 31.19.
+    """
+    n = len(x)
+    if n < 3 or len(set(x)) == 1 or len(set(y)) == 1:
+        return 0.0, 1.0
+    from scipy.special import stdtr
+
+    rank_x, rank_y = _ranks(x), _ranks(y)
+    mean = (n + 1) / 2
+    cross = sum((a - mean) * (b - mean) for a, b in zip(rank_x, rank_y, strict=True))
+    spread = sqrt(sum((a - mean) ** 2 for a in rank_x) * sum((b - mean) ** 2 for b in rank_y))
+    rho = max(-1.0, min(1.0, cross / spread))
+    if abs(rho) == 1:
+        return rho, 0.0
+    t = abs(rho) * sqrt((n - 2) / ((1 - rho) * (1 + rho)))
+    return rho, 2 * float(stdtr(n - 2, -t))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 1; ties share their mean rank."""
+    ordered = sorted(values)
+    first = {value: rank for rank, value in reversed(list(enumerate(ordered, 1)))}
+    return [first[value] + (ordered.count(value) - 1) / 2 for value in values]
+
+
+def difference_over_seeds(
+    differences: "NDArray[np.float64]", confidence: float = 0.95
+) -> tuple[Interval, float, float]:
+    """Mean difference over seeds and images, both of which are samples.
+
+    The variance of the mean is that of a bootstrap over seeds, plus that of a bootstrap over images, minus
+    the part of single answers that both contain. Because the statistic is a mean, all three have closed
+    forms (mean squares of a two-way table), so nothing is drawn at random. Drawing seeds and images at once
+    would count single answers three times and cover too much (Owen, *The pigeonhole bootstrap*, Annals of
+    Applied Statistics 1 (2007) 386-411). Limits by Student's t with Satterthwaite's degrees of freedom.
+
+    Source: S. R. Searle, G. Casella and C. E. McCulloch, *Variance Components* (1992), chapter 4; F. E.
+    Satterthwaite, Biometrics 2 (1946) 110-114.
+
+    Args:
+        differences: 1, 0 or -1 for each seed and image, shape [seeds x images], at least 2 x 2.
+        confidence: Share of samples whose interval covers the truth.
+
+    Returns:
+        The interval, the two-sided p-value of no difference, and the variance of one image's difference
+        (mean over seeds), for planning.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    n_seeds, n_images = differences.shape
+    mean = float(differences.mean())
+    of_seed, of_image = differences.mean(axis=1), differences.mean(axis=0)
+    residual = differences - of_seed[:, None] - of_image[None, :] + mean
+    answers = float((residual**2).sum()) / ((n_seeds - 1) * (n_images - 1)) / (n_seeds * n_images)
+    seeds = float(of_seed.var(ddof=1)) / n_seeds
+    images = float(of_image.var(ddof=1)) / n_images
+    variance = max(seeds + images - answers, seeds, images)
+    if variance == 0:
+        return Interval(mean, mean, mean), float(mean == 0), 0.0
+    df = variance**2 / (seeds**2 / (n_seeds - 1) + images**2 / (n_images - 1))
+    half = float(stdtrit(df, 0.5 + confidence / 2)) * sqrt(variance)
+    p = 2 * float(stdtr(df, -abs(mean) / sqrt(variance)))
+    return Interval(mean, mean - half, mean + half), p, float(of_image.var(ddof=1))
