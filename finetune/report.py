@@ -68,6 +68,7 @@ def curves(record: dict[str, Any], path: Path) -> None:
         RunFolderError: the picture cannot be written.
     """
     from matplotlib.figure import Figure  # slow to import, needed once
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     variants = list(dict.fromkeys(run["variant"] for run in record["runs"]))
     figure = Figure(figsize=(1.5 + 3.6 * len(variants), 6.4), layout="constrained")
@@ -80,7 +81,11 @@ def curves(record: dict[str, Any], path: Path) -> None:
         axes[1][column].set_xlabel("epoch")
     axes[0][0].set_ylabel("accuracy")
     axes[1][0].set_ylabel("loss (cross-entropy, nats)")
-    axes[1][0].set_yscale("log")  # a first epoch from random weights can be a hundred times the last
+    # Logarithmic: a first epoch from random weights can have a hundred times the last one's loss.
+    axes[1][0].set_yscale("log")
+    axes[1][0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[1][0].yaxis.set_major_formatter("{x:g}")
+    axes[1][0].yaxis.set_minor_formatter(NullFormatter())
     axes[0][0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes[0][0].xaxis.get_major_locator().set_params(integer=True)
     handles, labels = axes[0][0].get_legend_handles_labels()
