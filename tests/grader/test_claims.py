@@ -1,0 +1,195 @@
+"""The questions themselves: what is said when the answer is yes, no, or cannot be told."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from grader.checks.learning import plateau
+from grader.findings import Finding, Level, Status
+from grader.grade import Job, grade
+from grader.policy import Policy
+from grader.verdict import Grade
+from tests.grader import honest as simulated
+from tests.grader.honest import Size, write_run
+
+Graded = Callable[..., Grade]
+
+LARGE = Size(n_test=2000, n_val=2000)
+
+
+@pytest.fixture
+def graded(tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch) -> Graded:
+    """Grade a simulated run with these skills, and predictions or not."""
+
+    def make(
+        size: Size,
+        skill: Mapping[str, float] | None = None,
+        seconds: Mapping[str, float] | None = None,
+        keep_predictions: bool = True,
+        policy: Policy = policy,
+    ) -> Grade:
+        monkeypatch.setattr(simulated, "SKILL", simulated.SKILL | dict(skill or {}))
+        monkeypatch.setattr(simulated, "EPOCH_SECONDS", simulated.EPOCH_SECONDS | dict(seconds or {}))
+        run = write_run(tmp_path / "run", size)
+        if not keep_predictions:
+            for path in run.glob("predictions/*"):
+                path.unlink()
+        found = grade(Job(run, "run", policy))
+        assert not found.problems
+        return found
+
+    return make
+
+
+class TestBeats:
+    def test_equal_networks_are_not_separable(self, graded: Graded) -> None:
+        found = graded(Size(), {"A": 4.0, "B": 4.0, "C": 4.0})
+        finding = found.findings["b-beats-a"]
+        assert finding.status is Status.NOT_SEPARABLE
+        assert "test images would separate them; there are 270." in finding.summary
+        assert "cannot be told" in found.sentences[0]
+        assert found.exit_code == 0
+
+    @pytest.mark.parametrize(
+        ("seeds", "words"),
+        [((0,), "exact McNemar p"), ((0, 1), "2 seeds, p"), ((0, 1, 2), "3 seeds, p")],
+    )
+    def test_each_number_of_seeds_has_its_test(
+        self, graded: Graded, seeds: tuple[int, ...], words: str
+    ) -> None:
+        finding: Finding = graded(Size(seeds=seeds)).findings["b-beats-a"]
+        assert (finding.status, finding.level) == (Status.HOLDS, Level.PREDICTIONS)
+        assert words in finding.summary
+        assert len(finding.details) == (len(seeds) if len(seeds) > 1 else 0)
+
+    def test_two_seeds_that_disagree_tell_nothing(
+        self, graded: Graded, policy: Policy, tmp_path: Path
+    ) -> None:
+        graded(Size(seeds=(0, 1)))
+        run = tmp_path / "run"
+        document = json.loads((run / "results.json").read_text())
+        first, second = (
+            next(r for r in document["runs"] if (r["variant"], r["seed"]) == (v, 1)) for v in "AB"
+        )
+        for key in ("epochs", "best_epoch", "artifacts", "total_seconds", "images_per_second"):
+            first[key], second[key] = second[key], first[key]
+        (run / "results.json").write_text(json.dumps(document))
+        finding = grade(Job(run, "run", policy)).findings["b-beats-a"]
+        assert finding.status is Status.NOT_SEPARABLE
+        assert finding.numbers["low"] < -0.3
+        assert finding.numbers["high"] > 0.3
+
+    @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+    def test_without_predictions_the_counts_speak(self, graded: Graded, seeds: tuple[int, ...]) -> None:
+        found = graded(Size(seeds=seeds), keep_predictions=False)
+        finding = found.findings["b-beats-a"]
+        assert (finding.status, finding.level) == (Status.HOLDS, Level.FILE)
+        assert "two proportions, unpaired" in finding.summary
+        assert found.levels == (Level.FILE,)
+
+    def test_pairs_and_counts_give_one_difference(
+        self, graded: Graded, policy: Policy, tmp_path: Path
+    ) -> None:
+        paired = graded(Size()).findings["b-beats-a"]
+        for path in (tmp_path / "run").glob("predictions/*"):
+            path.unlink()
+        unpaired = grade(Job(tmp_path / "run", "run", policy)).findings["b-beats-a"]
+        assert paired.numbers["difference"] == pytest.approx(unpaired.numbers["difference"])
+
+
+class TestCAgainstB:
+    @pytest.mark.parametrize(
+        ("skill", "status", "word", "advice"),
+        [
+            (8.5, Status.HOLDS, "superior", "choose C."),
+            (6.5, Status.HOLDS, "non-inferior", "choose C."),
+            (4.5, Status.FAILS, "inferior", "choose B."),
+        ],
+    )
+    def test_the_four_answers(
+        self, graded: Graded, skill: float, status: Status, word: str, advice: str
+    ) -> None:
+        found = graded(LARGE, {"B": 6.5, "C": skill})
+        finding = found.findings["c-against-b"]
+        assert finding.status is status, finding.summary
+        assert f": {word} within a margin of 2 points." in finding.summary
+        assert found.sentences[-1].endswith(advice)
+        assert found.exit_code == 0  # for information: either answer is a good result
+
+    def test_undecided(self, graded: Graded) -> None:
+        found = graded(Size(), {"B": 6.5, "C": 6.2})
+        assert found.findings["c-against-b"].status is Status.NOT_SEPARABLE
+        assert "undecided within a margin of 2 points. About" in found.findings["c-against-b"].summary
+
+    def test_the_margin_is_the_policys(self, graded: Graded, policy: Policy) -> None:
+        wide = replace(policy, thresholds=replace(policy.thresholds, margin=0.3))
+        assert graded(Size(), {"C": 4.5}, policy=wide).findings["c-against-b"].status is Status.HOLDS
+
+
+class TestSpeed:
+    def test_equal_times_are_not_separable(self, graded: Graded) -> None:
+        found = graded(Size(epochs=6), seconds={"B": 2.0, "C": 2.0})
+        assert found.findings["c-faster"].status is Status.NOT_SEPARABLE
+        assert found.exit_code == 0
+
+    def test_a_busy_machine_makes_no_failure(self, policy: Policy, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "run", Size(epochs=6))
+        document = json.loads((run / "results.json").read_text())
+        c = next(r for r in document["runs"] if r["variant"] == "C")
+        for epoch in c["epochs"][3:5]:  # something else ran for two epochs
+            epoch["train_seconds"] *= 12
+        total = sum(epoch["train_seconds"] for epoch in c["epochs"])
+        c["images_per_second"] = c["budget"]["images"] / total
+        c["total_seconds"] += total
+        document["timings"]["total_seconds"] += 2 * total
+        (run / "results.json").write_text(json.dumps(document))
+        found = grade(Job(run, "run", policy))
+        assert found.findings["c-faster"].numbers["ratio"] > 1
+        assert found.findings["c-faster"].status is Status.NOT_SEPARABLE
+        assert found.exit_code == 0
+
+    def test_one_epoch_tells_nothing(self, graded: Graded) -> None:
+        assert graded(Size(epochs=1)).findings["c-faster"].status is Status.NOT_CHECKED
+
+
+class TestVerdict:
+    def test_every_number_is_a_findings(self, graded: Graded) -> None:
+        found = graded(Size())
+        gap, against = found.findings["b-beats-a"].numbers, found.findings["c-against-b"].numbers
+        first, second = found.sentences
+        for number in (gap["difference"], gap["low"], gap["high"]):
+            assert f"{100 * number:.1f}" in first
+        for number in (against["difference"], against["low"], against["high"]):
+            assert f"{abs(100 * number):.1f}" in second
+        assert f"{found.findings['c-faster'].numbers['ratio']:.2f} of the time" in second
+
+    def test_a_failed_run_leaves_the_rest_judged(self, policy: Policy, tmp_path: Path) -> None:
+        run = write_run(tmp_path / "run", Size())
+        document = json.loads((run / "results.json").read_text())
+        c = next(r for r in document["runs"] if r["variant"] == "C")
+        c.update(status="failed", failure="loss became nan in epoch 1", epochs=[], best_epoch=None)
+        c.update(artifacts=None, images_per_second=0)
+        c["budget"].update(epochs=0, steps=0, images=0)
+        (run / "results.json").write_text(json.dumps(document))
+        found = grade(Job(run, "run", policy))
+        assert found.findings["complete"].summary == "C-seed0: failed: loss became nan in epoch 1."
+        assert found.findings["b-beats-a"].status is Status.HOLDS
+        assert found.findings["c-beats-a"].status is Status.NOT_CHECKED
+        failing = [n for n, f in found.findings.items() if f.status is Status.FAILS and found.counts(n)]
+        assert failing == ["complete"]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "epoch"),
+    [
+        ([0.5, 0.6, 0.7], 3),
+        ([0.5, 0.7, 0.705, 0.69], 2),
+        ([0.5, 0.505, 0.51, 0.515], 4),  # many small gains add up to more than a point
+        ([0.5], 1),
+    ],
+)
+def test_plateau(accuracy: list[float], epoch: int) -> None:
+    assert plateau(accuracy) == epoch
