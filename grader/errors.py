@@ -8,7 +8,7 @@ SHOWN_IN_FULL = 50  # problems of one file that a message lists; the rest are co
 def listed(problems: Sequence[str]) -> list[str]:
     """The first of many problems in full, and how many more there are."""
     more = len(problems) - SHOWN_IN_FULL
-    return [*problems[:SHOWN_IN_FULL], *([f"... and {more:,} more problems."] if more > 0 else [])]
+    return [*problems[:SHOWN_IN_FULL], *([f"... and {more:,} more."] if more > 0 else [])]
 
 
 class GraderError(Exception):

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from grader.errors import listed
+
 Number = float | int
 
 
@@ -69,8 +71,8 @@ def from_problems(problems: Mapping[str, Sequence[str]], level: Level, holds: st
         return not_checked("There is nothing to judge it on.", level)
     if not wrong:
         return Finding(Status.HOLDS, level, holds, held=held, judged=len(problems))
-    summary = wrong[0] if len(wrong) == 1 else f"{wrong[0]} And {len(wrong) - 1} more."
-    details = tuple(wrong) if len(wrong) > 1 else ()
+    summary = wrong[0] if len(wrong) == 1 else f"{wrong[0]} And {len(wrong) - 1:,} more."
+    details = tuple(listed(wrong)) if len(wrong) > 1 else ()
     return Finding(Status.FAILS, level, summary, details, held=held, judged=len(problems))
 
 

@@ -9,7 +9,7 @@ from grader.findings import Finding, Level, from_problems
 from grader.record import SPLITS, Epoch, Run
 
 TIME_SLACK = 1.01  # files may round their seconds
-RELATIVE = 1e-6  # rounding of sums of float32 losses
+RELATIVE = 1e-4  # rounding of losses near ties
 FEWEST_EPOCHS_TO_COMPARE = 3  # below this, equal counts of two runs may be chance
 
 

@@ -1,6 +1,7 @@
 """The command as one types it."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -161,6 +162,23 @@ class TestSeveralRuns:
         assert found.exit_code == 2
         assert "internal error (ZeroDivisionError) while grading bad" in found.output
         assert "1 of 2 runs pass" in found.output
+
+    @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="the defect reaches forks only")
+    def test_a_killed_process_costs_one_grade(self, honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from grader import grade as module
+
+        real = module.grade
+        monkeypatch.setattr(
+            module, "grade", lambda job: os._exit(9) if job.path == Path("bad") else real(job)
+        )
+        found = run("bad", honest, "worse", "--jobs", 2)
+        assert found.exit_code == 2
+        assert [line.split()[1] for line in found.output.splitlines()[1:4]] == [
+            "unusable",
+            "passed",
+            "unusable",
+        ]
+        assert "internal error (BrokenProcessPool) while grading bad" in found.output
 
     def test_names_tell_them_apart(self, honest: Path, tmp_path: Path) -> None:
         content = (honest / "results.json").read_bytes()

@@ -120,7 +120,7 @@ def test_text_ends_with_the_verdict(grades: dict[str, Grade]) -> None:
 
 def test_text_shows_fifty_problems_and_counts_the_rest(grades: dict[str, Grade]) -> None:
     lines = FORMATS["text"].write(grades["nasty problems"]).splitlines()
-    assert "... and 10 more problems." in lines
+    assert "... and 10 more." in lines
     assert sum("end" in line for line in lines[1:]) == 50
 
 

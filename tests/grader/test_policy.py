@@ -113,6 +113,12 @@ def test_every_property_states_rule_and_source(name: str) -> None:
     assert PROPERTIES[name].title
 
 
+def test_the_guide_lists_every_property() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "grading.md").read_text()
+    for name, wanted in PROPERTIES.items():
+        assert f"| `{name}` | {int(wanted.level)} | {wanted.title} |" in guide
+
+
 def test_causes_come_before_consequences() -> None:
     order = list(PROPERTIES)
     for name, wanted in PROPERTIES.items():
