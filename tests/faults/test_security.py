@@ -1,0 +1,264 @@
+"""Hostile files: nothing is executed, nothing outside the run folder is touched, and no one is named."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import pickle
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from finetune import results
+from tests.faults.helpers import finetune, results_of, tiny_command
+from tests.finetune.helpers import image_tree
+
+
+class Payload:
+    """Creates a file when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+def planted(path: Path, sign: Path, *, legacy: bool = False) -> Path:
+    """A pickle that would create the sign, checked to do so when it is unpickled with nothing to stop it."""
+    pickle.loads(pickle.dumps(Payload(sign)))  # noqa: S301 - shows that the payload works
+    assert sign.exists()
+    sign.unlink()
+    torch.save(
+        {"conv1.weight": Payload(sign)}, path.with_suffix(".tmp"), _use_new_zipfile_serialization=not legacy
+    )
+    path.with_suffix(".tmp").replace(path)
+    return path
+
+
+@pytest.fixture
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, narrow_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> Path:
+    """A finished run folder of variant B; made once."""
+    out = tmp_path_factory.getbasetemp() / "honest"
+    if not out.exists():
+        kept = out.with_suffix(".safetensors")
+        shutil.copy(narrow_weights, kept)
+        assert finetune(capsys, *tiny_command(out, kept, "--variants", "b")).code == 0
+    return out
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", ["evil.pth", "evil.safetensors"])
+@pytest.mark.usefixtures("narrow")
+def test_pickle_in_a_weights_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, legacy: bool
+) -> None:
+    sign = tmp_path / "executed"
+    evil = planted(tmp_path / name, sign, legacy=legacy)
+    said = finetune(capsys, *tiny_command(tmp_path / "run", evil)).refused()
+    assert f"{name} is damaged or holds more than tensors" in said
+    assert not sign.exists()
+
+
+def test_pickle_in_a_run_folder(tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sign = tmp_path / "executed"
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "results.json").unlink()
+    (run / "state").mkdir()
+    for name in (
+        "B-seed0-0000000099-000009-0123456789abcdef.safetensors",
+        "B-seed0-best000001-0123456789abcdef.safetensors",
+        "B-seed0-0000000099-000009.pth",
+        "trainer.pkl",
+        "identity.pickle",
+    ):
+        planted(run / "state" / name, sign)
+    assert finetune(capsys, "train", "--resume", run).code == 0
+    assert not sign.exists()
+    assert not (run / "state").exists()
+
+
+def test_pickle_in_place_of_a_runs_checkpoint(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sign = tmp_path / "executed"
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    planted(run / "checkpoints" / "B-seed0.safetensors", sign)
+    said = finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").refused()
+    assert "is damaged or holds more than tensors" in said
+    said = finetune(capsys, *tiny_command(tmp_path / "next", run)).refused()
+    assert "is damaged or holds more than tensors" in said
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize("how", ["climbs", "absolute", "link"])
+def test_checkpoint_outside_the_run_folder(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "elsewhere.safetensors"
+    shutil.copytree(whole, run)
+    shutil.move(run / "checkpoints" / "B-seed0.safetensors", other)
+    text = (run / "results.json").read_text()
+    own = '"checkpoints/B-seed0.safetensors"'
+    assert own in text
+    if how == "link":
+        (run / "checkpoints" / "B-seed0.safetensors").symlink_to(other)
+    else:
+        path = str(other) if how == "absolute" else "checkpoints/../../elsewhere.safetensors"
+        (run / "results.json").write_text(text.replace(own, f'"{path}"'))
+    for command in (
+        ["evaluate", run, "--output", tmp_path / "fresh"],
+        tiny_command(tmp_path / "next", run),
+    ):
+        said = finetune(capsys, *command).refused()
+        assert "must lie inside its folder" in said or "fit the results schema" in said
+
+
+@pytest.mark.parametrize("name", ["state", "predictions", "checkpoints"])
+def test_folder_that_is_a_link_out(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    run, precious = tmp_path / "run", tmp_path / "precious"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / name, ignore_errors=True)
+    precious.mkdir()
+    (precious / "diary.txt").write_text("dear diary")
+    (run / name).symlink_to(precious)
+    said = finetune(capsys, "train", "--resume", run).refused()
+    assert f"{run / name} is a link" in said
+    assert [p.name for p in precious.iterdir()] == ["diary.txt"]
+
+
+def test_files_that_are_links_out(tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, precious = tmp_path / "run", tmp_path / "precious"
+    shutil.copytree(whole, run)
+    precious.mkdir()
+    names = ["curves.png", "curves.png.partial", "results.json.partial"]
+    names += [
+        f"predictions/B-seed0-{split}.csv{end}" for split in ("val", "test") for end in ("", ".partial")
+    ]
+    (run / "results.json").unlink()
+    for name in names:
+        target = precious / Path(name).name
+        target.write_text("dear diary")
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(target)
+    assert finetune(capsys, "train", "--resume", run).code == 0
+    assert {p.read_text() for p in precious.iterdir()} == {"dear diary"}
+    assert not (run / "curves.png").is_symlink()
+
+
+def test_lock_that_is_a_link(tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / ".lock").unlink()
+    (run / ".lock").symlink_to(tmp_path / "made")
+    assert "cannot be written" in finetune(capsys, "train", "--resume", run).refused()
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'command = "touch {sign}"',
+        '__class__ = "os.system"',
+        "on_epoch = \"import os; os.system('touch {sign}')\"",
+        '[recipe]\noptimizer = "os.system"',
+        '[variants.B]\n__init__ = "x"',
+        '[hooks]\nstart = "touch {sign}"',
+        'device = "__import__"',
+        "workers = -1",
+    ],
+)
+def test_odd_keys_in_a_runs_configuration(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    run, sign = tmp_path / "run", tmp_path / "executed"
+    shutil.copytree(whole, run)
+    text = line.format(sign=sign)
+    config = (run / "config.toml").read_text()
+    top, tables = (text, "") if not text.startswith("[") else ("", text)
+    key = top.partition(" ")[0]
+    kept = [] if tables else [row for row in config.splitlines() if not row.startswith(f"{key} =")]
+    (run / "config.toml").write_text("\n".join([top, *kept, tables]))
+    finetune(capsys, "train", "--resume", run).refused()
+    finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").refused()
+    assert not sign.exists()
+
+
+def test_programs_in_a_run_folder_are_not_run(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, sign = tmp_path / "run", tmp_path / "executed"
+    shutil.copytree(whole, run)
+    for name in ("sitecustomize.py", "finetune.py", "git", "conftest.py", "__init__.py", "__main__.py"):
+        (run / name).write_text(f"#!/bin/sh\ntouch {sign}\n")
+        (run / name).chmod(0o755)
+    monkeypatch.chdir(run)
+    assert finetune(capsys, "train", "--resume", run).code == 0
+    assert finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").code == 0
+    assert not sign.exists()
+
+
+def test_small_file_that_claims_a_huge_tensor(
+    tmp_path: Path, narrow_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = safetensors.torch.load(narrow_weights.read_bytes())
+    state["conv1.weight"] = torch.zeros((), dtype=torch.float16).expand(1 << 22, 3, 1 << 10, 1 << 10)
+    torch.save(state, tmp_path / "huge.pth")
+    assert (tmp_path / "huge.pth").stat().st_size < 1 << 20
+    said = finetune(capsys, *tiny_command(tmp_path / "run", tmp_path / "huge.pth")).refused()
+    assert "of another shape: conv1.weight" in said
+
+
+@pytest.mark.parametrize("layout", ["sparse", "complex", "meta"])
+def test_tensors_that_are_not_ordinary(
+    tmp_path: Path, narrow_weights: Path, capsys: pytest.CaptureFixture[str], layout: str
+) -> None:
+    state = safetensors.torch.load(narrow_weights.read_bytes())
+    weight = state["conv1.weight"]
+    odd = {"sparse": weight.to_sparse, "complex": weight.cfloat, "meta": lambda: weight.to("meta")}
+    state["conv1.weight"] = odd[layout]()
+    torch.save(state, tmp_path / "odd.pth")
+    finetune(capsys, *tiny_command(tmp_path / "run", tmp_path / "odd.pth")).refused()
+
+
+def test_results_name_no_one(
+    tmp_path: Path, narrow_weights: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = image_tree(tmp_path / "alice" / "photos", {"cat": 8, "dog": 8})
+    (folder / "cat" / "bad.jpg").write_bytes(b"")
+    (folder / "dog" / "gone.jpg").symlink_to(tmp_path / "alice" / "nowhere")
+    weights = tmp_path / "alice" / "own.safetensors"
+    shutil.copy(narrow_weights, weights)
+    monkeypatch.setenv("API_TOKEN", "hunter2-hunter2")
+    out = tmp_path / "alice" / "run"
+    more = ["--dataset", f"imagefolder:{folder}", "--on-bad-image", "skip", "--data-root", tmp_path / "alice"]
+    assert finetune(capsys, *tiny_command(out, weights, *more)).code == 0
+    text = (out / "results.json").read_text()
+    for secret in (str(tmp_path), "alice", "hunter2", str(Path.home()), socket.gethostname()):
+        assert len(secret) < 4 or secret not in text
+    if len(getpass.getuser()) > 4:
+        assert getpass.getuser() not in text
+    strings: list[str] = []
+
+    def walk(value: object) -> None:
+        if isinstance(value, dict):
+            walk([*value.keys(), *value.values()])
+        elif isinstance(value, list):
+            for item in value:
+                walk(item)
+        elif isinstance(value, str):
+            strings.append(value)
+
+    walk(results_of(out))
+    assert [s for s in strings if os.path.isabs(s)] == []  # noqa: PTH117 - strings of any kind
+    assert results.schema_problem(results_of(out)) == ""
