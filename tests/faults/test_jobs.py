@@ -20,6 +20,7 @@ from finetune.datasets import load_dataset
 from finetune.experiment import run_experiment
 from finetune.signals import StopRequest
 from finetune.splits import make_splits
+from grader import cli as grader
 from tests.faults.helpers import finetune, results_of, tiny_command
 from tests.finetune.helpers import Quiet, image_tree, tiny
 

@@ -1,0 +1,203 @@
+"""Random damage to everything that finetune reads: an error in words or a result, never a traceback."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import safetensors.torch
+import tomli_w
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from finetune import experiment as job
+from finetune import reevaluate
+from finetune.config import ExperimentConfig, load_preset, to_table
+from finetune.errors import FinetuneError
+from finetune.models import Network, state_shapes
+from finetune.signals import StopRequest
+from finetune.weights import load_weights
+from tests.finetune.helpers import Quiet, tiny
+
+EXAMPLES = int(os.environ.get("FAULTS_EXAMPLES", "40"))
+"""Inputs tried by each test; `make soak` tries many more."""
+
+fuzzed = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([0, -1, 2**31, 2**63, 10**400]),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["", "..", "/", "\0", "x" * 300, "=1+1", "nan", "A", "B"]),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every container in a document with each of its keys."""
+    found: list[tuple[Any, Any]] = []
+    keys = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in list(keys):
+        found += [(value, key), *places(inner)]
+    return found
+
+
+def mutated(data: st.DataObject, document: Any, values: st.SearchStrategy[Any] = VALUES) -> Any:
+    """A copy of a document with a few places changed, removed or doubled."""
+    document = copy.deepcopy(document)
+    for _ in range(data.draw(st.integers(1, 3))):
+        where = places(document)
+        container, key = where[data.draw(st.integers(0, len(where) - 1))]
+        match data.draw(st.sampled_from(["change", "change", "remove", "double"])):
+            case "change":
+                container[key] = data.draw(values)
+            case "remove":
+                del container[key]
+            case _ if isinstance(container, list):
+                container.append(copy.deepcopy(container[key]))
+            case _:
+                container[f"{key}2"] = container[key]
+    return document
+
+
+def damaged(data: st.DataObject, content: bytes) -> bytes:
+    """A file with a few bytes changed, cut off or put in."""
+    changed = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, max(0, len(changed) - 1)))
+        match data.draw(st.sampled_from(["change", "cut", "insert"])):
+            case "change" if changed:
+                changed[at] = data.draw(st.integers(0, 255))
+            case "cut":
+                del changed[at : at + data.draw(st.integers(1, 64))]
+            case _:
+                changed[at:at] = data.draw(st.binary(max_size=16))
+    return bytes(changed)
+
+
+class TestConfiguration:
+    def load(self, path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        try:
+            config = load_preset(str(path))
+        except FinetuneError:
+            return
+        assert isinstance(config, ExperimentConfig)
+        path.write_bytes(tomli_w.dumps(to_table(config)).encode())
+        assert dataclasses.replace(load_preset(str(path)), preset=config.preset) == config
+
+    @fuzzed
+    @given(content=st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
+    def test_random_bytes(self, tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+        self.load(tmp_path_factory.getbasetemp() / "random.toml", content)
+
+    @fuzzed
+    @given(data=st.data())
+    def test_damaged_bytes(self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+        content = tomli_w.dumps(to_table(tiny())).encode()
+        self.load(tmp_path_factory.getbasetemp() / "damaged.toml", damaged(data, content))
+
+    @fuzzed
+    @given(data=st.data())
+    def test_other_values(self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+        table = mutated(data, to_table(tiny()), VALUES.filter(lambda v: v is not None))
+        try:
+            content = tomli_w.dumps(table).encode()
+        except (TypeError, ValueError, AttributeError):  # TOML has no word for it
+            return
+        self.load(tmp_path_factory.getbasetemp() / "values.toml", content)
+
+    @pytest.mark.parametrize("content", ["[" * 10_000, "a=" + "[" * 10_000, "a=" + "{b=" * 10_000])
+    def test_deep_nesting(self, tmp_path: Path, content: str) -> None:
+        self.load(tmp_path / "deep.toml", content.encode())
+
+
+@pytest.fixture
+def finished(tmp_path: Path, experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run folder that is resumed without decoding anything or drawing curves."""
+    out = tmp_path / "run"
+    experiment(out, epochs=1)
+    prepared = job.prepare(load_preset(str(out / "config.toml")), Quiet())
+    monkeypatch.setattr(
+        job,
+        "prepare",
+        lambda *_: dataclasses.replace(prepared, record=copy.deepcopy(prepared.record)),
+    )
+    images = job.load_images(prepared.config, 1, Quiet())
+    monkeypatch.setattr(reevaluate, "load_images", lambda *_: images)
+    return out
+
+
+def resume_and_evaluate(out: Path) -> None:
+    """Both commands that read a run folder."""
+    config = load_preset(str(out / "config.toml"))
+    for work in (
+        lambda: job.run_experiment(config, out, Quiet(), StopRequest(), resume=True),
+        lambda: reevaluate.evaluate_run(
+            out, out.parent / "fresh", Quiet(), dataset=None, data_root=None, device="cpu"
+        ),
+        lambda: load_weights(str(out), state_shapes(10)),
+    ):
+        with suppress(FinetuneError):
+            work()
+
+
+class TestResults:
+    @fuzzed
+    @given(data=st.data())
+    def test_other_values(self, finished: Path, data: st.DataObject) -> None:
+        original = (finished / "results.json").read_bytes()
+        record = mutated(data, json.loads(original))
+        try:
+            (finished / "results.json").write_text(json.dumps(record), encoding="utf-8", errors="replace")
+            resume_and_evaluate(finished)
+        finally:
+            (finished / "results.json").write_bytes(original)
+
+    @fuzzed
+    @given(data=st.data())
+    def test_damaged_bytes(self, finished: Path, data: st.DataObject) -> None:
+        original = (finished / "results.json").read_bytes()
+        try:
+            (finished / "results.json").write_bytes(damaged(data, original))
+            resume_and_evaluate(finished)
+        finally:
+            (finished / "results.json").write_bytes(original)
+
+
+class TestWeights:
+    @fuzzed
+    @pytest.mark.parametrize("suffix", [".pth", ".old.pth", ".safetensors"])
+    @given(data=st.data())
+    def test_damaged_bytes(self, narrow_weights: Path, suffix: str, data: st.DataObject) -> None:
+        state = safetensors.torch.load(narrow_weights.read_bytes())
+        path = narrow_weights.with_name(f"damaged{suffix}")
+        if suffix.endswith(".pth"):
+            torch.save(state, path, _use_new_zipfile_serialization=suffix == ".pth")
+            content = path.read_bytes()
+        else:
+            content = narrow_weights.read_bytes()
+        head = data.draw(st.sampled_from([64, 2000, len(content)]))
+        path.write_bytes(damaged(data, content[:head]) + content[head:])
+        try:
+            weights = load_weights(str(path), state_shapes(10))
+        except FinetuneError:
+            return
+        Network(10).load_state_dict(weights.state, strict=False)
