@@ -9,7 +9,7 @@ from typing import Any
 from grader.errors import UnusableError
 
 MAX_BYTES = 8 * 1024 * 1024  # some 200 trainings; an honest file of 15 trainings has well under 1 MiB
-MAX_VALUES = 150_000
+MAX_VALUES = 100_000  # 15 trainings of 200 epochs have some 70,000
 MAX_DEPTH = 32
 MAX_INTEGER = 2**63 - 1
 MAX_INTEGER_CHARACTERS = 20
