@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import http.server
+import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,15 +15,17 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import sklearn.datasets
 import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from finetune import environment, files
-from finetune.config import ExperimentConfig
+from finetune import experiment as experiment_module
+from finetune.config import STANDARD_VARIANTS, ExperimentConfig
 from finetune.experiment import run_experiment
 from finetune.models import Network
-from finetune.signals import StopRequest
+from finetune.signals import Stopped, StopRequest
 from tests.finetune.helpers import Quiet, tiny
 
 torch.set_num_threads(1)
@@ -49,20 +55,38 @@ def _no_waiting_for_disks(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
         monkeypatch.setattr(files.os, "fsync", lambda _: None)
 
 
+_digits = functools.cache(sklearn.datasets.load_digits)
+
+
+def _narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-18 with few channels, no pictures, digits read once: an experiment in a fraction of a second."""
+    monkeypatch.setattr(ResNet, "__init__", _narrow_init)
+    monkeypatch.setattr(environment, "_git", lambda *_: None)
+    monkeypatch.setattr(experiment_module, "curves", lambda _, path: path.write_bytes(b"a picture"))
+    monkeypatch.setattr(sklearn.datasets, "load_digits", _digits)
+    monkeypatch.setattr(files.os, "fsync", lambda _: None)
+
+
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give ResNet-18 few channels, so that an experiment takes a fraction of a second."""
-    monkeypatch.setattr(ResNet, "__init__", _narrow_init)
-    monkeypatch.setattr(environment, "_git", lambda *_: None)
+    _narrowed(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def _narrow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "narrow.safetensors"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _narrowed(monkeypatch)
+        torch.manual_seed(3)
+        path.write_bytes(safetensors.torch.save(dict(Network(10).state_dict())))
+    return path
 
 
 @pytest.fixture
-def narrow_weights(narrow: None, tmp_path: Path) -> Path:  # noqa: ARG001 - wanted for its effect
-    """A weights file that fits the narrow network with ten classes."""
-    torch.manual_seed(3)
-    path = tmp_path / "narrow.safetensors"
-    path.write_bytes(safetensors.torch.save(dict(Network(10).state_dict())))
-    return path
+def narrow_weights(narrow: None, _narrow_file: Path) -> Path:  # noqa: ARG001 - wanted for its effect
+    """A weights file that fits the narrow network with ten classes; not to be changed."""
+    return _narrow_file
 
 
 @pytest.fixture
@@ -76,6 +100,41 @@ def experiment(narrow_weights: Path) -> Callable[..., dict[str, Any]]:
         return run_experiment(config, out, Quiet(), stop or StopRequest(), resume)
 
     return run
+
+
+class StopAt(StopRequest):
+    """A signal that comes during the n-th piece of work between two safe points."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.left = n
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Stopped(signal.SIGTERM)
+
+
+@pytest.fixture(scope="session")
+def stopped_at(
+    tmp_path_factory: pytest.TempPathFactory, _narrow_file: Path
+) -> Callable[[Path, int], dict[str, Any] | None]:
+    """Copies the run folder of an experiment with A and C stopped at its n-th safe point, or never."""
+    made: dict[int, tuple[Path, dict[str, Any] | None]] = {}
+
+    def copy(out: Path, n: int) -> dict[str, Any] | None:
+        if n not in made:
+            folder, record = tmp_path_factory.mktemp("stopped") / "run", None
+            a, _, c = STANDARD_VARIANTS
+            with pytest.MonkeyPatch.context() as monkeypatch, contextlib.suppress(Stopped):
+                _narrowed(monkeypatch)
+                config = tiny(weights=str(_narrow_file), variants=(a, c))
+                record = run_experiment(config, folder, Quiet(), StopAt(n))
+            made[n] = folder, record
+        shutil.copytree(made[n][0], out)
+        return made[n][1]
+
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -17,29 +17,22 @@ import pytest
 import safetensors.torch
 import torch
 
-from finetune import environment, experiment, host
+from finetune import environment, host
+from finetune import experiment as experiment_module
 from finetune.config import STANDARD_VARIANTS, Variant
 from finetune.errors import BadImagesError, ConfigError, FinetuneError, RunFolderError
 from finetune.experiment import run_experiment
 from finetune.files import locked
 from finetune.signals import Stopped, StopRequest
+from tests.finetune.conftest import StopAt
 from tests.finetune.helpers import Quiet, files_of, image_tree, photo, timeless, tiny
 
 A, B, C = STANDARD_VARIANTS
 Run = Callable[..., dict[str, Any]]
 
 
-class StopAt(StopRequest):
-    """A signal that comes during the n-th piece of work between two safe points."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self.left = n
-
-    def check(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Stopped(signal.SIGTERM)
+Copy = Callable[[Path, int], dict[str, Any] | None]
+NEVER = 10**9
 
 
 class TestWhole:
@@ -114,6 +107,13 @@ class TestWhole:
         assert excluded == {"a/bad.png", "b/gone.png"}
 
 
+@pytest.fixture
+def whole(stopped_at: Copy, tmp_path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Results without times and the files of an experiment with A and C that nobody disturbed."""
+    record = stopped_at(tmp_path / "whole", NEVER)
+    return timeless(record), files_of(tmp_path / "whole")
+
+
 class TestFailure:
     def test_of_one_variant_does_not_stop_the_others(self, experiment: Run, tmp_path: Path) -> None:
         rows = (dataclasses.replace(A, lr=1e12), C)
@@ -133,9 +133,12 @@ class TestFailure:
         assert json.loads((tmp_path / "run" / "results.json").read_text())["runs"][0]["status"] == "failed"
 
     def test_a_full_disk_keeps_what_has_ended(
-        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        experiment: Run,
+        tmp_path: Path,
+        whole: tuple[dict[str, Any], dict[str, str]],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        expected = timeless(experiment(tmp_path / "whole", variants=(A, C)))
         real = Path.replace
 
         def full(self: Path, target: Path) -> Path:
@@ -149,8 +152,8 @@ class TestFailure:
                 experiment(tmp_path / "run", variants=(A, C))
         kept = json.loads((tmp_path / "run" / "results.json").read_text())
         assert [r["variant"] for r in kept["runs"]] == ["A"]
-        assert timeless(experiment(tmp_path / "run", variants=(A, C), resume=True)) == expected
-        assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
+        assert timeless(experiment(tmp_path / "run", variants=(A, C), resume=True)) == whole[0]
+        assert files_of(tmp_path / "run") == whole[1]
 
     def test_too_little_room_is_found_before_training(
         self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -188,12 +191,7 @@ class TestFailure:
 class TestResume:
     """Three steps, six batches of evaluation and an epoch's end: ten safe points an epoch, two epochs."""
 
-    @pytest.fixture
-    def whole(self, experiment: Run, tmp_path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-        record = experiment(tmp_path / "whole", variants=(A, C))
-        return timeless(record), files_of(tmp_path / "whole")
-
-    @pytest.mark.parametrize("n", [1, 3, 4, 9, 10, 11, 19, 20, 25, 36])
+    @pytest.mark.parametrize("n", [1, 3, 4, 9, 10, 20, 25])
     def test_a_signal_anywhere(
         self, experiment: Run, tmp_path: Path, whole: tuple[dict[str, Any], dict[str, str]], n: int
     ) -> None:
@@ -218,26 +216,21 @@ class TestResume:
         assert files_of(tmp_path / "run") == whole[1]
 
     def test_finished_variants_are_not_run_again(
-        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, experiment: Run, stopped_at: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with pytest.raises(Stopped):
-            experiment(tmp_path / "run", variants=(A, C), stop=StopAt(25))
+        stopped_at(tmp_path / "run", 25)
         trained: list[str] = []
-        real = environment.describe_tool
+        real = experiment_module._run
 
         def watched(prepared: Any, variant: Variant, *rest: Any) -> dict[str, Any]:
             trained.append(variant.name)
-            return run(prepared, variant, *rest)
+            return real(prepared, variant, *rest)
 
-        from finetune import experiment as module
-
-        run = module._run
-        monkeypatch.setattr(module, "_run", watched)
+        monkeypatch.setattr(experiment_module, "_run", watched)
         experiment(tmp_path / "run", variants=(A, C), resume=True)
         assert trained == ["C"]
         experiment(tmp_path / "run", variants=(A, C), resume=True)  # a finished experiment
         assert trained == ["C"]
-        assert real is environment.describe_tool
 
     def test_checkpoints_within_an_epoch(
         self,
@@ -264,10 +257,13 @@ class TestResume:
         assert files_of(tmp_path / "run") == whole[1]
 
     def test_a_damaged_newest_checkpoint(
-        self, experiment: Run, tmp_path: Path, whole: tuple[dict[str, Any], dict[str, str]]
+        self,
+        experiment: Run,
+        stopped_at: Copy,
+        tmp_path: Path,
+        whole: tuple[dict[str, Any], dict[str, str]],
     ) -> None:
-        with pytest.raises(Stopped):
-            experiment(tmp_path / "run", variants=(A, C), stop=StopAt(12))
+        stopped_at(tmp_path / "run", 12)
         newest = sorted((tmp_path / "run" / "state").glob("A-seed0-0*"))[-1]
         newest.write_bytes(newest.read_bytes()[:-1])
         assert timeless(experiment(tmp_path / "run", variants=(A, C), resume=True)) == whole[0]
@@ -286,10 +282,6 @@ class TestResume:
 
 
 class TestIdentity:
-    def interrupted(self, experiment: Run, out: Path, **fields: Any) -> None:
-        with pytest.raises(Stopped):
-            experiment(out, stop=StopAt(25), **fields)  # one variant has ended, the next is under way
-
     @pytest.mark.parametrize(
         ("change", "named"),
         [
@@ -301,9 +293,9 @@ class TestIdentity:
         ],
     )
     def test_another_configuration(
-        self, experiment: Run, tmp_path: Path, change: dict[str, Any], named: str
+        self, experiment: Run, stopped_at: Copy, tmp_path: Path, change: dict[str, Any], named: str
     ) -> None:
-        self.interrupted(experiment, tmp_path / "run", variants=(A, C))
+        stopped_at(tmp_path / "run", 25)
         with pytest.raises(RunFolderError, match=f"can only go on with what it began with, but .* {named}"):
             experiment(tmp_path / "run", resume=True, **{"variants": (A, C), **change})
 
@@ -317,27 +309,31 @@ class TestIdentity:
         with pytest.raises(RunFolderError, match=r"dataset\.splits\.val\.fingerprint was .* and is"):
             experiment(tmp_path / "run", resume=True, **fields)
 
-    def test_other_weights(self, experiment: Run, narrow_weights: Path, tmp_path: Path) -> None:
-        self.interrupted(experiment, tmp_path / "run", variants=(A, C))
+    def test_other_weights(
+        self, experiment: Run, stopped_at: Copy, narrow_weights: Path, tmp_path: Path
+    ) -> None:
+        stopped_at(tmp_path / "run", 25)
         state = safetensors.torch.load(narrow_weights.read_bytes())
         state["conv1.weight"][0, 0, 0, 0] += 1
-        narrow_weights.write_bytes(safetensors.torch.save(state))
+        other = tmp_path / narrow_weights.name
+        other.write_bytes(safetensors.torch.save(state))
         with pytest.raises(RunFolderError, match=r"weights\.sha256 was .* and is"):
-            experiment(tmp_path / "run", resume=True, variants=(A, C))
+            experiment(tmp_path / "run", resume=True, variants=(A, C), weights=str(other))
 
     @pytest.mark.parametrize("name", ["results.json", "state/identity.json"])
     @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 1}', "null", "[" * 100_000])
     def test_a_tampered_file_is_refused(
-        self, experiment: Run, tmp_path: Path, name: str, content: str
+        self, experiment: Run, stopped_at: Copy, tmp_path: Path, name: str, content: str
     ) -> None:
-        with pytest.raises(Stopped):
-            experiment(tmp_path / "run", stop=StopAt(25 if name == "results.json" else 12), variants=(A, C))
+        stopped_at(tmp_path / "run", 25 if name == "results.json" else 12)
         (tmp_path / "run" / name).write_text(content)
         with pytest.raises(RunFolderError):
             experiment(tmp_path / "run", resume=True, variants=(A, C))
 
-    def test_a_folder_that_another_process_uses(self, experiment: Run, tmp_path: Path) -> None:
-        self.interrupted(experiment, tmp_path / "run", variants=(A, C))
+    def test_a_folder_that_another_process_uses(
+        self, experiment: Run, stopped_at: Copy, tmp_path: Path
+    ) -> None:
+        stopped_at(tmp_path / "run", 25)
         with locked(tmp_path / "run"), pytest.raises(RunFolderError, match="Only one process"):
             experiment(tmp_path / "run", resume=True, variants=(A, C))
 
@@ -389,12 +385,13 @@ class TestCrash:
 
         return self.ended(self.forked(work))
 
-    @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 14, 20, 26, 33, 40])
-    def test_at_a_write(self, experiment: Run, tmp_path: Path, n: int) -> None:
-        expected = timeless(experiment(tmp_path / "whole", **self.fields))
+    @pytest.mark.parametrize("n", [1, 2, 4, 8, 14, 26])
+    def test_at_a_write(
+        self, experiment: Run, tmp_path: Path, whole: tuple[dict[str, Any], dict[str, str]], n: int
+    ) -> None:
         assert self.crash_at_write(experiment, tmp_path / "run", n) == 77
-        assert timeless(self.go_on(experiment, tmp_path / "run")) == expected
-        assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
+        assert timeless(self.go_on(experiment, tmp_path / "run")) == whole[0]
+        assert files_of(tmp_path / "run") == whole[1]
 
     @pytest.mark.slow
     def test_at_every_write(self, experiment: Run, tmp_path: Path) -> None:
@@ -446,4 +443,3 @@ def test_the_start_of_the_process_does_not_jump_with_the_clock(monkeypatch: pyte
     before = environment.elapsed_seconds()
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert 0 < before <= environment.elapsed_seconds() < before + 60
-    assert experiment.STATE_BYTES > 2 * experiment.CHECKPOINT_BYTES
