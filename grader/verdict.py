@@ -130,12 +130,15 @@ def _choice(findings: Mapping[str, Finding]) -> str:
     )
     low, high = (_signed(finding.numbers[name]) for name in ("low", "high"))
     within = {
-        Status.HOLDS: f"within your margin of {margin:g}",
+        Status.HOLDS: "more than chance"
+        if finding.numbers["low"] > 0
+        else f"within your margin of {margin:g}",
         Status.FAILS: f"beyond your margin of {margin:g}",
     }.get(finding.status, f"which cannot be told from your margin of {margin:g}")
     time = ""
     if "ratio" in speed.numbers:
-        time = f", and takes {speed.numbers['ratio']:.2f} of the time"
+        doubt = " (not told apart from 1)" if speed.status is Status.NOT_SEPARABLE else ""
+        time = f", and takes {speed.numbers['ratio']:.2f} of the time{doubt}"
     faster = speed.status is Status.HOLDS
     match finding.status:
         case Status.HOLDS:
