@@ -79,9 +79,9 @@ def check_writable(folder: Path, purpose: str, needed_bytes: int = 0) -> None:
         RunFolderError: read-only, not permitted, full, or a file stands in the way.
     """
     place = folder.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
         if not place.is_dir():
             raise NotADirectoryError(f"{place} is no folder")
         with tempfile.TemporaryFile(dir=place) as file:
