@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grader.errors import UnusableError
-from grader.files import below, read_bytes
+from grader.files import MAX_CSV_BYTES, below, read_bytes
 from grader.load import Submission
 from grader.record import SPLITS, Results, Run
 from grader.stats import PairedCounts
@@ -17,8 +17,6 @@ if TYPE_CHECKING:  # numpy is imported only when there are predictions to read
     from grader.predictions import Predictions
     from grader.rerun import Rerun
     from grader.truth import Truth
-
-MAX_CSV_BYTES = 64 * 1024 * 1024
 
 Key = tuple[str, str]  # a run's name and a split
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from grader.errors import UnusableError
 
 HASH_CHUNK_BYTES = 1 << 20
+MAX_CSV_BYTES = 64 * 1024 * 1024  # a million rows
 
 
 def open_regular(path: Path, shown: str, follow: bool = False) -> int:

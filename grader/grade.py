@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grader.checks import judge
-from grader.errors import GraderError, UnusableError
+from grader.errors import UnusableError
 from grader.evidence import Evidence, gather
 from grader.findings import Finding, Level, Status
 from grader.load import load
@@ -65,9 +65,7 @@ def grade_safely(job: Job) -> Grade:
     """
     try:
         return grade(job)
-    except (GraderError, ArithmeticError, LookupError, MemoryError, OSError, RecursionError) as error:
-        return crashed(job, error)
-    except (AttributeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
+    except Exception as error:
         return crashed(job, error)
 
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grader.errors import UnusableError
-from grader.files import below, read_bytes, sha256_of
+from grader.files import MAX_CSV_BYTES, below, read_bytes, sha256_of
 from grader.load import Submission
 from grader.record import SPLITS
 
 if TYPE_CHECKING:
     from grader.predictions import Predictions
 
-MAX_CSV_BYTES = 64 * 1024 * 1024
 TIMEOUT_SECONDS = 3600
 
 
@@ -50,7 +49,7 @@ def rerun(submission: Submission, data_root: Path | None = None) -> Rerun:
     if any(checkpoints.values()):
         return Rerun(checkpoints, failure="Not made afresh, because a checkpoint is not the recorded one.")
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("finetune") is None:
-        missing = "torch is not installed here; `pip install finetune[train]` installs it"
+        missing = "torch is not installed here; the extra `train` of this package brings it"
         return Rerun(checkpoints, failure=f"Not made afresh: {missing}.")
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "finetune", "evaluate", str(submission.folder), "--output", folder]

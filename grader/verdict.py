@@ -145,6 +145,8 @@ def _choice(findings: Mapping[str, Finding]) -> str:
             advice = "choose C" if faster or finding.numbers["low"] > 0 else "choose either"
         case Status.FAILS:
             advice = "choose B"
+        case _ if d >= 0:
+            advice = "nothing here speaks against C"
         case _:
             advice = "choose B unless the time matters more" if faster else "choose B"
     difference = f"{relation} training everything ({low} to {high})"
