@@ -57,7 +57,7 @@ class Checkpoints:
 
         Its name tells the epoch: a crash before the next `save` cannot exchange it for an older best.
         """
-        content = safetensors.torch.save(network_state(network))
+        content = _file(network_state(network))
         written = self.folder / f"{self.stem}-best{epoch:06d}-{_digits(content)}.safetensors"
         write_atomically(written, content)
         for same in set(self._best_files(epoch)) - {written}:
@@ -104,7 +104,7 @@ class Checkpoints:
             "current": dataclasses.asdict(training.current),
             "seconds": seconds,
         }
-        content = safetensors.torch.save(tensors, metadata={"training": json.dumps(fields)})
+        content = _file(tensors, {"training": json.dumps(fields)})
         position = f"{training.steps:010d}-{len(training.epochs):06d}"
         written = self.folder / f"{self.stem}-{position}-{_digits(content)}.safetensors"
         write_atomically(written, content)
@@ -163,6 +163,17 @@ class Checkpoints:
 
     def _positions(self) -> list[Path]:
         return sorted(self.folder.glob(f"{self.stem}-[0-9]*-[0-9]*-*.safetensors"))
+
+
+def _file(tensors: State, metadata: dict[str, str] | None = None) -> bytes:
+    """A safetensors file's content.
+
+    Raises:
+        MemoryError: too little memory; asked for beforehand, since the library then ends the whole process.
+    """
+    copies = 3  # one in Python, one in the library, one handed over
+    np.empty(copies * sum(t.nbytes for t in tensors.values()), dtype=np.uint8)  # given back at once
+    return safetensors.torch.save(tensors, metadata=metadata)
 
 
 def _digits(content: bytes) -> str:

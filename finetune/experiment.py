@@ -30,6 +30,9 @@ CHECKPOINT_SECONDS = 300.0
 """Within an epoch, a checkpoint is written this often."""
 
 
+LACK_OF_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a", "can't start new thread")
+"""What a RuntimeError says where memory ran out: PyTorch's allocator, C++, oneDNN's primitives, Python."""
+
 CHECKPOINT_BYTES = 45 << 20
 """A ResNet-18 on disk, rounded up."""
 
@@ -208,7 +211,9 @@ def memory_errors(config: ExperimentConfig) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+            text in str(error) for text in LACK_OF_MEMORY
+        ):
             smaller = max(1, config.recipe.batch_size // 2)
             raise OutOfMemory(
                 f"A batch of {config.recipe.batch_size} images of {config.recipe.image_size} pixels does not "
