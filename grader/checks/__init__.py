@@ -64,7 +64,7 @@ PROPERTIES = {
         Property("distinct-runs", Level.FILE, training.distinct_runs),
         Property("best-epoch", Level.FILE, training.best_epoch, _COUNTS),
         Property("loss-fits-accuracy", Level.FILE, training.loss_fits_accuracy, _COUNTS),
-        Property("times-add-up", Level.FILE, training.times_add_up, ("epochs-in-order", "equal-budget")),
+        Property("times-add-up", Level.FILE, training.times_add_up, (*_COUNTS, "equal-budget")),
         Property("files-intact", Level.PREDICTIONS, agreement.files_intact),
         Property(
             "recomputed",

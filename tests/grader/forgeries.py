@@ -127,6 +127,12 @@ def fewer_test_samples_counted(f: Forger) -> None:
 
 
 @forgery("split-counts")
+def fewer_training_images_counted(f: Forger) -> None:
+    for epoch in f.run("A")["epochs"]:
+        epoch["train"]["n_samples"] -= 7
+
+
+@forgery("split-counts")
 def more_right_than_there_are(f: Forger) -> None:
     metrics = f.run("B")["epochs"][0]["test"]
     metrics["n_correct"] = metrics["n_samples"] + 1

@@ -172,7 +172,7 @@ class TestVerdict:
         c = next(r for r in document["runs"] if r["variant"] == "C")
         c.update(status="failed", failure="loss became nan in epoch 1", epochs=[], best_epoch=None)
         c.update(artifacts=None, images_per_second=0)
-        c["budget"].update(epochs=0, steps=0, images=0)
+        c["budget"].update(epochs=0, steps=20, images=1257)  # of the epoch it failed in
         (run / "results.json").write_text(json.dumps(document))
         found = grade(Job(run, "run", policy))
         assert found.findings["complete"].summary == "C-seed0: failed: loss became nan in epoch 1."
