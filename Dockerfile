@@ -26,45 +26,48 @@ ENV PATH=/opt/finetune/bin:$PATH \
     MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /workspace
 
-# Tools that build; nothing of this stage but the environments made with it reaches an image.
+# Tools that build. The stages below mount /opt/pip while they install, so that nothing of it reaches an image.
 FROM base AS pip
 # hadolint ignore=DL3008 # as above
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv \
  && rm -rf /var/lib/apt/lists/* \
- && python3 -m venv /opt/pip
-# The optional secret `ca` is a certificate bundle to trust, for networks whose proxy opens TLS.
-COPY deploy/pip-install /usr/local/bin/pip-install
+ && python3 -m venv /opt/pip \
+ && python3 -m venv --without-pip /opt/finetune
+COPY deploy/pip-install deploy/split_lock.py deploy/build.lock requirements/grade.lock requirements/train.lock /opt/pip/
 
 FROM pip AS code
-COPY deploy/build.lock /src/
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca \
-    pip-install /opt/pip --require-hashes -r /src/build.lock
+RUN --mount=type=cache,target=/srv --mount=type=secret,id=ca \
+    /opt/pip/pip-install /opt/pip --require-hashes -r /opt/pip/build.lock
 COPY pyproject.toml README.md LICENSE /src/
 COPY finetune /src/finetune
 COPY grader /src/grader
 # Our own code alone, so that a change of it leaves the layers of the packages as they are.
 RUN /opt/pip/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir /wheel /src \
- && pip-install /opt/finetune --no-index --no-deps /wheel/*.whl
+ && /opt/pip/pip-install /opt/finetune --no-index --no-deps /wheel/*.whl
 
-FROM pip AS grade-packages
-RUN --mount=type=bind,source=requirements/grade.lock,target=/grade.lock \
-    --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca \
-    pip-install /opt/finetune --require-hashes -r /grade.lock
+# Packages are installed where they stay: copying several gigabytes from stage to stage would double build and disk.
+# /mnt and /srv are there in any base, so that the mounts leave no empty folders behind.
+FROM base AS grade-packages
+COPY --from=pip /opt/finetune /opt/finetune
+RUN --mount=type=bind,from=pip,source=/opt/pip,target=/mnt \
+    --mount=type=cache,target=/srv --mount=type=secret,id=ca \
+    /mnt/pip-install /opt/finetune --require-hashes -r /mnt/grade.lock
 
-FROM pip AS train-packages
+FROM base AS train-packages
+COPY --from=pip /opt/finetune /opt/finetune
 # Empty: everything from the lock file. Else torch and torchvision, in the locked versions, come from this index and
 # NVIDIA's packages are left out, for an image without CUDA.
 ARG TORCH_INDEX_URL=""
-RUN --mount=type=bind,source=requirements/train.lock,target=/train.lock \
-    --mount=type=bind,source=deploy/split_lock.py,target=/split_lock.py \
-    --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca \
+RUN --mount=type=bind,from=pip,source=/opt/pip,target=/mnt \
+    --mount=type=cache,target=/srv --mount=type=secret,id=ca \
     if [ -z "$TORCH_INDEX_URL" ]; then \
-      pip-install /opt/finetune --require-hashes -r /train.lock; \
+      /mnt/pip-install /opt/finetune --require-hashes -r /mnt/train.lock; \
     else \
-      python3 /split_lock.py /train.lock /tmp/hashed.txt /tmp/torch.txt \
-      && pip-install /opt/finetune --require-hashes -r /tmp/hashed.txt \
-      && pip-install /opt/finetune --no-deps --index-url "$TORCH_INDEX_URL" -r /tmp/torch.txt; \
+      python3 /mnt/split_lock.py /mnt/train.lock /tmp/hashed.txt /tmp/torch.txt \
+      && /mnt/pip-install /opt/finetune --require-hashes -r /tmp/hashed.txt \
+      && /mnt/pip-install /opt/finetune --no-deps --index-url "$TORCH_INDEX_URL" -r /tmp/torch.txt \
+      && rm /tmp/hashed.txt /tmp/torch.txt; \
     fi
 # 1: fetch torchvision's ImageNet weights now (45 MB, checked against their hash), for a host without internet.
 ARG IMAGENET_WEIGHTS=0
@@ -73,11 +76,10 @@ RUN --mount=type=secret,id=ca \
       if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
       TORCH_HOME=/workspace/weights /opt/finetune/bin/python -c \
         "from torchvision.models import ResNet18_Weights as W; W.IMAGENET1K_V1.get_state_dict(check_hash=True)" \
-      && chmod -R g+rwX /workspace/weights; \
+      && chown -R 10001:10001 /workspace/weights && chmod -R g+rwX /workspace/weights; \
     fi
 
-FROM base AS grade
-COPY --from=grade-packages /opt/finetune /opt/finetune
+FROM grade-packages AS grade
 COPY --from=code /opt/finetune /opt/finetune
 USER 10001:10001
 VOLUME /workspace/runs
@@ -90,12 +92,10 @@ LABEL org.opencontainers.image.title="finetune grader" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 
-FROM base AS train
+FROM train-packages AS train
 # Images that outgrow the memory are spilled to TMPDIR: to a disk, whereas /tmp is usually memory itself.
 ENV TORCH_HOME=/workspace/weights \
     TMPDIR=/workspace/data
-COPY --from=train-packages /opt/finetune /opt/finetune
-COPY --from=train-packages --chown=10001:10001 /workspace/weights /workspace/weights
 COPY --from=code /opt/finetune /opt/finetune
 USER 10001:10001
 VOLUME /workspace/data /workspace/runs /workspace/weights

@@ -64,7 +64,7 @@ class TestDockerfile:
 
     def test_installs_nothing_unhashed_but_torch_from_another_index(self) -> None:
         logical = re.sub(r"\\\n", " ", self.TEXT)
-        installs = re.findall(r"pip-install /\S+ [^;&\n]*", logical)
+        installs = re.findall(r"pip-install /opt/\S+ [^;&\n]*", logical)
         assert installs
         for install in installs:
             assert any(o in install for o in ("--require-hashes", "--no-index", '"$TORCH_INDEX_URL"')), (

@@ -44,7 +44,13 @@ def test_no_pip_compiler_cache_or_tests(image: str) -> None:
         shell(image, "for c in pip pip3 cc gcc g++ c++ clang ld nvcc make git; do command -v $c; done; true")
         == ""
     )
-    assert shell(image, "ls -d /root/.cache /wheel /src /opt/pip /run/secrets/* 2>/dev/null; true") == ""
+    assert (
+        shell(
+            image,
+            "ls -d /root/.cache /wheel /src /opt/pip /run/secrets/* /mnt/* /srv/* /tmp/* 2>/dev/null; true",
+        )
+        == ""
+    )
     assert shell(image, "ls -A /var/lib/apt/lists; ls /var/cache/apt | grep bin; true") == ""
     own = "/opt/finetune/lib/python3*/site-packages"
     assert shell(image, f"ls -d {own}/tests {own}/pip {own}/hatchling 2>/dev/null; true") == ""
