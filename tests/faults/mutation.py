@@ -172,7 +172,8 @@ def attempt(name: str, path: Path, source: str, tests: Sequence[str], limit: flo
         with contextlib.suppress(BaseException):
             import pytest
 
-            code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", *tests]))
+            quiet = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+            code = int(pytest.main([*quiet, *tests]))
         os._exit(code)
     _, status = os.waitpid(child, 0)
     return status != 0, time.monotonic() - started

@@ -59,7 +59,8 @@ def bad_files(folder: Path) -> dict[str, str]:
     """Write files that are no images into a folder; part of each one's reason by name."""
     whole = encoded(Image.fromarray(np.tile(RGB, (20, 20, 1))), "JPEG")
     (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
-    (folder / "truncated.png").write_bytes(encoded(Image.fromarray(np.tile(RGB, (20, 20, 1))), "PNG")[:900])
+    noise = np.random.default_rng(7).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    (folder / "truncated.png").write_bytes(encoded(Image.fromarray(noise), "PNG")[:5000])
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "bomb.png").write_bytes(bomb())
     (folder / "telephone.jpg").write_bytes(heic())

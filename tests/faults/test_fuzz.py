@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import json
 import os
 from collections.abc import Callable
@@ -190,8 +191,9 @@ class TestWeights:
         state = safetensors.torch.load(narrow_weights.read_bytes())
         path = narrow_weights.with_name(f"damaged{suffix}")
         if suffix.endswith(".pth"):
-            torch.save(state, path, _use_new_zipfile_serialization=suffix == ".pth")
-            content = path.read_bytes()
+            file = io.BytesIO()
+            torch.save(state, file, _use_new_zipfile_serialization=suffix == ".pth")
+            content = file.getvalue()
         else:
             content = narrow_weights.read_bytes()
         head = data.draw(st.sampled_from([64, 2000, len(content)]))
