@@ -75,6 +75,13 @@ def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             yield f"{value[:30]!r} -> other text", ast.Constant("XX" + value)
         case ast.Return(value=ast.expr()):
             yield "return None", _with(node, value=ast.Constant(None))
+        case ast.Name(id=("min" | "max" | "any" | "all" | "sorted") as name):
+            exchanged = {"min": "max", "max": "min", "any": "all", "all": "any", "sorted": "list"}[name]
+            yield f"{name} -> {exchanged}", ast.Name(exchanged, ast.Load())
+        case ast.Tuple(elts=elements, ctx=ast.Load()) if len(elements) > 1:
+            for index in range(len(elements)):
+                rest = elements[:index] + elements[index + 1 :]
+                yield f"element {index} of a tuple dropped", _with(node, elts=rest)
         case ast.Break():
             yield "break -> continue", ast.Continue()
         case ast.Continue():

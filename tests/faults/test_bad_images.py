@@ -94,7 +94,7 @@ def test_all_bad_images_are_told_before_training(
     said = done.refused()
     assert f"but {len(expected)} cannot be:" in said
     for name, reason in expected.items():
-        shown = said.partition(f"cat/{name} (")[2].partition(")")[0]
+        shown = said.partition(f"cat/{name} (")[2].partition("), cat/")[0]
         assert reason in shown, (name, said)
     assert "A seed 0" not in done.out
     assert not out.exists()
