@@ -19,6 +19,7 @@ from finetune.datasets import Dataset, load_dataset
 from finetune.errors import BadImagesError, OutOfMemory
 from finetune.files import locked
 from finetune.models import build, fingerprint, state_shapes
+from finetune.optimize import require_statistics
 from finetune.report import curves, epoch_line, start_line, summary
 from finetune.signals import Stopped, StopRequest
 from finetune.splits import Splits, make_splits
@@ -118,6 +119,8 @@ def prepare(config: ExperimentConfig, reporter: Reporter) -> Prepared:
     with memory_errors(config):
         dataset, splits, images, seconds = load_images(config, workers, reporter)
         weights = _weights(config, len(dataset.classes), reporter)
+    for variant in config.variants:
+        require_statistics(variant, len(images.train), config.recipe)
     download_seconds = dataset.download_seconds + (weights.download_seconds if weights else 0.0)
     record = {
         "tool": environment.describe_tool(),

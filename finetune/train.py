@@ -12,15 +12,12 @@ import torch
 from torch.nn import functional
 
 from finetune.augment import batches, plan_epoch
-from finetune.config import GROUPS, Recipe
-from finetune.errors import ConfigError
+from finetune.config import Recipe
 from finetune.evaluate import Metrics, Predictions, evaluate, normalised
 from finetune.host import available_memory_bytes
 from finetune.models import Network
+from finetune.optimize import learning_rate, make_optimizer
 from finetune.store import Store
-
-SINGLE_VALUE_PIXELS = 32
-"""ResNet-18 divides height and width by 32: of images no larger its last layers see one pixel."""
 
 
 @dataclass(frozen=True)
@@ -97,45 +94,6 @@ def best_epoch(epochs: Sequence[Epoch]) -> int:
     return min(epochs, key=lambda e: (-e.val.n_correct, e.val.loss_sum, e.epoch)).epoch
 
 
-def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe, peak: float) -> float:
-    """Learning rate of a step (from 0): linear warm-up to `peak`, then half a cosine to zero.
-
-    Loshchilov and Hutter 2017, "SGDR"; warm-up as in Goyal et al. 2017, "Accurate, large minibatch SGD".
-    A job shorter than two warm-ups spends half of its steps on the warm-up.
-    """
-    warmup = min(recipe.warmup_epochs, recipe.epochs / 2) * steps_per_epoch
-    total = recipe.epochs * steps_per_epoch
-    if step < warmup:
-        return peak * (step + 1) / (warmup + 1)
-    return peak * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
-
-
-def make_optimizer(network: Network, recipe: Recipe, peak: float) -> torch.optim.SGD:
-    """SGD with Nesterov momentum over the trainable parameters; biases and BatchNorm take no weight decay."""
-    parameters = [p for _, p in network.trainable()]
-    return torch.optim.SGD(
-        [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=peak,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-    )
-
-
-def _require_statistics(network: Network, n_train: int, recipe: Recipe) -> None:
-    """Up to 32 pixels the last layers see one value a channel, whose variance needs a second image."""
-    learns = any(group not in network.frozen_groups for group in GROUPS if group not in ("conv1", "fc"))
-    single = recipe.batch_size == 1 or n_train % recipe.batch_size == 1
-    if learns and single and recipe.image_size <= SINGLE_VALUE_PIXELS:
-        raise ConfigError(
-            f"Batch normalisation needs two images in each step, but {n_train} training images in batches "
-            f"of {recipe.batch_size} leave a step with a single image at {recipe.image_size} pixels; use "
-            f"another --batch-size, or an --image-size above {SINGLE_VALUE_PIXELS}."
-        )
-
-
 class Trainer:
     """Trains one network; holds what its epochs share. It can stop after any step and go on from there.
 
@@ -149,9 +107,6 @@ class Trainer:
         workers: threads that augment.
         step_ended: called with the number of images after each step; may raise to stop.
         batch_evaluated: called after each batch of an evaluation; may raise to stop.
-
-    Raises:
-        ConfigError: a step would have a single image and no statistics to normalise it by.
     """
 
     def __init__(
@@ -167,7 +122,6 @@ class Trainer:
         step_ended: Callable[[int], None] = lambda _: None,
         batch_evaluated: Callable[[], None] = lambda: None,
     ) -> None:
-        _require_statistics(network, len(images.train), recipe)
         self.network = network.to(device=device, memory_format=torch.channels_last)
         self.images = images
         self.recipe = recipe

@@ -8,7 +8,7 @@ from torchvision.models import resnet18
 
 from finetune.config import GROUPS, STANDARD_VARIANTS, Recipe, Variant
 from finetune.models import Network, build, fingerprint, state_shapes
-from finetune.train import make_optimizer
+from finetune.optimize import make_optimizer
 
 A, B, C = STANDARD_VARIANTS
 MIDDLE = Variant(name="M", init="random", train=("conv1", "fc"))

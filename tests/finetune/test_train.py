@@ -17,8 +17,9 @@ from finetune.config import STANDARD_VARIANTS, Recipe, Variant
 from finetune.errors import ConfigError
 from finetune.evaluate import Metrics
 from finetune.models import Network, build, fingerprint
+from finetune.optimize import learning_rate, require_statistics
 from finetune.store import Store
-from finetune.train import Epoch, Images, Trainer, Training, best_epoch, learning_rate
+from finetune.train import Epoch, Images, Trainer, Training, best_epoch
 
 A, B, C = STANDARD_VARIANTS
 RECIPE = Recipe(epochs=2, batch_size=8, image_size=16, lr=0.05)
@@ -274,9 +275,11 @@ class TestTrainer:
         with pytest.raises(
             ConfigError, match=r"a single image .* another --batch-size, or an --image-size above 32"
         ):
-            trainer(recipe=recipe, images=images(n_train))
+            require_statistics(A, n_train, recipe)
         head = Variant(name="H", init="random", train="fc")
+        require_statistics(head, n_train, recipe)
         assert trainer(head, recipe, images=images(n_train)).run(nothing).failure is None
+        require_statistics(A, n_train, dataclasses.replace(recipe, image_size=33))
 
 
 def test_network_ends_on_the_device_it_was_given() -> None:

@@ -1,0 +1,59 @@
+"""The optimizer and its schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from finetune.config import Recipe, Variant
+from finetune.errors import ConfigError
+from finetune.models import Network
+
+SINGLE_VALUE_PIXELS = 32
+"""ResNet-18 divides height and width by 32: of images no larger its last layers see one pixel."""
+
+
+def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe, peak: float) -> float:
+    """Learning rate of a step (from 0): linear warm-up to `peak`, then half a cosine to zero.
+
+    Loshchilov and Hutter 2017, "SGDR"; warm-up as in Goyal et al. 2017, "Accurate, large minibatch SGD".
+    A job shorter than two warm-ups spends half of its steps on the warm-up.
+    """
+    warmup = min(recipe.warmup_epochs, recipe.epochs / 2) * steps_per_epoch
+    total = recipe.epochs * steps_per_epoch
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    return peak * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+
+
+def make_optimizer(network: Network, recipe: Recipe, peak: float) -> torch.optim.SGD:
+    """SGD with Nesterov momentum over the trainable parameters; biases and BatchNorm take no weight decay."""
+    parameters = [p for _, p in network.trainable()]
+    return torch.optim.SGD(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=peak,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+    )
+
+
+def require_statistics(variant: Variant, n_train: int, recipe: Recipe) -> None:
+    """Make sure that no step leaves batch normalisation with a single value a channel.
+
+    Up to 32 pixels the last layers see one value a channel and image, whose variance needs a second image.
+
+    Raises:
+        ConfigError: a step would have a single image and no statistics to normalise it by.
+    """
+    learns = any(group not in ("conv1", "fc") for group in variant.groups)
+    single = recipe.batch_size == 1 or n_train % recipe.batch_size == 1
+    if learns and single and recipe.image_size <= SINGLE_VALUE_PIXELS:
+        raise ConfigError(
+            f"Batch normalisation needs two images in each step, but {n_train} training images in batches "
+            f"of {recipe.batch_size} leave a step with a single image at {recipe.image_size} pixels; use "
+            f"another --batch-size, or an --image-size above {SINGLE_VALUE_PIXELS}."
+        )
