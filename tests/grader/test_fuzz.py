@@ -10,6 +10,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ def some_place(document: Any, rng: random.Random) -> list[Any]:
     return path
 
 
+def some_value(rng: random.Random) -> Any:
+    """A fresh copy, because a later change may alter it."""
+    return deepcopy(rng.choice(VALUES))
+
+
 def mutated_json(content: bytes, rng: random.Random) -> bytes:
     """The file with one to three changes to values, or to bytes."""
     if rng.random() < 0.1:
@@ -81,7 +87,7 @@ def mutated_json(content: bytes, rng: random.Random) -> bytes:
             case 0:
                 del parent[last]
             case 1 if isinstance(parent, dict):
-                parent[rng.choice(["extra", "", "\x1b", "seed"])] = rng.choice(VALUES)
+                parent[rng.choice(["extra", "", "\x1b", "seed"])] = some_value(rng)
             case 1 | 2 if isinstance(parent, list):
                 parent.insert(0, json.loads(json.dumps(old)))
             case 3 if isinstance(old, int | float) and not isinstance(old, bool):
@@ -94,9 +100,9 @@ def mutated_json(content: bytes, rng: random.Random) -> bytes:
             case 3 if isinstance(old, list) and old:
                 parent[last] = rng.choice([old[1:], old + old, old[::-1], old[:1]])
             case 3 if isinstance(old, dict) and isinstance(parent, dict):
-                parent[last] = rng.choice([v for v in parent.values() if isinstance(v, dict)])
+                parent[last] = deepcopy(rng.choice([v for v in parent.values() if isinstance(v, dict)]))
             case _:
-                parent[last] = rng.choice(VALUES)
+                parent[last] = some_value(rng)
     return json.dumps(document).encode()
 
 
