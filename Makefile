@@ -37,3 +37,8 @@ lock:
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+
+# make soak     the long fault tests: 50 kills, 2,000 fuzzed inputs a test, 200 epochs, 100,000 files (an hour)
+.PHONY: soak
+soak: .venv/installed
+	FAULTS_KILLS=50 FAULTS_EXAMPLES=2000 FAULTS_MUTATIONS=1000 $(BIN)/pytest -s tests/faults
