@@ -4,7 +4,9 @@ Student's t comes from `scipy.special`, imported where it is used (see `stats`).
 """
 
 from collections.abc import Sequence
-from math import exp, inf, log, sqrt
+from itertools import permutations
+from math import exp, factorial, inf, log, sqrt
+from operator import mul
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -49,27 +51,39 @@ def _exp(x: float) -> float:
     return exp(x) if x < 700 else inf
 
 
-def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Spearman's rank correlation and its two-sided p-value by Student's t with n - 2 degrees of freedom.
+EXACT_RANKS = 8
+"""Up to this many values all orders are counted: 40,320 of them."""
 
-    The same as `scipy.stats.spearmanr`. With fewer than three values, or a constant sample: (0, 1).
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Spearman's rank correlation and its two-sided p-value.
+
+    Up to eight values the p-value is exact: the share of all orders of y that correlate as strongly. Beyond,
+    it is Student's t with n - 2 degrees of freedom, as in `scipy.stats.spearmanr`, but never less than what the
+    two perfect orders make up. With fewer than three values, or a constant sample: (0, 1).
 
     Source: M. G. Kendall and A. Stuart, *The Advanced Theory of Statistics*, vol. 2 (1973), section 31.19.
     """
     n = len(x)
     if n < 3 or len(set(x)) == 1 or len(set(y)) == 1:
         return 0.0, 1.0
+    mean = (n + 1) / 2
+    from_mean_x = [rank - mean for rank in _ranks(x)]
+    from_mean_y = [rank - mean for rank in _ranks(y)]
+    cross = sum(map(mul, from_mean_x, from_mean_y))
+    spread = sqrt(sum(a * a for a in from_mean_x) * sum(b * b for b in from_mean_y))
+    rho = max(-1.0, min(1.0, cross / spread))
+    if n <= EXACT_RANKS:
+        as_strong = abs(cross) - 1e-9  # ranks are halves, so nothing true is that close
+        orders = permutations(from_mean_y)
+        return rho, sum(abs(sum(map(mul, from_mean_x, y))) >= as_strong for y in orders) / factorial(n)
+    least = 2 / factorial(n)
+    if abs(rho) == 1:
+        return rho, least
     from scipy.special import stdtr
 
-    rank_x, rank_y = _ranks(x), _ranks(y)
-    mean = (n + 1) / 2
-    cross = sum((a - mean) * (b - mean) for a, b in zip(rank_x, rank_y, strict=True))
-    spread = sqrt(sum((a - mean) ** 2 for a in rank_x) * sum((b - mean) ** 2 for b in rank_y))
-    rho = max(-1.0, min(1.0, cross / spread))
-    if abs(rho) == 1:
-        return rho, 0.0
     t = abs(rho) * sqrt((n - 2) / ((1 - rho) * (1 + rho)))
-    return rho, 2 * float(stdtr(n - 2, -t))
+    return rho, max(least, 2 * float(stdtr(n - 2, -t)))
 
 
 def _ranks(values: Sequence[float]) -> list[float]:

@@ -13,8 +13,8 @@ def a_learns(evidence: Evidence) -> Finding:
     """A's validation accuracy rises over the epochs.
 
     Rule: Spearman's rank correlation of epoch and validation accuracy (mean over seeds): holds when
-    positive, fails when negative, with p below 1 - confidence (two-sided, Student's t with n - 2 degrees
-    of freedom); else not separable.
+    positive, fails when negative, with p below 1 - confidence (two-sided; exact up to eight epochs, then
+    Student's t with n - 2 degrees of freedom); else not separable.
 
     Source: C. Spearman, American Journal of Psychology 15 (1904) 72-101.
     """

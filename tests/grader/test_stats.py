@@ -164,11 +164,19 @@ class TestOthers:
             pytest.approx(0.488, abs=1e-3), 0.0, math.inf
         )
 
-    def test_spearman(self) -> None:
-        # scipy.stats.spearmanr
+    def test_spearman_of_few_values_is_exact(self) -> None:
+        # scipy.stats.permutation_test of spearmanr's statistic over all pairings
         rho, p = samples.spearman([1, 2, 3, 4, 5, 6, 7], [0.2, 0.5, 0.4, 0.6, 0.6, 0.8, 0.7])
         assert rho == pytest.approx(0.9189562119494703, rel=1e-6)
-        assert p == pytest.approx(0.003436626156217534, rel=1e-6)
+        assert p == pytest.approx(0.006349206349206349, rel=1e-12)
+        assert samples.spearman([1, 2, 3], [1, 2, 3]) == (1.0, pytest.approx(1 / 3))
+
+    def test_spearman_of_more_values(self) -> None:
+        # scipy.stats.spearmanr
+        rho, p = samples.spearman(range(10), [0.1, 0.3, 0.2, 0.5, 0.4, 0.7, 0.6, 0.9, 0.8, 0.85])
+        assert rho == pytest.approx(0.9272727272727272, rel=1e-6)
+        assert p == pytest.approx(0.00011203450639397586, rel=1e-6)
+        assert samples.spearman(range(10), range(10)) == (1.0, pytest.approx(2 / 3628800))
 
     def test_spearman_of_a_constant_knows_nothing(self) -> None:
         assert samples.spearman([1, 2, 3, 4], [0.5] * 4) == (0.0, 1.0)
