@@ -1,21 +1,25 @@
 # make smoke    train the three variants on the embedded digits and grade the result (a minute after installation)
-# make test     formatting, lint, types and every test
-# make fast     the tests without the slow ones
+# make test     formatting, lint, types and the tests, but for the long ones and those that need containers
+# make slow     the long tests, at their usual length
+# make soak     the long fault tests: 50 kills, 2,000 fuzzed inputs a test, 200 epochs, 100,000 files (an hour)
 # make lock     resolve requirements/*.lock anew (needs uv)
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: smoke test fast check lock clean
+.PHONY: smoke test slow soak check lock clean
 
 smoke: .venv/installed
 	out=runs/smoke-$$(date +%Y%m%d-%H%M%S); $(BIN)/finetune train --preset smoke --out $$out && $(BIN)/grader $$out
 
 test: check
-	$(BIN)/pytest
-
-fast: .venv/installed
 	$(BIN)/pytest -m "not slow and not container"
+
+slow: .venv/installed
+	$(BIN)/pytest -m "slow and not container"
+
+soak: .venv/installed
+	FAULTS_KILLS=50 FAULTS_EXAMPLES=2000 FAULTS_MUTATIONS=1000 $(BIN)/pytest -s tests/faults
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
@@ -37,8 +41,3 @@ lock:
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
-
-# make soak     the long fault tests: 50 kills, 2,000 fuzzed inputs a test, 200 epochs, 100,000 files (an hour)
-.PHONY: soak
-soak: .venv/installed
-	FAULTS_KILLS=50 FAULTS_EXAMPLES=2000 FAULTS_MUTATIONS=1000 $(BIN)/pytest -s tests/faults
