@@ -59,8 +59,8 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """Spearman's rank correlation and its two-sided p-value.
 
     Up to eight values the p-value is exact: the share of all orders of y that correlate as strongly.
-    Beyond, it is Student's t with n - 2 degrees of freedom, as in `scipy.stats.spearmanr`, but never less than
-    what the two perfect orders make up. With fewer than three values, or a constant sample: (0, 1).
+    Beyond, it is Student's t with n - 2 degrees of freedom, as in `scipy.stats.spearmanr`, but never less
+    than what the two perfect orders make up. With fewer than three values, or a constant sample: (0, 1).
 
     Source: M. G. Kendall and A. Stuart, *The Advanced Theory of Statistics*, vol. 2 (1973), section 31.19.
     """
