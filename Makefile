@@ -2,12 +2,13 @@
 # make test     formatting, lint, types and the tests, but for the long ones and those that need containers
 # make slow     the long tests, at their usual length
 # make soak     the long fault tests: 50 kills, 2,000 fuzzed inputs a test, 200 epochs, 100,000 files (an hour)
+# make container   the container tests; starts an engine of its own where none answers (Debian or Ubuntu, root)
 # make lock     resolve requirements/*.lock anew (needs uv)
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: smoke test slow soak check lock clean
+.PHONY: smoke test slow soak container check lock clean
 
 smoke: .venv/installed
 	out=runs/smoke-$$(date +%Y%m%d-%H%M%S); $(BIN)/finetune train --preset smoke --out $$out && $(BIN)/grader $$out
@@ -20,6 +21,9 @@ slow: .venv/installed
 
 soak: .venv/installed
 	FAULTS_KILLS=50 FAULTS_EXAMPLES=2000 FAULTS_MUTATIONS=1000 $(BIN)/pytest -s tests/faults
+
+container: .venv/installed
+	.ci/container
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
@@ -38,6 +42,8 @@ lock:
 	  uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 	    $${part#*:} pyproject.toml -o requirements/$${part%%:*}.lock; \
 	done
+	printf 'hatchling>=1.27\n' | uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+	  --python-version 3.11 - -o deploy/build.lock
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

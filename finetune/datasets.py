@@ -15,10 +15,14 @@ import sklearn.datasets
 from torchvision.datasets import Flowers102
 
 from finetune.errors import DataError, listed
+from finetune.host import check_writable
 from finetune.network import downloading
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """File names that hold an image: torchvision's ImageFolder takes the same."""
+
+FLOWERS102_BYTES = 700_000_000
+"""The archive (345 MB) and the images unpacked from it, rounded up."""
 
 FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """Names under which a divided image folder keeps its splits."""
@@ -115,6 +119,8 @@ def _digits() -> Dataset:
 
 def _flowers102(root: Path) -> Dataset:
     """8,189 photos of 102 flowers, officially 1,020 / 1,020 / 6,149 (Nilsback and Zisserman 2008)."""
+    if not (root / "flowers-102" / "jpg").is_dir():
+        check_writable(root, "data root", FLOWERS102_BYTES)
     started = time.perf_counter()
     with downloading(
         f"Oxford Flowers-102, looked for in {root / 'flowers-102'},",

@@ -29,7 +29,8 @@ def choose_device(device: str) -> torch.device:
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise ConfigError(
-            "--device cuda needs a GPU that PyTorch can use, but there is none; use --device cpu or auto."
+            "--device cuda needs a GPU that PyTorch can use, but there is none; use --device cpu or auto "
+            "(in Compose: train-cpu)."
         )
     return torch.device("cuda" if available and device != "cpu" else "cpu")
 

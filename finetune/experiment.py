@@ -116,6 +116,9 @@ def prepare(config: ExperimentConfig, reporter: Reporter) -> Prepared:
     described = environment.describe(device)
     gpu_memory = torch.cuda.mem_get_info(device) if device.type == "cuda" else None
     reporter.say(host.startup_line(described, gpu_memory))
+    note = host.shared_memory_note()
+    if note:
+        reporter.say(note)
     with memory_errors(config):
         dataset, splits, images, seconds = load_images(config, workers, reporter)
         weights = _weights(config, len(dataset.classes), reporter)
