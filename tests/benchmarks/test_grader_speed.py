@@ -1,6 +1,6 @@
 """The bounds that a small grading host sets: 2 s and 150 MB for 5 seeds and 6,149 test images.
 
-Memory is held to its bound; seconds are measured and shown, since a busy machine would fail any bound on them.
+Memory is held to its bound; seconds are measured and shown: a busy machine would fail any bound on them.
 """
 
 import os
