@@ -34,7 +34,7 @@ def crashed(folder: Path, kills: int, *options: str) -> dict[str, float]:
 
 
 def test_kills_with_a_narrow_network(tmp_path: Path) -> None:
-    crashed(tmp_path / "runs", 4, "--narrow")
+    crashed(tmp_path / "runs", 3, "--narrow")
 
 
 @pytest.mark.slow
