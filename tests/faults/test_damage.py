@@ -225,7 +225,7 @@ class TestImages:
             "--variants",
             "a,b",
             "--batch-size",
-            "4",
+            "5",
         ]
         interrupted(capsys, monkeypatch, tiny_command(out, narrow_weights, *more), saves=3)
         assert [r["variant"] for r in results_of(out)["runs"]] == ["A"]
@@ -283,7 +283,7 @@ class TestImages:
             "--variants",
             "a",
             "--batch-size",
-            "4",
+            "5",
         ]
         said = finetune(capsys, *tiny_command(out, narrow_weights, *more)).refused()
         assert "dog/001.png (No such file or directory), dog/002.png (No such file or directory)" in said
