@@ -210,11 +210,11 @@ def _class_folders(
         images = []
         for path in _files(folder / name):
             relative = path.relative_to(root).as_posix()
-            if (
-                relative[0] in "=+-@"
-            ):  # a spreadsheet would take the first cell of the predictions for a formula
-                relative = f"./{relative}"
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            if relative[0] in "=+-@":
+                relative = f"./{relative}"  # else a spreadsheet would take it for a formula
+            if path.exists() and not path.is_file():
+                excluded.append((relative, "no regular file"))  # reading a named pipe would never end
+            elif path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
                 images.append(Sample(relative, index.get(name, -1), path, split))
             else:
                 endings = " ".join(IMAGE_SUFFIXES)

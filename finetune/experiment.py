@@ -78,10 +78,12 @@ def run_experiment(
         results.require_new(out)
     prepared = prepare(config, reporter)
     record = prepared.record
+    for variant in () if resume else config.variants:  # a resumed job was held to this when it began
+        require_statistics(variant, len(prepared.images.train), config.recipe)
     with locked(out), memory_errors(config):
+        record["runs"], earlier_seconds = results.ended_runs(out, record) if resume else ([], 0.0)
         if not resume:
             results.begin_run_folder(out, config)
-        record["runs"], earlier_seconds = results.ended_runs(out, record) if resume else ([], 0.0)
         results.write_identity(out, record)
         ended = {(run["variant"], run["seed"]) for run in record["runs"]}
         for seed in config.seed_list:
@@ -122,8 +124,6 @@ def prepare(config: ExperimentConfig, reporter: Reporter) -> Prepared:
     with memory_errors(config):
         dataset, splits, images, seconds = load_images(config, workers, reporter)
         weights = _weights(config, len(dataset.classes), reporter)
-    for variant in config.variants:
-        require_statistics(variant, len(images.train), config.recipe)
     download_seconds = dataset.download_seconds + (weights.download_seconds if weights else 0.0)
     record = {
         "tool": environment.describe_tool(),

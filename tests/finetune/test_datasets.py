@@ -108,6 +108,13 @@ class TestUndividedFolder:
         splits = make_splits(folder(tmp_path), None, None, 0, 1)
         assert splits.unreadable == {"a/gone.png": "No such file or directory"}
 
+    def test_a_named_pipe_is_left_out(self, tmp_path: Path) -> None:
+        image_tree(tmp_path, {"a": 3, "b": 3})
+        os.mkfifo(tmp_path / "a" / "pipe.jpg")
+        data = folder(tmp_path)
+        assert data.excluded == (("a/pipe.jpg", "no regular file"),)
+        assert len(data.samples) == 6
+
     def test_home_is_expanded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         image_tree(tmp_path / "pets", {"a": 1, "b": 1})
         monkeypatch.setenv("HOME", str(tmp_path))
