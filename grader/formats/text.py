@@ -109,7 +109,10 @@ def closing(grade: Grade) -> str:
         return f"Unusable: {len(grade.problems)} problem{'s' if len(grade.problems) > 1 else ''}."
     reached = ", ".join(f"{int(level)} ({level.noun})" for level in grade.levels)
     passed = sum(grade.passes(name) for name in grade.policy.weights)
-    line = f"{passed} of {len(grade.policy.weights)} counting properties pass. Evidence: level {reached}."
+    line = (
+        f"{passed} of {len(grade.policy.weights)} counting properties pass, "
+        f"{grade.score:g} of {grade.max_score:g} points. Evidence: level {reached}."
+    )
     if not grade.level_is_reached:
         line += f" The policy requires level {grade.policy.required_level}."
     policy = f"policy {grade.policy.name} v{grade.policy.version}"

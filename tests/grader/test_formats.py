@@ -112,7 +112,8 @@ def test_junit_outcomes(grades: dict[str, Grade]) -> None:
 def test_text_ends_with_the_verdict(grades: dict[str, Grade]) -> None:
     lines = FORMATS["text"].write(grades["passed"]).splitlines()
     assert lines[0] == "passed"
-    assert lines[-1].startswith("PASSED under policy homework v1: 27 of 27 counting properties pass.")
+    assert lines[-1].startswith("PASSED under policy homework v1: 27 of 27 counting properties pass, ")
+    assert "pass, 100 of 100 points. Evidence" in lines[-1]
     assert lines[-3].startswith("Starting from pretrained weights pays: +")
     assert "FAILED under policy" in FORMATS["text"].write(grades["failed"])
     assert FORMATS["text"].write(grades["unusable"]).endswith("Unusable: 1 problem.\n")
