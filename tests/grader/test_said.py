@@ -1,6 +1,6 @@
 """What the grader says, word for word, of a real run and of each forgery made from it.
 
-The words are in said.json; `python -m tests.grader.test_said` writes them anew: read them before keeping them.
+The words are in said.json; `python -m tests.grader.test_said` writes them anew, to be read before being kept.
 """
 
 import json
