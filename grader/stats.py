@@ -127,8 +127,8 @@ def difference_of_paired(table: PairedCounts, confidence: float = 0.95) -> Inter
         constant = -c * d * (1 - d)
         q = (sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
         variance = n * (2 * q + d * (1 - d))
-        if variance <= 0:
-            return 0.0 if abs(b - c - n * d) < 1e-9 else inf * (b - c - n * d)
+        if variance <= 0:  # by rounding, next to -1 and 1
+            return inf
         return (b - c - n * d) / sqrt(variance)
 
     def limit(outside: float, target: float) -> float:

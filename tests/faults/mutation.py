@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import gc
 import importlib.abc
 import importlib.util
 import json
@@ -189,10 +190,20 @@ def attempt(name: str, path: Path, source: str, tests: Sequence[str], limit: flo
 
 def main(module: str, *tests: str) -> None:
     """Run it as the module's documentation says."""
-    for heavy in ("numpy", "scipy.stats", "torch", "torchvision", "PIL.Image", "sklearn.datasets", "pytest"):
-        importlib.import_module(heavy)
-    importlib.import_module("hypothesis")
-    importlib.import_module("jsonschema")
+    heavy = [
+        "numpy",
+        "scipy.stats",
+        "jsonschema",
+        "hypothesis",
+        "pytest",
+        "pytest_benchmark.plugin",
+        "pytest_cov",
+    ]
+    if module.startswith("finetune"):
+        heavy += ["torch", "torchvision", "PIL.Image", "sklearn.datasets"]
+    for library in heavy:
+        importlib.import_module(library)
+    gc.freeze()  # else each child would walk all of it
     name, _, functions = module.partition(":")
     path = Path(name.replace(".", "/")).with_suffix(".py")
     source = path.read_text("utf-8")

@@ -36,6 +36,10 @@ class TestWilson:
         # Newcombe, Statistics in Medicine 17 (1998) 857-872, table I: 81 of 263.
         assert close(stats.wilson(81, 263), 0.2553, 0.3662, 5e-5)
 
+    def test_limits_at_none_and_all_are_exact(self) -> None:
+        assert {stats.wilson(0, n).low for n in range(1, 60)} == {0.0}
+        assert {stats.wilson(n, n).high for n in range(1, 60)} == {1.0}
+
 
 class TestDifferenceOfIndependent:
     @pytest.mark.parametrize(
@@ -72,6 +76,25 @@ class TestDifferenceOfClassMeans:
         many = stats.difference_of_class_means([(80, 100)] * 8, [(80, 100)] * 8)
         assert few.high - few.low == pytest.approx(2 * (many.high - many.low), rel=0.02)
 
+    def test_of_unequal_classes_by_hand(self) -> None:
+        # Two classes against three, so 2/5 is added to right and to wrong answers.
+        first, second = [(8, 10), (9, 12)], [(7, 10), (15, 20), (3, 4)]
+        found = stats.difference_of_class_means(first, second)
+        assert found.estimate == pytest.approx((0.8 + 0.75) / 2 - (0.7 + 0.75 + 0.75) / 3)
+        p = [8.4 / 10.8, 9.4 / 12.8, 7.4 / 10.8, 15.4 / 20.8, 3.4 / 4.8]
+        centre = (p[0] + p[1]) / 2 - (p[2] + p[3] + p[4]) / 3
+        size, weight = [10.8, 12.8, 10.8, 20.8, 4.8], [1 / 4, 1 / 4, 1 / 9, 1 / 9, 1 / 9]
+        variance = sum(w * x * (1 - x) / n for w, x, n in zip(weight, p, size, strict=True))
+        half = 1.959963984540054 * math.sqrt(variance)
+        assert close(found, centre - half, centre + half)
+
+    def test_the_estimate_is_never_outside(self) -> None:
+        many, one = [(10, 10)] * 8, [(500, 500)]  # the adjustment moves the small classes more
+        found = stats.difference_of_class_means(many, one, 0.5)
+        assert found.low < found.high == found.estimate == 0
+        found = stats.difference_of_class_means(one, many, 0.5)
+        assert 0 == found.estimate == found.low < found.high
+
     def test_no_errors_are_not_certainty(self) -> None:
         found = stats.difference_of_class_means([(10, 10)] * 5, [(10, 10)] * 5)
         assert found.estimate == 0
@@ -86,7 +109,15 @@ class TestDifferenceOfPaired:
 
     @pytest.mark.parametrize(
         "table",
-        [AIRWAYS, PairedCounts(80, 25, 10, 155), PairedCounts(43, 0, 1, 0), PairedCounts(5000, 600, 450, 99)],
+        [
+            AIRWAYS,
+            PairedCounts(80, 25, 10, 155),
+            PairedCounts(43, 0, 1, 0),
+            PairedCounts(5000, 600, 450, 99),
+            PairedCounts(1, 1, 0, 0),
+            PairedCounts(0, 1, 1, 1),
+            PairedCounts(0, 5, 1, 0),
+        ],
     )
     def test_the_limits_solve_the_score_equation(self, table: PairedCounts) -> None:
         found, n = stats.difference_of_paired(table), table.n
@@ -108,6 +139,10 @@ class TestDifferenceOfPaired:
         found = stats.difference_of_paired(table)
         assert -1 <= found.low <= found.estimate <= found.high <= 1
         assert found.high - found.low > 0.1
+
+    def test_of_so_many_images_that_rounding_leaves_no_variance(self) -> None:
+        found = stats.difference_of_paired(PairedCounts(0, 2, 10**9 - 2, 0))
+        assert -1 < found.low < found.estimate < found.high < -0.99999997
 
 
 class TestMcnemar:
