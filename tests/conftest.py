@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# As the command line has it, and before anything imports torch: spinning threads slow a busy machine down.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Shared machines are slow at times, and a test that fails must fail again when it is looked at.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50)
