@@ -131,19 +131,17 @@ def difference_of_paired(table: PairedCounts, confidence: float = 0.95) -> Inter
             return inf
         return (b - c - n * d) / sqrt(variance)
 
-    def limit(outside: float, target: float) -> float:
+    def limit(outside: float) -> float:
         inside = estimate
         for _ in range(60):
             middle = (inside + outside) / 2
-            if abs(score(middle)) > target:
+            if abs(score(middle)) > z:
                 outside = middle
             else:
                 inside = middle
         return (inside + outside) / 2
 
-    low = -1.0 if estimate == -1 else limit(-1.0, z)
-    high = 1.0 if estimate == 1 else limit(1.0, z)
-    return Interval(estimate, low, high)
+    return Interval(estimate, limit(-1.0), limit(1.0))
 
 
 def mcnemar_exact(table: PairedCounts) -> float:

@@ -140,6 +140,12 @@ class TestDifferenceOfPaired:
         assert -1 <= found.low <= found.estimate <= found.high <= 1
         assert found.high - found.low > 0.1
 
+    def test_all_or_none_leave_one_limit_to_find(self) -> None:
+        # Tango's equation at b = n, c = 0 is solved by (n - z^2) / (n + z^2).
+        limit = (10 - 1.959963984540054**2) / (10 + 1.959963984540054**2)
+        assert close(stats.difference_of_paired(PairedCounts(0, 10, 0, 0)), limit, 1.0)
+        assert close(stats.difference_of_paired(PairedCounts(0, 0, 10, 0)), -1.0, -limit)
+
     def test_of_so_many_images_that_rounding_leaves_no_variance(self) -> None:
         found = stats.difference_of_paired(PairedCounts(0, 2, 10**9 - 2, 0))
         assert -1 < found.low < found.estimate < found.high < -0.99999997
@@ -171,6 +177,7 @@ class TestOthers:
         [  # statsmodels.stats.multitest.multipletests(method="holm")
             ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
             ([0.0125, 0.5, 0.02, 0.9], [0.05, 1.0, 0.06, 1.0]),
+            ([0.7, 0.8], [1.0, 1.0]),
             ([], []),
         ],
     )
