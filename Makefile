@@ -1,5 +1,6 @@
 # make smoke    train the three variants on the embedded digits and grade the result (a minute after installation)
 # make test     formatting, lint, types and the tests, but for the long ones and those that need containers
+# make bench    the benchmarks, with rounds and figures; make test runs each of them once
 # make slow     the long tests, at their usual length
 # make soak     the long fault tests: 50 kills, 2,000 fuzzed inputs a test, 200 epochs, 100,000 files (an hour)
 # make container   the container tests; starts an engine of its own where none answers (Debian or Ubuntu, root)
@@ -8,13 +9,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: smoke test slow soak container check lock clean
+.PHONY: smoke test bench slow soak container check lock clean
 
 smoke: .venv/installed
 	out=runs/smoke-$$(date +%Y%m%d-%H%M%S); $(BIN)/finetune train --preset smoke --out $$out && $(BIN)/grader $$out
 
 test: check
-	$(BIN)/pytest -m "not slow and not container"
+	$(BIN)/pytest -m "not slow and not container" --benchmark-disable
+
+bench: .venv/installed
+	$(BIN)/pytest tests/benchmarks --benchmark-only
 
 slow: .venv/installed
 	$(BIN)/pytest -m "slow and not container"
