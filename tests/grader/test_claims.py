@@ -90,10 +90,11 @@ class TestBeats:
         assert "two proportions, unpaired" in finding.summary
         assert found.levels == (Level.FILE,)
 
+    @pytest.mark.parametrize("seeds", [(0,), (0, 1), (0, 1, 2)])
     def test_pairs_and_counts_give_one_difference(
-        self, graded: Graded, policy: Policy, tmp_path: Path
+        self, graded: Graded, policy: Policy, tmp_path: Path, seeds: tuple[int, ...]
     ) -> None:
-        paired = graded(Size()).findings["b-beats-a"]
+        paired = graded(Size(seeds=seeds)).findings["b-beats-a"]
         for path in (tmp_path / "run").glob("predictions/*"):
             path.unlink()
         unpaired = grade(Job(tmp_path / "run", "run", policy)).findings["b-beats-a"]

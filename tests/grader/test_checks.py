@@ -1,0 +1,225 @@
+"""Edges of the checks that no forged run reaches."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grader.checks import claims, learning, training
+from grader.checks.compare import Comparison, _hull, _one_seed, p_text
+from grader.evidence import Evidence
+from grader.findings import Finding, Level, Status
+from grader.record import results_from
+from grader.stats import Interval, PairedCounts
+
+Changed = Callable[[Callable[[dict[str, Any]], None]], Evidence]
+
+
+@pytest.fixture
+def changed(smoke: Path) -> Changed:
+    """The evidence of the real run's file alone, with something changed in it."""
+    document = json.loads((smoke / "results.json").read_text())
+
+    def make(change: Callable[[dict[str, Any]], None]) -> Evidence:
+        mine = copy.deepcopy(document)
+        change(mine)
+        return Evidence(results_from(mine))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0304, "p = 0.03"), (1.0, "p = 1"), (1e-99, "p = 1e-99"), (9e-100, "p < 1e-99")]
+)
+def test_p_values_for_people(p: float, text: str) -> None:
+    assert p_text(p) == text
+
+
+class TestWhatWouldSeparate:
+    # With 95 % confidence and 80 % power: variance * (2.801585 / distance)^2, here 7.848880 / distance^2.
+    COMPARISON = Comparison(Interval(0.0, -0.1, 0.1), 1.0, "a test", Level.FILE, 785, 1.0, {})
+
+    @pytest.mark.parametrize(
+        ("distance", "text"),
+        [
+            (0.0, " No number of test images within reach would separate them."),
+            (0.0008, " No number of test images within reach would separate them."),
+            (0.0009, " About 9,689,975 test images would separate them; there are 785."),
+            (0.099, " About 801 test images would separate them; there are 785."),
+            (0.1, " More seeds would separate them, rather than more images."),
+            (0.2, " More seeds would separate them, rather than more images."),
+        ],
+    )
+    def test_sentence(self, distance: float, text: str) -> None:
+        assert claims._what_would_separate(self.COMPARISON, distance) == text
+
+    def test_exactly_as_many_images_as_there_are(self) -> None:
+        assert self.COMPARISON.images_wanted(0.1) == pytest.approx(784.888, abs=1e-3)
+        fewer = replace(self.COMPARISON, n_images=784)
+        assert "About 785" in claims._what_would_separate(fewer, 0.1)
+
+
+def test_one_seed_is_mcnemars() -> None:
+    found = _one_seed(PairedCounts(70, 20, 5, 5), 0.95)
+    assert found.test == "exact McNemar"
+    assert found.numbers["only_first_right"] == 20
+    assert found.numbers["only_second_right"] == 5
+    assert found.numbers["n_images"] == found.n_images == 100
+    assert found.numbers["difference"] == pytest.approx(0.15)
+    assert found.variance_an_image == pytest.approx(0.25 - 0.15**2)
+
+
+class TestHull:
+    def test_spans_both_seeds(self) -> None:
+        tables = [PairedCounts(80, 15, 3, 2), PairedCounts(70, 25, 2, 3)]
+        found, p, variance = _hull(tables, 0.95)
+        from grader import stats
+
+        first, second = (stats.difference_of_paired(table) for table in tables)
+        assert found == Interval(pytest.approx((0.12 + 0.23) / 2), first.low, second.high)
+        assert p == stats.mcnemar_exact(tables[0])
+        assert variance == pytest.approx((0.18 - 0.12**2 + 0.27 - 0.23**2) / 2)
+
+    def test_seeds_that_disagree(self) -> None:
+        _, p, _ = _hull([PairedCounts(80, 15, 3, 2), PairedCounts(80, 3, 15, 2)], 0.95)
+        assert p == 1.0
+
+
+class TestLearning:
+    def rising(self, *counts: int) -> Callable[[dict[str, Any]], None]:
+        def change(document: dict[str, Any]) -> None:
+            for run in document["runs"]:
+                del run["epochs"][len(counts) :]
+                for epoch, count in zip(run["epochs"], counts, strict=True):
+                    epoch["val"].update(n_correct=count, n_samples=100)
+                run["best_epoch"] = len(counts)
+
+        return change
+
+    @pytest.mark.parametrize(
+        ("counts", "status"),
+        [
+            ((10, 20, 30, 40, 50, 60), Status.HOLDS),
+            ((60, 50, 40, 30, 20, 10), Status.FAILS),
+            ((10, 60, 20, 50, 30, 40), Status.NOT_SEPARABLE),
+            ((10, 20, 30), Status.NOT_SEPARABLE),
+            ((10, 20), Status.NOT_CHECKED),
+        ],
+    )
+    def test_a_learns(self, changed: Changed, counts: tuple[int, ...], status: Status) -> None:
+        found = learning.a_learns(changed(self.rising(*counts)))
+        assert found.status is status
+        assert found.held == (status is Status.HOLDS)
+        assert found.judged == (status is not Status.NOT_CHECKED)
+        wanted = " More epochs would separate a rise from chance."
+        assert found.summary.endswith(wanted) == (status is Status.NOT_SEPARABLE)
+
+    @pytest.mark.parametrize(
+        ("counts", "status", "summary"),
+        [
+            (
+                (10, 50, 51),
+                Status.HOLDS,
+                "A after epoch 2 of 3, B after epoch 2 of 3, C after epoch 2 of 3.",
+            ),
+            (
+                (10, 50),
+                Status.FAILS,
+                "A after epoch 2 of 2, B after epoch 2 of 2, C after epoch 2 of 2.",
+            ),
+            ((10,), Status.NOT_CHECKED, "Two epochs or more are needed."),
+        ],
+    )
+    def test_long_enough(
+        self, changed: Changed, counts: tuple[int, ...], status: Status, summary: str
+    ) -> None:
+        found: Finding = learning.long_enough(changed(self.rising(*counts)))
+        assert (found.status, found.summary.removeprefix("No gain of more than a point: ")) == (
+            status,
+            summary,
+        )
+
+
+class TestClaims:
+    def test_no_seed_in_common(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            for run in document["runs"]:
+                if run["variant"] == "C":
+                    run["seed"] += 100
+
+        evidence = changed(change)
+        nothing = "There is no seed that both {} and {} completed."
+        for check, first, second in (
+            (claims.c_against_b, "B", "C"),
+            (claims.c_trains_fewer, "B", "C"),
+            (claims.c_beats_a, "C", "A"),
+        ):
+            found = check(evidence)
+            assert (found.status, found.level) == (Status.NOT_CHECKED, Level.FILE)
+            assert found.summary == nothing.format(first, second)
+        assert claims.b_beats_a(evidence).status is not Status.NOT_CHECKED
+
+    def test_as_many_parameters_are_not_fewer(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            runs = {(run["variant"], run["seed"]): run for run in document["runs"]}
+            seed = document["config"]["seeds"][-1]
+            runs["C", seed]["trainable_parameters"] = runs["B", seed]["trainable_parameters"]
+
+        found = claims.c_trains_fewer(changed(change))
+        assert (found.status, found.held, found.judged) == (Status.FAILS, 1, 2)
+        assert found.numbers["ratio"] == 1
+        assert found.summary == "C trains 11,181,642 parameters, B 11,181,642: 1.00 of them."
+
+    @pytest.mark.parametrize(
+        ("factor", "status"), [(0.5, Status.HOLDS), (1.0, Status.NOT_SEPARABLE), (2.0, Status.FAILS)]
+    )
+    def test_speed(self, changed: Changed, factor: float, status: Status) -> None:
+        def change(document: dict[str, Any]) -> None:
+            for run in document["runs"]:
+                for epoch in run["epochs"]:
+                    jitter = 1 + epoch["epoch"] / 100
+                    epoch["train_seconds"] = jitter * (factor if run["variant"] == "C" else 1.0)
+                    epoch["data_wait_seconds"] = epoch["train_seconds"] / 4
+
+        found = claims.c_faster(changed(change))
+        assert (found.status, found.held, found.judged) == (status, status is Status.HOLDS, 1)
+        assert found.numbers["ratio"] == pytest.approx(factor)
+        assert found.numbers["c_wait_share"] == found.numbers["b_wait_share"] == pytest.approx(0.25)
+        assert f"An epoch of C takes {factor:.2f} of B's time (" in found.summary
+        assert "; waiting for data: C 25%, B 25% of it." in found.summary
+        wanted = " More epochs, or a quieter machine, would separate them."
+        assert found.summary.endswith(wanted) == (status is Status.NOT_SEPARABLE)
+
+    def test_speed_of_two_epochs_and_one_seed_has_no_limits(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            document["runs"] = [run for run in document["runs"] if run["seed"] == document["runs"][0]["seed"]]
+            for run in document["runs"]:
+                del run["epochs"][2:]
+                run["best_epoch"] = 1
+
+        found = claims.c_faster(changed(change))
+        assert found.status is Status.NOT_SEPARABLE
+        assert "of B's time; waiting" in found.summary
+        assert found.numbers["low"] == 0
+        assert "high" not in found.numbers
+
+
+class TestTimes:
+    def test_one_percent_is_rounding(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            epoch = document["runs"][0]["epochs"][0]
+            epoch["data_wait_seconds"] = epoch["train_seconds"] * 1.005
+            document["runs"][1]["images_per_second"] *= 1.005
+            document["runs"][2]["images_per_second"] /= 1.005
+
+        assert training.times_add_up(changed(change)).status is Status.HOLDS
+
+    def test_a_run_that_trained_no_epoch_has_no_throughput(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            document["runs"][0].update(epochs=[], images_per_second=0.0)
+
+        assert training.times_add_up(changed(change)).status is Status.HOLDS
