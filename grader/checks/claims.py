@@ -1,6 +1,6 @@
 """What the experiment is about: does pretraining pay, does training less cost accuracy, is it faster?"""
 
-from math import ceil, inf, isfinite
+from math import ceil, isfinite
 
 from grader import samples
 from grader.checks.compare import Comparison, compare, p_text
@@ -135,7 +135,7 @@ def _beats(evidence: Evidence, first: str, second: str) -> Finding:
 
 def _what_would_separate(found: Comparison, distance: float) -> str:
     wanted = found.images_wanted(distance)
-    if wanted == inf or wanted > 1e7:
+    if wanted > 1e7:
         return " No number of test images within reach would separate them."
     if ceil(wanted) <= found.n_images:
         return " More seeds would separate them, rather than more images."

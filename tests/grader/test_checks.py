@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from grader.checks import claims, learning, training
+from grader.checks import claims, design, learning, training
 from grader.checks.compare import Comparison, _hull, _one_seed, p_text
 from grader.evidence import Evidence
-from grader.findings import Finding, Level, Status
+from grader.findings import Finding, Level, Status, not_checked
 from grader.record import results_from
 from grader.stats import Interval, PairedCounts
 
@@ -163,6 +164,40 @@ class TestClaims:
             assert found.summary == nothing.format(first, second)
         assert claims.b_beats_a(evidence).status is not Status.NOT_CHECKED
 
+    @pytest.mark.parametrize(
+        ("a", "b", "status"),
+        [
+            (100, 180, Status.HOLDS),
+            (180, 100, Status.FAILS),
+            (150, 160, Status.NOT_SEPARABLE),
+            (160, 150, Status.NOT_SEPARABLE),
+            (150, 150, Status.NOT_SEPARABLE),
+        ],
+    )
+    def test_counts_alone(self, changed: Changed, a: int, b: int, status: Status) -> None:
+        def change(document: dict[str, Any]) -> None:
+            right = {"A": a, "B": b, "C": b}
+            for run in document["runs"]:
+                for epoch in run["epochs"]:
+                    epoch["test"].update(n_correct=right[run["variant"]], n_samples=200)
+
+        found = claims.b_beats_a(changed(change))
+        assert (found.status, found.level) == (status, Level.FILE)
+        assert (found.held, found.judged) == (status is Status.HOLDS, 1)
+        assert found.numbers["difference"] == pytest.approx((b - a) / 200)
+        assert found.summary.startswith(f"B - A = {(b - a) / 2:+.1f} points (")
+        assert found.summary.endswith(" would separate them.") == (a == b)
+        assert ("; there are 200." in found.summary) == (status is Status.NOT_SEPARABLE and a != b)
+
+    def test_one_epoch_tells_no_speed(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            for run in document["runs"]:
+                if run["variant"] == "B":
+                    del run["epochs"][1:]
+
+        found = claims.c_faster(changed(change))
+        assert found == not_checked("B and C need two epochs or more, with times.", Level.FILE)
+
     def test_as_many_parameters_are_not_fewer(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
             runs = {(run["variant"], run["seed"]): run for run in document["runs"]}
@@ -223,3 +258,115 @@ class TestTimes:
             document["runs"][0].update(epochs=[], images_per_second=0.0)
 
         assert training.times_add_up(changed(change)).status is Status.HOLDS
+
+    def test_no_time_at_all_is_no_contradiction(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            run = document["runs"][0]
+            run["images_per_second"] = 0.0
+            for epoch in run["epochs"]:
+                epoch.update(train_seconds=0.0, data_wait_seconds=0.0, evaluation_seconds=0.0)
+
+        assert training.times_add_up(changed(change)).status is Status.HOLDS
+
+
+class TestChosenEpoch:
+    def test_a_run_without_epochs_does_not_hide_the_next(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            document["runs"][0].update(epochs=[], best_epoch=None)
+            document["runs"][1]["best_epoch"] = 99
+
+        found = training.best_epoch(changed(change))
+        assert (found.status, found.held, found.judged) == (Status.FAILS, 4, 5)
+        assert found.summary.endswith("yet epoch 99 was chosen.")
+
+    @pytest.mark.parametrize(("chosen", "status"), [(1, Status.HOLDS), (2, Status.FAILS)])
+    def test_of_equal_epochs_the_earlier(self, changed: Changed, chosen: int, status: Status) -> None:
+        def change(document: dict[str, Any]) -> None:
+            run = document["runs"][0]
+            for epoch in run["epochs"]:
+                epoch["val"] = run["epochs"][0]["val"]
+            run["best_epoch"] = chosen
+
+        assert training.best_epoch(changed(change)).status is status
+
+
+@pytest.mark.parametrize(
+    ("share", "status"), [(1.00005, Status.HOLDS), (0.99995, Status.HOLDS), (0.9998, Status.FAILS)]
+)
+def test_the_least_loss_may_be_rounded(changed: Changed, share: float, status: Status) -> None:
+    def change(document: dict[str, Any]) -> None:
+        found = document["runs"][0]["epochs"][0]["train"]
+        found["loss_sum"] = (found["n_samples"] - found["n_correct"]) * math.log(2) * share
+
+    assert training.loss_fits_accuracy(changed(change)).status is status
+
+
+class TestDistinct:
+    @pytest.mark.parametrize(("field", "value"), [("path", "predictions/one.csv"), ("sha256", "0" * 64)])
+    def test_a_shared_name_or_content_is_enough(self, changed: Changed, field: str, value: str) -> None:
+        def change(document: dict[str, Any]) -> None:
+            for run in document["runs"][:2]:
+                run["artifacts"]["test_predictions"][field] = value
+
+        found = training.distinct_runs(changed(change))
+        assert (found.status, found.judged - found.held) == (Status.FAILS, 1)
+        assert "has the same files as" in found.summary
+
+    @pytest.mark.parametrize(
+        ("splits", "epochs", "status"),
+        [
+            (("train", "val", "test"), 3, Status.FAILS),
+            (("train", "val", "test"), 2, Status.HOLDS),  # may be chance
+            (("train", "val"), 6, Status.HOLDS),
+            (("train", "test"), 6, Status.HOLDS),
+            (("val", "test"), 6, Status.HOLDS),
+        ],
+    )
+    def test_equal_counts(
+        self, changed: Changed, splits: tuple[str, ...], epochs: int, status: Status
+    ) -> None:
+        def change(document: dict[str, Any]) -> None:
+            for index, run in enumerate(document["runs"]):
+                del run["epochs"][epochs:]
+                run["best_epoch"] = 1
+                for epoch in run["epochs"]:
+                    for split in ("train", "val", "test"):
+                        is_own = index > 1 or split not in splits
+                        epoch[split]["n_correct"] = epoch["epoch"] + (10 * index + 10 if is_own else 0)
+
+        assert training.distinct_runs(changed(change)).status is status
+
+
+class TestFailedRuns:
+    def test_a_failed_run_does_not_hide_the_next_ones_budget(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            document["runs"][0]["status"] = "failed"
+            document["runs"][1]["budget"]["steps"] += 1
+
+        found = design.equal_budget(changed(change))
+        assert (found.status, found.held, found.judged) == (Status.FAILS, 4, 5)
+
+    def test_only_completed_runs_with_epochs_have_a_schedule(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            document["runs"][0]["epochs"] = []
+            document["runs"][1]["status"] = "failed"
+            document["runs"][1]["epochs"][0]["learning_rate"] *= 0.5
+
+        found = design.same_schedule(changed(change))
+        assert (found.status, found.held, found.judged) == (Status.HOLDS, 4, 4)
+
+    @pytest.mark.parametrize(("factor", "status"), [(1 + 5e-7, Status.HOLDS), (1 + 5e-6, Status.FAILS)])
+    def test_a_schedule_may_be_rounded(self, changed: Changed, factor: float, status: Status) -> None:
+        def change(document: dict[str, Any]) -> None:
+            for epoch in document["runs"][1]["epochs"]:
+                epoch["learning_rate"] *= factor
+
+        assert design.same_schedule(changed(change)).status is status
+
+    def test_a_variant_not_configured_does_not_hide_the_next(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            document["runs"][0]["variant"] = "Z"
+            document["runs"][1]["learning_rate"] *= 2
+
+        found = design.as_configured(changed(change))
+        assert (found.status, found.held, found.judged) == (Status.FAILS, 4, 5)

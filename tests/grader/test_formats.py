@@ -1,16 +1,20 @@
 """Each format against its schema, for a run that passes, one that fails and one that is unusable."""
 
+import io
 import json
 import re
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 from jsonschema import Draft202012Validator
+from rich.console import Console
 
 from grader.findings import Finding, Level, Status
 from grader.formats import FORMATS
+from grader.formats.text import print_grade, print_table, to_table
 from grader.grade import Job, grade
 from grader.policy import Policy, load_policy
 from grader.verdict import Grade
@@ -132,3 +136,42 @@ def test_nothing_steers_the_terminal(grades: dict[str, Grade], kind: str, form: 
     assert text.endswith("\n")
     assert not any(ord(c) < 32 and c != "\n" for c in text)
     text.encode("utf-8")
+
+
+def shown(write: Callable[[Console], None], width: int = 200) -> str:
+    file = io.StringIO()
+    write(Console(file=file, width=width, force_terminal=True, color_system="standard"))
+    return file.getvalue()
+
+
+PLAIN = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_terminal_shows_what_the_text_says(grades: dict[str, Grade], kind: str) -> None:
+    wide = PLAIN.sub("", shown(lambda console: print_grade(grades[kind], console), 500))
+    wanted = FORMATS["text"].write(grades[kind])
+    assert " ".join(wide.split()) == " ".join(wanted.split())
+
+
+def test_a_terminal_has_colours_and_its_width(grades: dict[str, Grade]) -> None:
+    found = shown(lambda console: print_grade(grades["failed"], console), 70)
+    assert "\x1b[" in found
+    assert max(map(len, PLAIN.sub("", found).splitlines())) <= 70
+
+
+def test_a_terminal_shows_a_table_of_several(grades: dict[str, Grade]) -> None:
+    several = [grades[kind] for kind in ("passed", "failed", "unusable")]
+    found = shown(lambda console: print_table(several, console), 500)
+    assert " ".join(PLAIN.sub("", found).split()) == " ".join(to_table(several).split())
+    assert "\x1b[32mpassed" in found
+    assert "\x1b[1;31mfailed" in found
+
+
+def test_junit_tells_of_evidence_that_is_missing(honest: Path) -> None:
+    weak = grade(Job(honest, "weak", load_policy("strict")))  # without the truth that it asks for
+    assert not weak.level_is_reached
+    suite = ET.fromstring(FORMATS["junit"].write(weak))  # noqa: S314 - our own
+    failure = next(case for case in suite.iter("testcase") if case.get("name") == "evidence").find("failure")
+    assert failure is not None
+    assert failure.get("message") == "Evidence of level 3 is required."

@@ -52,6 +52,10 @@ class TestSpearman:
 
     def test_eight_values_are_counted_in_all_orders(self) -> None:
         assert samples.spearman(range(8), range(8)) == (1.0, pytest.approx(2 / 40320))
+        # Seven of the 40,320 orders are one exchange of neighbours away from perfect; as many backwards.
+        rho, p = samples.spearman(range(8), [1, 0, *range(2, 8)])
+        assert rho == pytest.approx(1 - 6 * 2 / (8 * 63))
+        assert p == pytest.approx(2 * (1 + 7) / 40320)
 
     def test_nine_values_are_students(self) -> None:
         # scipy.stats.spearmanr
@@ -93,3 +97,19 @@ class TestOverSeeds:
         assert found.estimate == pytest.approx(mean)
         assert (found.low, found.high) == (pytest.approx(mean - half), pytest.approx(mean + half))
         assert p == pytest.approx(2 * t.sf(mean / math.sqrt(total), df))
+
+    def test_single_answers_are_counted_once(self) -> None:
+        differences = np.random.default_rng(5).integers(-1, 2, (4, 6)) + np.arange(4)[:, None] / 4
+        differences += np.array([-0.6, 0.4, 0.1, 0.9, -0.8, 0.0])
+        found, _, _ = samples.difference_over_seeds(differences, 0.95)
+        # Searle, Casella and McCulloch's mean squares: of rows, of columns, of what is left.
+        rows, columns = differences.mean(axis=1), differences.mean(axis=0)
+        of_rows, of_columns = 6 * rows.var(ddof=1), 4 * columns.var(ddof=1)
+        all_squares = differences.var() * 24
+        left = (all_squares - 3 * of_rows - 5 * of_columns) / 15
+        assert 0 < left < min(of_rows, of_columns)
+        total = (of_rows + of_columns - left) / 24
+        df = total**2 / ((of_rows / 24) ** 2 / 3 + (of_columns / 24) ** 2 / 5)
+        from scipy.stats import t
+
+        assert found.high - found.estimate == pytest.approx(t.ppf(0.975, df) * math.sqrt(total))
