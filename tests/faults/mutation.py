@@ -159,7 +159,13 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, name: str, *_: object) -> importlib.machinery.ModuleSpec | None:
         """The changed module's, and no other's."""
-        return importlib.util.spec_from_loader(name, self, origin=self.path) if name == self.name else None
+        if name != self.name:
+            return None
+        is_package = self.path.endswith("__init__.py")
+        spec = importlib.util.spec_from_loader(name, self, origin=self.path, is_package=is_package)
+        if spec and is_package:
+            spec.submodule_search_locations = [str(Path(self.path).parent)]
+        return spec
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the changed source."""
@@ -205,7 +211,8 @@ def main(module: str, *tests: str) -> None:
         importlib.import_module(library)
     gc.freeze()  # else each child would walk all of it
     name, _, functions = module.partition(":")
-    path = Path(name.replace(".", "/")).with_suffix(".py")
+    path = Path(name.replace(".", "/"))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     source = path.read_text("utf-8")
     failed, seconds = attempt(name, path, ast.unparse(ast.parse(source)), tests, 600)
     if failed:

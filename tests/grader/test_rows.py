@@ -1,0 +1,265 @@
+"""Edges of the checks that look at predictions: what is tolerated, and what one step beyond is not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grader.checks import agreement, architecture, rerun, truth
+from grader.evidence import Evidence, Thresholds, gather
+from grader.findings import Level, Status, not_checked
+from grader.load import load
+from grader.predictions import Predictions
+from grader.rerun import Rerun
+from grader.resnet18 import GROUPS
+from tests.grader.conftest import truth_of
+
+FIRST = ("A-seed0", "test")
+
+
+@pytest.fixture
+def evidence(smoke: Path) -> Evidence:
+    """What is known of the real run, with its predictions and their truth."""
+    return gather(load(smoke), Thresholds(), truth_of(smoke))
+
+
+def with_rows(evidence: Evidence, change: Callable[[Predictions], Predictions]) -> Evidence:
+    """The evidence with other rows for the first run's test images."""
+    return replace(evidence, predictions={**evidence.predictions, FIRST: change(evidence.predictions[FIRST])})
+
+
+def first_run(evidence: Evidence, **changes: Any) -> Evidence:
+    first, *others = evidence.results.runs
+    return replace(evidence, results=replace(evidence.results, runs=(replace(first, **changes), *others)))
+
+
+def set_at(array: Any, index: int, value: float) -> Any:
+    changed = array.copy()
+    changed[index] = value
+    return changed
+
+
+def first_20(rows: Predictions) -> Predictions:
+    return Predictions(rows.sample_ids[:20], rows.labels[:20], rows.predicted[:20], rows.nll[:20])
+
+
+class TestRowsPlausible:
+    # Ten classes: a right answer's loss is at most ln 10 = 2.302585, a wrong one's at least ln 2 = 0.693147.
+    @pytest.mark.parametrize(
+        ("is_right", "nll", "status"),
+        [
+            (True, 2.3035, Status.HOLDS),
+            (True, 2.3037, Status.FAILS),
+            (False, 0.6923, Status.HOLDS),
+            (False, 0.6920, Status.FAILS),
+        ],
+    )
+    def test_a_thousandth_is_rounding(
+        self, evidence: Evidence, is_right: bool, nll: float, status: Status
+    ) -> None:
+        def change(rows: Predictions) -> Predictions:
+            predicted = rows.labels[0] if is_right else (rows.labels[0] + 1) % 10
+            return replace(rows, predicted=set_at(rows.predicted, 0, predicted), nll=set_at(rows.nll, 0, nll))
+
+        assert agreement.rows_plausible(with_rows(evidence, change)).status is status
+
+
+class TestRecomputed:
+    @pytest.mark.parametrize(
+        ("factor", "status"), [(1 + 9e-7, Status.HOLDS), (1 - 9e-7, Status.HOLDS), (1 + 2e-6, Status.FAILS)]
+    )
+    def test_a_millionth_is_rounding(self, evidence: Evidence, factor: float, status: Status) -> None:
+        changed = with_rows(evidence, lambda rows: replace(rows, nll=rows.nll * factor))
+        assert agreement.recomputed(changed).status is status
+
+    @pytest.mark.parametrize(("loss", "status"), [(9e-7, Status.HOLDS), (1.5e-6, Status.FAILS)])
+    def test_next_to_no_loss(self, evidence: Evidence, loss: float, status: Status) -> None:
+        run = evidence.results.runs[0]
+        epochs = tuple(
+            replace(e, test=replace(e.test, loss_sum=loss)) if e.epoch == run.best_epoch else e
+            for e in run.epochs
+        )
+        none = with_rows(first_run(evidence, epochs=epochs), lambda rows: replace(rows, nll=rows.nll * 0))
+        assert agreement.recomputed(none).status is status
+
+
+class TestSameSamples:
+    def test_a_list_that_ends_early(self, evidence: Evidence) -> None:
+        def change(rows: Predictions) -> Predictions:
+            return Predictions(rows.sample_ids[:-1], rows.labels[:-1], rows.predicted[:-1], rows.nll[:-1])
+
+        n = len(evidence.predictions[FIRST].labels)
+        found = agreement.same_samples(with_rows(evidence, change))
+        assert found.status is Status.FAILS
+        assert f", test: line {n + 1} has another image than A-seed0." in found.summary
+
+
+class TestCloseToValidation:
+    def test_a_run_without_choice_does_not_hide_the_others(self, evidence: Evidence) -> None:
+        evidence = replace(evidence, predictions={})
+        found = agreement.test_close_to_validation(first_run(evidence, best_epoch=None))
+        assert found.judged == len(evidence.results.runs) - 1
+
+    def test_without_any_choice(self, evidence: Evidence) -> None:
+        runs = tuple(replace(run, best_epoch=None) for run in evidence.results.runs)
+        nothing = replace(evidence, results=replace(evidence.results, runs=runs))
+        wanted = not_checked("No run has a chosen epoch.", Level.FILE)
+        assert agreement.test_close_to_validation(nothing) == wanted
+
+    @pytest.mark.parametrize(
+        ("right", "status"),
+        # Of 10,000 each, half of validation right: half widths are 1.4 to 1.9 points, the floor is 5.
+        [(5450, Status.HOLDS), (5560, Status.NOT_SEPARABLE), (5800, Status.FAILS), (4200, Status.FAILS)],
+    )
+    def test_the_three_answers(self, evidence: Evidence, right: int, status: Status) -> None:
+        run = evidence.results.runs[0]
+        epochs = tuple(
+            replace(
+                e,
+                val=replace(e.val, n_correct=5000, n_samples=10000),
+                test=replace(e.test, n_correct=right, n_samples=10000),
+            )
+            for e in run.epochs
+        )
+        results = replace(evidence.results, runs=(replace(run, epochs=epochs),))
+        found = agreement.test_close_to_validation(Evidence(results))
+        assert found.status is status
+        assert (found.held, found.judged) == (status is Status.HOLDS, 1)
+        advice = " More validation and test images would tell."
+        assert found.summary.endswith(advice) == (status is Status.NOT_SEPARABLE)
+
+    def test_a_gap_within_wide_limits_holds(self, evidence: Evidence) -> None:
+        run = evidence.results.runs[0]
+        epochs = tuple(
+            replace(
+                e,
+                val=replace(e.val, n_correct=20, n_samples=40),
+                test=replace(e.test, n_correct=24, n_samples=40),
+            )
+            for e in run.epochs
+        )
+        results = replace(evidence.results, runs=(replace(run, epochs=epochs),))
+        assert agreement.test_close_to_validation(Evidence(results)).status is Status.HOLDS
+
+
+class TestRerun:
+    def made(
+        self, evidence: Evidence, n_moved: int, by: float, repeat: int = 1, nll: float | None = None
+    ) -> Evidence:
+        """Stored rows `repeat` times over, and fresh ones of which some have another loss."""
+
+        def many(rows: Predictions) -> Predictions:
+            labels, predicted = np.tile(rows.labels, repeat), np.tile(rows.predicted, repeat)
+            losses = np.tile(rows.nll, repeat) if nll is None else np.full(len(labels), nll)
+            return Predictions(rows.sample_ids * repeat, labels, predicted, losses)
+
+        stored = {FIRST: many(evidence.predictions[FIRST])}
+        losses = stored[FIRST].nll.copy()
+        losses[:n_moved] += by
+        fresh = {FIRST: replace(stored[FIRST], nll=losses)}
+        return replace(evidence, predictions=stored, rerun=Rerun({}, fresh))
+
+    @pytest.mark.parametrize(
+        ("by", "nll", "status"),
+        [
+            (0.019, 0.0, Status.HOLDS),
+            (0.021, 0.0, Status.FAILS),
+            (0.059, 2.0, Status.HOLDS),
+            (0.061, 2.0, Status.FAILS),
+        ],
+    )
+    def test_how_far_a_loss_may_move(self, evidence: Evidence, by: float, nll: float, status: Status) -> None:
+        assert rerun.rerun_agrees(self.made(evidence, 50, by, nll=nll)).status is status
+
+    def test_how_many_images_may_differ(self, evidence: Evidence) -> None:
+        n = len(evidence.predictions[FIRST].labels)
+        for n_moved, repeat in ((n // 100, 1), (10 * n // 100, 10)):
+            assert rerun.rerun_agrees(self.made(evidence, n_moved, 1.0, repeat)).status is Status.HOLDS
+            found = rerun.rerun_agrees(self.made(evidence, n_moved + 1, 1.0, repeat))
+            assert found.status is Status.FAILS
+            said = f"A-seed0, test: {n_moved + 1:,} of {n * repeat:,} images come out differently."
+            assert found.summary == said
+
+    def test_one_image_may_always_differ(self, evidence: Evidence) -> None:
+        for n_moved, status in ((1, Status.HOLDS), (2, Status.FAILS)):
+            made = self.made(evidence, n_moved, 1.0)
+            assert made.rerun
+            few, fresh = ({FIRST: first_20(x[FIRST])} for x in (made.predictions, made.rerun.predictions))
+            small = replace(made, predictions=few, rerun=Rerun({}, fresh))
+            assert rerun.rerun_agrees(small).status is status
+
+    def test_what_was_not_made_afresh(self, evidence: Evidence) -> None:
+        wanted = "Predictions were not made afresh; --rerun does."
+        assert rerun.rerun_agrees(evidence) == not_checked(wanted, Level.CHECKPOINTS)
+        failed = replace(evidence, rerun=Rerun({}, failure="No room."))
+        assert rerun.rerun_agrees(failed) == not_checked("No room.", Level.CHECKPOINTS)
+        nothing = replace(evidence, predictions={}, rerun=Rerun({}))
+        wanted = "There are no stored predictions to compare with."
+        assert rerun.rerun_agrees(nothing) == not_checked(wanted, Level.CHECKPOINTS)
+        wanted = "The checkpoints were not looked at; --rerun does."
+        assert rerun.checkpoints_intact(evidence) == not_checked(wanted, Level.CHECKPOINTS)
+
+    def test_a_file_that_was_not_made(self, evidence: Evidence) -> None:
+        found = rerun.rerun_agrees(replace(evidence, rerun=Rerun({})))
+        assert (found.status, found.level) == (Status.FAILS, Level.CHECKPOINTS)
+        assert found.summary.startswith("A-seed0, val: the checkpoint made no predictions.")
+
+
+class TestTruth:
+    def test_official_splits_bind_a_run_that_uses_them(self, evidence: Evidence) -> None:
+        assert evidence.truth
+        official = replace(evidence, truth=replace(evidence.truth, is_official=True))
+        assert truth.true_splits(official).status is Status.NOT_CHECKED
+        used = replace(official, results=replace(official.results, split_rule="official"))
+        assert truth.true_splits(used).status is Status.HOLDS
+
+    def test_missing_samples_are_told_in_order(self, evidence: Evidence) -> None:
+        assert evidence.truth
+        assert evidence.truth.splits
+        more = frozenset(f"more-{i:02d}" for i in range(20))
+        splits = {**evidence.truth.splits, "val": evidence.truth.splits["val"] | more}
+        whole = replace(evidence.results, subset=None)
+        doctored = replace(evidence, results=whole, truth=replace(evidence.truth, splits=splits))
+        found = truth.true_splits(doctored)
+        told = [f"A-seed0, val: 'more-{i:02d}' is missing." for i in range(20)]
+        assert list(found.details[:20]) == told
+
+    def test_without_predictions(self, evidence: Evidence) -> None:
+        nothing = replace(evidence, predictions={})
+        wanted = not_checked("There are no predictions to compare with the truth.", Level.TRUTH)
+        assert truth.true_labels(nothing) == truth.true_splits(nothing) == wanted
+
+
+class TestFrozen:
+    @pytest.mark.parametrize(
+        ("init", "trained", "status"),
+        [
+            ("pretrained", ("layer4", "fc"), Status.FAILS),
+            ("random", ("layer4", "fc"), Status.HOLDS),  # each starts elsewhere
+            ("pretrained", ("layer4",), Status.HOLDS),  # a new fc is random, frozen or not
+        ],
+    )
+    def test_pretrained_parts_are_the_same_everywhere(
+        self, evidence: Evidence, init: str, trained: tuple[str, ...], status: Status
+    ) -> None:
+        runs = tuple(
+            replace(
+                run,
+                init=init,
+                trained_groups=trained,
+                frozen_sha256_before=digest,
+                frozen_sha256_after=digest,
+            )
+            for run, digest in zip(evidence.results.runs, ("1" * 64, "2" * 64), strict=False)
+        )
+        changed = replace(evidence, results=replace(evidence.results, runs=runs))
+        assert architecture.frozen_unchanged(changed).status is status
+
+    def test_nothing_frozen_is_no_frozen_part(self, evidence: Evidence) -> None:
+        changed = first_run(evidence, trained_groups=("layer4", "fc"))
+        frozen = ", ".join(sorted(set(GROUPS) - {"layer4", "fc"}))
+        wanted = f"A-seed0: {frozen} are frozen, but the hash is that of nothing."
+        assert architecture.frozen_unchanged(changed).summary == wanted
