@@ -226,7 +226,7 @@ class TestClaims:
         assert found.numbers["c_wait_share"] == found.numbers["b_wait_share"] == pytest.approx(0.25)
         assert f"An epoch of C takes {factor:.2f} of B's time (" in found.summary
         assert "; waiting for data: C 25%, B 25% of it." in found.summary
-        wanted = " More epochs, or a quieter machine, would separate them."
+        wanted = "% of it. More epochs, or a quieter machine, would separate them."
         assert found.summary.endswith(wanted) == (status is Status.NOT_SEPARABLE)
 
     def test_speed_of_two_epochs_and_one_seed_has_no_limits(self, changed: Changed) -> None:

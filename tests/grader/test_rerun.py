@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 from grader import rerun
 from grader.findings import Status
 from grader.grade import Job, grade
+from grader.load import Submission, load
 from grader.policy import Policy
+from grader.record import results_from
 from grader.verdict import Grade
 from tests.grader.forgeries import Forger
 
@@ -134,3 +137,30 @@ def test_other_images_are_told(stored: Forger, policy: Policy, monkeypatch: pyte
     found = graded(stored, policy).findings["rerun-agrees"]
     assert "the data set here has other images or labels" in found.summary
     assert json.loads((stored.folder / "results.json").read_text())["runs"]  # the submission is as it was
+
+
+@pytest.mark.parametrize("error", [OSError("no more processes"), subprocess.TimeoutExpired("finetune", 3600)])
+def test_an_evaluation_that_never_ends_is_told(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    name = type(error).__name__
+    assert rerun._call(["finetune"]) == f"Not made afresh: finetune evaluate did not finish ({name})."
+
+
+def test_without_torch_it_says_what_to_install(stored: Forger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    found = rerun.rerun(load(stored.folder))
+    assert not found.predictions
+    assert found.failure.startswith("Not made afresh: torch is not installed here; the extra `train`")
+
+
+def test_checkpoints_of_failed_and_of_hostile_runs(stored: Forger) -> None:
+    failed, hostile = stored.doc["runs"][:2]
+    failed["artifacts"] = None
+    hostile["artifacts"]["checkpoint"]["path"] = "../outside.safetensors"
+    submission = Submission(stored.folder, results_from(stored.doc))
+    found = rerun._checkpoints(submission)
+    assert len(found) == len(stored.doc["runs"]) - 1
+    assert [path for path, problems in found.items() if problems] == ["../outside.safetensors"]
