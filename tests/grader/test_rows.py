@@ -263,3 +263,9 @@ class TestFrozen:
         frozen = ", ".join(sorted(set(GROUPS) - {"layer4", "fc"}))
         wanted = f"A-seed0: {frozen} are frozen, but the hash is that of nothing."
         assert architecture.frozen_unchanged(changed).summary == wanted
+
+
+def test_a_parameter_listed_twice(evidence: Evidence) -> None:
+    listed = evidence.results.runs[0].trainable_parameters
+    found = architecture.resnet18_layers(first_run(evidence, trainable_parameters=(*listed, listed[0])))
+    assert (found.status, found.summary) == (Status.FAILS, "A-seed0: a parameter is listed twice.")
