@@ -8,12 +8,16 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.machine import use_one_core
+
 # As the command line has it, and before anything imports torch: spinning threads slow a busy machine down.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Shared machines are slow at times, and a test that fails must fail again when it is looked at.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("suite")
+
+use_one_core()
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -32,6 +32,7 @@ from finetune.signals import StopRequest
 from finetune.weights import read_state
 from tests.finetune.conftest import _narrow_init
 from tests.finetune.helpers import Quiet, files_of, timeless, tiny
+from tests.machine import use_one_core
 
 
 def readable(out: Path) -> None:
@@ -145,4 +146,5 @@ def main(folder: str, kills: str, seed: str, *options: str) -> None:
 
 
 if __name__ == "__main__":
+    use_one_core()
     main(*sys.argv[1:])
