@@ -370,3 +370,23 @@ class TestFailedRuns:
 
         found = design.as_configured(changed(change))
         assert (found.status, found.held, found.judged) == (Status.FAILS, 4, 5)
+
+    @pytest.mark.parametrize(("share", "status"), [(1 + 5e-7, Status.HOLDS), (1 + 5e-6, Status.FAILS)])
+    def test_no_rate_is_above_its_peak(self, changed: Changed, share: float, status: Status) -> None:
+        def change(document: dict[str, Any]) -> None:
+            for run in document["runs"]:
+                run["epochs"][0]["learning_rate"] = run["learning_rate"] * share
+
+        found = design.same_schedule(changed(change))
+        assert found.status is status
+        assert ("epoch 1: the learning rate is 1 times its peak." in found.summary) == (
+            status is Status.FAILS
+        )
+
+    def test_seeds_may_share_their_pretrained_start(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            for run in document["runs"]:
+                if run["init"] == "pretrained":
+                    run["initial_sha256"] = "1" * 64
+
+        assert design.same_start(changed(change)).status is Status.HOLDS

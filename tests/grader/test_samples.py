@@ -29,6 +29,12 @@ class TestRatioOfMeans:
         ratio = pytest.approx(1.5)
         assert samples.ratio_of_means([3.0, 3.0], [2.0, 2.0, 2.0]) == Interval(ratio, ratio, ratio)
 
+    def test_samples_that_vary_equally_leave_some(self) -> None:
+        found = samples.ratio_of_means([1.0, 2.0], [1.0, 2.0])
+        assert found.estimate == pytest.approx(1.0)
+        assert found.low < 0.5
+        assert found.high > 2
+
     def test_one_constant_sample_leaves_some(self) -> None:
         # Student's t with the other sample's single degree of freedom: 12.7062.
         found = samples.ratio_of_means([3.0, 3.0], [1.0, math.exp(0.2)])
@@ -101,7 +107,7 @@ class TestOverSeeds:
     def test_single_answers_are_counted_once(self) -> None:
         differences = np.random.default_rng(5).integers(-1, 2, (4, 6)) + np.arange(4)[:, None] / 4
         differences += np.array([-0.6, 0.4, 0.1, 0.9, -0.8, 0.0])
-        found, _, _ = samples.difference_over_seeds(differences, 0.95)
+        found, _, _ = samples.difference_over_seeds(differences)
         # Searle, Casella and McCulloch's mean squares: of rows, of columns, of what is left.
         rows, columns = differences.mean(axis=1), differences.mean(axis=0)
         of_rows, of_columns = 6 * rows.var(ddof=1), 4 * columns.var(ddof=1)
