@@ -116,7 +116,7 @@ class TestLearning:
         assert found.status is status
         assert found.held == (status is Status.HOLDS)
         assert found.judged == (status is not Status.NOT_CHECKED)
-        wanted = " More epochs would separate a rise from chance."
+        wanted = ". More epochs would separate a rise from chance."
         assert found.summary.endswith(wanted) == (status is Status.NOT_SEPARABLE)
 
     @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ class TestCloseToValidation:
         found = agreement.test_close_to_validation(Evidence(results))
         assert found.status is status
         assert (found.held, found.judged) == (status is Status.HOLDS, 1)
-        advice = " More validation and test images would tell."
+        advice = "). More validation and test images would tell."
         assert found.summary.endswith(advice) == (status is Status.NOT_SEPARABLE)
 
     def test_a_gap_within_wide_limits_holds(self, evidence: Evidence) -> None:
