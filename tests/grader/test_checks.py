@@ -144,8 +144,33 @@ class TestLearning:
             summary,
         )
 
+    def test_the_run_with_the_fewest_epochs_sets_the_length(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            self.rising(10, 20, 30, 30)(document)
+            for run in document["runs"]:
+                if run["seed"] == document["config"]["seeds"][1]:
+                    del run["epochs"][3:]
+                    run["best_epoch"] = 3
+
+        assert learning.a_learns(changed(change)).numbers["n_epochs"] == 3
+        assert "A after epoch 3 of 3" in learning.long_enough(changed(change)).summary
+
+    def test_too_few_epochs_to_learn(self, changed: Changed) -> None:
+        found = learning.a_learns(changed(self.rising(10, 20)))
+        assert found == not_checked("A needs three epochs or more.", Level.FILE)
+
+    def test_what_never_rises_is_at_its_plateau_from_the_first_epoch(self) -> None:
+        assert learning.plateau([0.5, 0.5, 0.505]) == 1
+
 
 class TestClaims:
+    def test_the_smallest_test_set_counts(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            for epoch in document["runs"][0]["epochs"]:
+                epoch["test"].update(n_correct=50, n_samples=100)
+
+        assert claims.b_beats_a(changed(change)).numbers["n_images"] == 100
+
     def test_no_seed_in_common(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
             for run in document["runs"]:
@@ -243,6 +268,15 @@ class TestClaims:
         assert "high" not in found.numbers
 
 
+def test_one_class_beyond_the_subset(changed: Changed) -> None:
+    def change(document: dict[str, Any]) -> None:
+        counts = document["dataset"]["splits"]["val"]["class_counts"]
+        counts[:2] = counts[0] + 1, counts[1] - 1
+
+    found = training.split_counts(changed(change))
+    assert (found.status, found.summary) == (Status.FAILS, "val: 28 images of a class; the subset is 27.")
+
+
 class TestTimes:
     def test_one_percent_is_rounding(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
@@ -252,6 +286,21 @@ class TestTimes:
             document["runs"][2]["images_per_second"] /= 1.005
 
         assert training.times_add_up(changed(change)).status is Status.HOLDS
+
+    @pytest.mark.parametrize(("excess", "status"), [(1.005, Status.HOLDS), (1.015, Status.FAILS)])
+    @pytest.mark.parametrize("of_the_job", [True, False])
+    def test_one_percent_of_a_total_is_rounding(
+        self, changed: Changed, of_the_job: bool, excess: float, status: Status
+    ) -> None:
+        def change(document: dict[str, Any]) -> None:
+            timings, runs = document["timings"], document["runs"]
+            parts = sum(e["train_seconds"] + e["evaluation_seconds"] for e in runs[0]["epochs"])
+            if of_the_job:
+                parts = sum(run["total_seconds"] for run in runs)
+                parts += timings["download_seconds"] + timings["decode_seconds"]
+            (timings if of_the_job else runs[0])["total_seconds"] = parts / excess
+
+        assert training.times_add_up(changed(change)).status is status
 
     def test_a_run_that_trained_no_epoch_has_no_throughput(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
@@ -303,14 +352,27 @@ def test_the_least_loss_may_be_rounded(changed: Changed, share: float, status: S
 
 class TestDistinct:
     @pytest.mark.parametrize(("field", "value"), [("path", "predictions/one.csv"), ("sha256", "0" * 64)])
-    def test_a_shared_name_or_content_is_enough(self, changed: Changed, field: str, value: str) -> None:
+    @pytest.mark.parametrize("file", ["val_predictions", "test_predictions", "checkpoint"])
+    def test_a_shared_name_or_content_is_enough(
+        self, changed: Changed, file: str, field: str, value: str
+    ) -> None:
         def change(document: dict[str, Any]) -> None:
             for run in document["runs"][:2]:
-                run["artifacts"]["test_predictions"][field] = value
+                run["artifacts"][file][field] = value
 
         found = training.distinct_runs(changed(change))
         assert (found.status, found.judged - found.held) == (Status.FAILS, 1)
         assert "has the same files as" in found.summary
+
+    @pytest.mark.parametrize("split", ["val", "test"])
+    def test_one_equal_loss_is_enough(self, changed: Changed, split: str) -> None:
+        def change(document: dict[str, Any]) -> None:
+            for run in document["runs"][:2]:
+                run["epochs"][2][split]["loss_sum"] = 123.456
+
+        found = training.distinct_runs(changed(change))
+        assert found.status is Status.FAILS
+        assert found.summary == "B-seed0 has the same loss in some epoch as A-seed0."
 
     @pytest.mark.parametrize(
         ("splits", "epochs", "status"),
@@ -335,6 +397,44 @@ class TestDistinct:
                         epoch[split]["n_correct"] = epoch["epoch"] + (10 * index + 10 if is_own else 0)
 
         assert training.distinct_runs(changed(change)).status is status
+
+
+class TestSchedule:
+    def test_each_run_is_measured_by_its_own_peak(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            first = document["runs"][0]
+            for place in (first, *first["epochs"]):
+                place["learning_rate"] *= 2
+
+        assert design.same_schedule(changed(change)).status is Status.HOLDS
+
+    def test_the_first_wrong_epoch_is_told_alone(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            for epoch in document["runs"][1]["epochs"][:2]:
+                epoch["learning_rate"] = document["runs"][1]["learning_rate"]
+
+        found = design.same_schedule(changed(change))
+        wanted = "B-seed0, epoch 1: the learning rate is 1 of its peak; A-seed0 has 0.5."
+        assert (found.status, found.summary, found.details) == (Status.FAILS, wanted, ())
+
+
+def test_random_starts_are_those_of_one_variant(changed: Changed) -> None:
+    def change(document: dict[str, Any]) -> None:
+        for run in document["runs"]:
+            run.update(init="random", initial_sha256="1" * 64)
+
+    found = design.same_start(changed(change))
+    assert list(found.details) == [
+        f"{name}-seed1: starts from the random weights of {name}-seed0." for name in "ABC"
+    ]
+
+
+def test_a_variant_configured_twice(changed: Changed) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["config"]["variants"].append(document["config"]["variants"][0])
+
+    found = design.as_configured(changed(change))
+    assert (found.status, found.summary) == (Status.FAILS, "config.variants names a variant twice.")
 
 
 class TestFailedRuns:

@@ -97,7 +97,24 @@ class TestSameSamples:
         assert f", test: line {n + 1} has another image than A-seed0." in found.summary
 
 
+def test_shared_images_are_told_in_order(evidence: Evidence) -> None:
+    shared = tuple(f"shared-{i:02d}" for i in range(20))
+    predictions = {
+        key: replace(rows, sample_ids=(*shared[::-1], *rows.sample_ids[20:]))
+        for key, rows in evidence.predictions.items()
+    }
+    found = agreement.val_test_disjoint(replace(evidence, predictions=predictions))
+    assert list(found.details) == [f"{name!r} is in both validation and test." for name in shared]
+
+
 class TestCloseToValidation:
+    @pytest.mark.parametrize("kept", ["val", "test"])
+    def test_one_splits_predictions_tell_nothing(self, evidence: Evidence, kept: str) -> None:
+        half = {key: rows for key, rows in evidence.predictions.items() if key[1] == kept}
+        alone = agreement.test_close_to_validation(replace(evidence, predictions={}))
+        assert alone.level is Level.FILE
+        assert agreement.test_close_to_validation(replace(evidence, predictions=half)) == alone
+
     def test_a_run_without_choice_does_not_hide_the_others(self, evidence: Evidence) -> None:
         evidence = replace(evidence, predictions={})
         found = agreement.test_close_to_validation(first_run(evidence, best_epoch=None))

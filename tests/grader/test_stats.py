@@ -117,6 +117,7 @@ class TestDifferenceOfPaired:
             PairedCounts(1, 1, 0, 0),
             PairedCounts(0, 1, 1, 1),
             PairedCounts(0, 5, 1, 0),
+            PairedCounts(16, 16, 0, 0),  # at the lower limit the root is next to zero
         ],
     )
     def test_the_limits_solve_the_score_equation(self, table: PairedCounts) -> None:
