@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 
-from grader.checks import claims, design, learning, training
+from grader.checks import PROPERTIES, claims, design, judge, learning, training
 from grader.checks.compare import Comparison, _hull, _one_seed, p_text
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, not_checked
+from grader.load import load
 from grader.record import results_from
+from grader.rerun import Rerun
 from grader.stats import Interval, PairedCounts
+from tests.grader.forgeries import FORGERIES
+from tests.grader.test_said import forged
 
 Changed = Callable[[Callable[[dict[str, Any]], None]], Evidence]
 
@@ -490,3 +494,58 @@ class TestFailedRuns:
                     run["initial_sha256"] = "1" * 64
 
         assert design.same_start(changed(change)).status is Status.HOLDS
+
+
+COUNTED = ["best-epoch", "loss-fits-accuracy", "times-add-up", "recomputed"]
+CLAIMS = ["b-beats-a", "c-beats-a", "c-against-b"]
+CURVES = ["test-close-to-validation", "a-learns", "long-enough"]
+LEFT_UNJUDGED = {
+    "a_run_left_out": ["roles"],
+    "another_learning_rate_than_configured": [
+        *("roles", "resnet18-layers", "frozen-unchanged", "same-start", "same-schedule")
+    ],
+    "fewer_trained_parameters_claimed": ["resnet18-layers", "c-trains-fewer"],
+    "c_trains_layer3_too": ["resnet18-layers", "c-trains-fewer"],
+    "a_parameter_left_off_the_list": ["c-trains-fewer"],
+    "fewer_test_samples_counted": ["equal-budget", *COUNTED, "class-counts", *CLAIMS, *CURVES],
+    "an_epoch_left_out": ["equal-budget", "same-schedule", *COUNTED, *CLAIMS, "c-faster", *CURVES],
+    "more_steps_for_b": ["times-add-up"],
+    "c_made_faster_by_hand": ["c-faster"],
+    "best_epoch_picked_on_test": ["recomputed"],
+    "a_loss_too_good_for_its_errors": ["recomputed"],
+    "c_is_a_copy_of_b": ["recomputed"],
+    "test_accuracy_raised_in_the_file": ["test-close-to-validation"],
+    "an_easier_test_image_for_c": ["class-counts", "val-test-disjoint", "true-labels", "true-splits"],
+    "two_labels_exchanged_in_every_run": ["true-splits"],
+}
+
+
+class TestOneCauseOneFinding:
+    @pytest.mark.parametrize("name", LEFT_UNJUDGED)
+    def test_what_a_forgery_leaves_unjudged(self, name: str, tmp_path: Path) -> None:
+        forgery = next(entry for entry in FORGERIES if entry.name == name)
+        found = judge(forged(forgery, tmp_path / "run"))
+        why = f"Not judged, because {forgery.caught_by} failed."
+        assert [name for name, finding in found.items() if finding.summary == why] == LEFT_UNJUDGED[name]
+        assert found[forgery.caught_by].status is Status.FAILS
+
+    def test_every_cause_is_among_them(self) -> None:
+        causes = {cause for wanted in PROPERTIES.values() for cause in wanted.after}
+        tried = {entry.caught_by for entry in FORGERIES if entry.name in LEFT_UNJUDGED}
+        assert causes - tried == {"checkpoints-intact"}  # the next test's
+
+    def test_altered_checkpoints_make_no_predictions_to_compare(self, smoke: Path) -> None:
+        altered = Rerun({"checkpoints/A-seed0.safetensors": ("It is gone.",)}, failure="It is gone.")
+        found = judge(replace(Evidence(load(smoke).results), rerun=altered))
+        assert found["rerun-agrees"].summary == "Not judged, because checkpoints-intact failed."
+
+    def test_two_causes(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            del document["runs"][0]["epochs"][-1]
+            document["dataset"]["splits"]["val"]["n_samples"] += 1
+
+        found = judge(changed(change))["a-learns"]
+        assert found == replace(
+            not_checked("Not judged, because split-counts and epochs-in-order failed.", Level.FILE),
+            name="a-learns",
+        )
