@@ -281,7 +281,24 @@ def test_one_class_beyond_the_subset(changed: Changed) -> None:
     assert (found.status, found.summary) == (Status.FAILS, "val: 28 images of a class; the subset is 27.")
 
 
+def test_all_may_be_right(changed: Changed) -> None:
+    def change(document: dict[str, Any]) -> None:
+        found = document["runs"][0]["epochs"][0]["train"]
+        found["n_correct"] = found["n_samples"]
+
+    assert training.split_counts(changed(change)).status is Status.HOLDS
+
+
 class TestTimes:
+    def test_a_run_of_less_than_a_second(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            run = document["runs"][0]
+            for epoch in run["epochs"]:
+                epoch.update(train_seconds=0.1, data_wait_seconds=0.0)
+            run["images_per_second"] = sum(e["train"]["n_samples"] for e in run["epochs"]) / 0.6
+
+        assert training.times_add_up(changed(change)).status is Status.HOLDS
+
     def test_one_percent_is_rounding(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
             epoch = document["runs"][0]["epochs"][0]
@@ -377,6 +394,13 @@ class TestDistinct:
         found = training.distinct_runs(changed(change))
         assert found.status is Status.FAILS
         assert found.summary == "B-seed0 has the same loss in some epoch as A-seed0."
+
+    def test_losses_on_two_splits_may_be_equal(self, changed: Changed) -> None:
+        def change(document: dict[str, Any]) -> None:
+            for run, split in zip(document["runs"], ("val", "test"), strict=False):
+                run["epochs"][2][split]["loss_sum"] = 123.456
+
+        assert training.distinct_runs(changed(change)).status is Status.HOLDS
 
     @pytest.mark.parametrize(
         ("splits", "epochs", "status"),
