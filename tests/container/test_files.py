@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune.parallel import deal, ranks
+
 from .conftest import BASE, ROOT, run
 
 TOOLS = Path(sys.executable).parent
@@ -125,14 +127,14 @@ class TestJobs:
         used = {v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v}
         assert used == names
 
-    def command(self, path: Path, folder: Path, index: int = 0) -> list[str]:
+    def command(self, path: Path, folder: Path) -> list[str]:
         """The words of the finetune command that a pod runs in a folder."""
         program = folder / "finetune"
         program.write_text('#!/bin/sh\necho "$@"\n')
         program.chmod(0o755)
         (container,) = job(path)["spec"]["template"]["spec"]["containers"]
         assert container["command"][:2] == ["tini", "--"]
-        environment = {"PATH": f"{folder}:{os.environ['PATH']}", "JOB_COMPLETION_INDEX": str(index)}
+        environment = {"PATH": f"{folder}:{os.environ['PATH']}"}
         words = [*container["command"][2:], *container["args"]]
         return run(*words, cwd=folder, env=environment).stdout.split()
 
@@ -146,10 +148,45 @@ class TestJobs:
     def test_the_shards_deal_every_pair_once(self, tmp_path: Path) -> None:
         path = ROOT / "deploy" / "shards.yaml"
         n = job(path)["spec"]["completions"]
-        commands = [self.command(path, tmp_path, index) for index in range(n)]
-        pairs = [(words[2], int(words[4])) for words in commands]
-        assert sorted(pairs) == [(variant, seed) for variant in "abc" for seed in range(n // 3)]
-        assert len({words[-1] for words in commands}) == n
+        (container,) = job(path)["spec"]["template"]["spec"]["containers"]
+        environ = {entry["name"]: entry["value"] for entry in container["env"]}
+        words = self.command(path, tmp_path)
+        pairs = [(name, seed) for seed in range(int(words[words.index("--seeds") + 1])) for name in "abc"]
+        shares = [deal(pairs, ranks(environ | {"JOB_COMPLETION_INDEX": str(i)})) for i in range(n)]
+        assert sorted(shares) == sorted([pair] for pair in pairs)
+        assert words == ["train", "--seeds", "3", "--parallel", "runs", "--out", "runs/shards"]
+
+
+class TestSlurm:
+    SCRIPT = ROOT / "deploy" / "slurm.sh"
+
+    def ended(self, folder: Path, number: int, code: int) -> tuple[int, list[str]]:
+        """Exit code and the commands that a task runs, where training ends with a code."""
+        for name, body in (("srun", f'echo "$RANK $WORLD_SIZE $@"; exit {code}'), ("scontrol", 'echo "$@"')):
+            (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+            (folder / name).chmod(0o755)
+        environ = {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "77"}
+        done = run("sh", self.SCRIPT, env=environ | {"SLURM_ARRAY_TASK_ID": str(number)})
+        assert done.stderr == ""
+        return done.returncode, done.stdout.splitlines()
+
+    def test_the_tasks_deal_every_pair_once(self, tmp_path: Path) -> None:
+        (array,) = re.findall(r"^#SBATCH --array=0-(\d+)$", self.SCRIPT.read_text("utf-8"), re.MULTILINE)
+        shares = []
+        for number in range(int(array) + 1):
+            code, (line,) = self.ended(tmp_path, number, 0)
+            rank, world, *words = line.split()
+            assert (code, words[0]) == (0, "finetune")
+            pairs = [(name, seed) for seed in range(int(words[words.index("--seeds") + 1])) for name in "abc"]
+            shares.append(deal(pairs, ranks({"RANK": rank, "WORLD_SIZE": world})))
+        assert sorted(shares) == sorted([pair] for pair in pairs)
+
+    @pytest.mark.parametrize(("code", "again"), [(0, []), (1, []), (2, []), (143, ["requeue 77"])])
+    def test_the_time_limit_alone_starts_a_task_again(
+        self, tmp_path: Path, code: int, again: list[str]
+    ) -> None:
+        ended, (_, *lines) = self.ended(tmp_path, 0, code)
+        assert (ended, lines) == (code, again)
 
 
 class TestSplitLock:
