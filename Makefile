@@ -1,6 +1,6 @@
 # make smoke    train the three variants on the embedded digits and grade the result (a minute after installation)
 # make test     formatting, lint, types and the tests, but for the long ones and those that need containers
-# make bench    the benchmarks, with rounds and figures; make test runs each of them once
+# make bench    the benchmarks, into docs/benchmarks.md (hours); make test runs the short ones once
 # make slow     the long tests, at their usual length
 # make soak     the long fault tests: 50 kills, 2,000 fuzzed inputs a test, 200 epochs, 100,000 files (an hour)
 # make container   the container tests; starts an engine of its own where none answers (Debian or Ubuntu, root)
@@ -19,6 +19,7 @@ test: check
 
 bench: .venv/installed
 	$(BIN)/pytest tests/benchmarks --benchmark-only
+	$(BIN)/python -m tests.benchmarks.write
 
 slow: .venv/installed
 	$(BIN)/pytest -m "slow and not container"

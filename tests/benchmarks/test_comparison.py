@@ -1,0 +1,162 @@
+"""The whole job, against the tutorial's loop and torchvision's reference on the same images.
+
+Programs run one at a time in turns (ours, theirs, ours, theirs, ...), so that what else the machine does
+befalls both. Nothing here fails by time: the figures go to `figures.FILE`, from there to docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from tests.benchmarks import figures, measure
+from tests.benchmarks.measure import ROUNDS, SEEDS, WORKLOADS, Workload, ours, theirs
+from tests.conftest import real_data
+
+pytestmark = pytest.mark.usefixtures("at_length")
+
+Ours = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(params=list(WORKLOADS))
+def workload(request: pytest.FixtureRequest) -> Workload:
+    real_data(WORKLOADS[request.param].needs)
+    return WORKLOADS[request.param]
+
+
+@pytest.fixture(scope="session")
+def tutorial_workers() -> Callable[[Workload], tuple[int, dict[str, float]]]:
+    """For a workload: the number of loader processes that is faster for the tutorial, and what each took."""
+    known: dict[str, tuple[int, dict[str, float]]] = {}
+
+    def faster(workload: Workload) -> tuple[int, dict[str, float]]:
+        if workload.name not in known:
+            took = {}
+            for workers in (0, len(measure.all_cores()) or 2):
+                words = with_options(workload.arguments, epochs=1, workers=workers, variants="A")
+                log = theirs("tutorial", words)["variants"]["A"]
+                took[str(workers)] = log["train_seconds"][0] + log["evaluation_seconds"][0]
+            known[workload.name] = int(min(took, key=lambda w: took[w])), took
+        return known[workload.name]
+
+    return faster
+
+
+def with_options(arguments: tuple[str, ...], **options: object) -> tuple[str, ...]:
+    """Arguments with options added or put in place of others."""
+    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    given |= {f"--{name.replace('_', '-')}": str(value) for name, value in options.items()}
+    return tuple(word for pair in given.items() for word in pair)
+
+
+@pytest.fixture
+def run_ours(workload: Workload, tmp_path: Path) -> Iterator[Ours]:
+    """Runs ours into a run folder of its own."""
+    number = itertools.count()
+
+    def run(cache: str, **options: object) -> dict[str, Any]:
+        words = with_options(workload.arguments, **options)
+        return ours(words, tmp_path / cache, tmp_path / f"run-{next(number)}")
+
+    yield run
+    shutil.rmtree(tmp_path)  # stores and checkpoints: gigabytes
+
+
+@pytest.mark.parametrize("program", ["tutorial", "reference"])
+def test_whole_job(
+    program: str,
+    workload: Workload,
+    run_ours: Ours,
+    tutorial_workers: Callable[[Workload], tuple[int, dict[str, float]]],
+    benchmark: BenchmarkFixture,
+) -> None:
+    workers, probe = (
+        tutorial_workers(workload) if program == "tutorial" else (len(measure.all_cores()) or 2, {})
+    )
+    rounds: list[dict[str, Any]] = []
+
+    def measure_round() -> None:
+        cache = f"cache-{len(rounds)}"
+        rounds.append(
+            {
+                "cold": run_ours(cache),
+                "theirs": theirs(program, with_options(workload.arguments, workers=workers)),
+                "warm": run_ours(cache),
+            }
+        )
+        figures.save(
+            f"{program}/{workload.name}",
+            figures.whole_jobs(rounds, measure.torch_alone_bytes()),
+            rounds,
+            workers=workers,
+            probe=probe,
+            arguments=workload.arguments,
+        )
+
+    benchmark.pedantic(measure_round, rounds=ROUNDS)
+
+
+def test_cached_prefix(
+    workload: Workload,
+    run_ours: Ours,
+    tutorial_workers: Callable[[Workload], tuple[int, dict[str, float]]],
+    benchmark: BenchmarkFixture,
+) -> None:
+    if not measure.knows("--cache-views"):
+        pytest.skip("this version of finetune has no --cache-views")
+    workers, _ = tutorial_workers(workload)
+    rounds: list[dict[str, Any]] = []
+
+    def measure_round() -> None:
+        cache = f"cache-{len(rounds)}"
+        views = {"variants": "B,C", "cache_views": workload.epochs}
+        rounds.append(
+            {
+                "one": run_ours(f"{cache}-one", variants="B,C", cache_views=1),
+                "theirs": theirs("tutorial", with_options(workload.arguments, workers=workers, variants="C")),
+                # With fresh views in every epoch, what is kept serves the second seed.
+                "all": run_ours(f"{cache}-all", seeds=2, **views),
+            }
+        )
+        figures.save(
+            f"cached/{workload.name}",
+            figures.cached_prefix(rounds),
+            rounds,
+            workers=workers,
+            arguments=workload.arguments,
+        )
+
+    benchmark.pedantic(measure_round, rounds=ROUNDS)
+
+
+@pytest.mark.skipif(SEEDS == 0, reason="trains for hours; BENCH_SEEDS=3 says with how many seeds")
+def test_accuracy(
+    workload: Workload,
+    run_ours: Ours,
+    tutorial_workers: Callable[[Workload], tuple[int, dict[str, float]]],
+    benchmark: BenchmarkFixture,
+) -> None:
+    """The same seeds for ours and theirs; test accuracy of the epoch that validation chose."""
+    workers, _ = tutorial_workers(workload)
+    samples: dict[str, list[float]] = {}
+
+    def measure_seeds() -> None:
+        for logs in run_ours("cache", seeds=SEEDS)["seeds"]:
+            for variant, log in logs.items():
+                samples.setdefault(f"ours_{variant}", []).append(log["test_accuracy"])
+        for seed in range(SEEDS):
+            words = with_options(workload.arguments, workers=workers, seed=seed)
+            for variant, log in theirs("tutorial", words)["variants"].items():
+                samples.setdefault(f"theirs_{variant}", []).append(log["test_accuracy"])
+        for variant in "ABC":
+            pairs = zip(samples[f"ours_{variant}"], samples[f"theirs_{variant}"], strict=True)
+            samples[f"gain_{variant}"] = [own - plain for own, plain in pairs]
+        figures.save(f"accuracy/{workload.name}", samples, workers=workers, arguments=workload.arguments)
+
+    benchmark.pedantic(measure_seeds, rounds=1)
