@@ -148,6 +148,27 @@ class TestCloseToValidation:
         advice = "). More validation and test images would tell."
         assert found.summary.endswith(advice) == (status is Status.NOT_SEPARABLE)
 
+    @pytest.mark.parametrize("n_beyond", [1, 2, 3])
+    def test_each_gap_is_told_if_there_are_several(self, evidence: Evidence, n_beyond: int) -> None:
+        runs = tuple(
+            replace(
+                run,
+                epochs=tuple(
+                    replace(
+                        e,
+                        val=replace(e.val, n_correct=5000, n_samples=10000),
+                        test=replace(e.test, n_correct=5800 if i < n_beyond else 5000, n_samples=10000),
+                    )
+                    for e in run.epochs
+                ),
+            )
+            for i, run in enumerate(evidence.results.runs)
+        )
+        found = agreement.test_close_to_validation(Evidence(replace(evidence.results, runs=runs)))
+        assert (found.status, found.held) == (Status.FAILS, len(runs) - n_beyond)
+        names = [run.name for run in runs[:n_beyond]] if n_beyond > 1 else []
+        assert [line.partition(": +8.0 points (")[0] for line in found.details] == names
+
     def test_a_gap_within_wide_limits_holds(self, evidence: Evidence) -> None:
         run = evidence.results.runs[0]
         epochs = tuple(
