@@ -98,6 +98,7 @@ def test_store(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
     if not measure.knows("--store"):
         pytest.skip("this version of finetune has no --store")
     words = f"--dataset imagefolder:{DATA / 'hymenoptera'} --image-size 64 --epochs 3 --weights bundled"
+    words += " --subset 20" if TINY else ""
     kinds = {
         "one": ("one", "--workers 1 --store disk"),
         "two": ("two", "--workers 2 --store disk"),
@@ -110,7 +111,9 @@ def test_store(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
         place = tmp_path / str(len(rounds))
         rounds.append(
             {
-                kind: ours([*words.split(), "--variants", "C", *rest.split()], place / cache, place / kind)
+                kind: ours(
+                    [*words.split(), "--variants", "C", *rest.split()], place / f"cache-{cache}", place / kind
+                )
                 for kind, (cache, rest) in kinds.items()
             }
         )
