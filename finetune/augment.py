@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from finetune.config import Recipe
-from finetune.store import Pixels, Store
+from finetune.gpu import DeviceStore
+from finetune.store import Store
+from finetune.stream import Pixels, Stream, ahead
 
-BATCHES_AHEAD = 2
-"""Batches prepared while the network works on an earlier one."""
+Index = npt.NDArray[np.int64]
 
 ATTEMPTS = 10
 ASPECT = (3 / 4, 4 / 3)
@@ -34,7 +35,7 @@ class Plan:
         flips: [n] whether each sample is mirrored.
     """
 
-    order: npt.NDArray[np.int64]
+    order: Index
     boxes: npt.NDArray[np.float32]
     flips: npt.NDArray[np.bool_]
 
@@ -46,7 +47,26 @@ class Plan:
         return state.hexdigest()
 
 
-def plan_epoch(seed: int, epoch: int, sizes: npt.NDArray[np.int64], recipe: Recipe) -> Plan:
+@dataclass(frozen=True)
+class Views:
+    """A few augmented views of each training image, used in turn, the same for all variants and seeds.
+
+    Args:
+        count: how many; as many as epochs leave the schedule of the seed below as it is.
+        seed: they are drawn as the first `count` epochs of this seed.
+    """
+
+    count: int
+    seed: int
+
+    def of_epoch(self, epoch: int) -> int:
+        """The view, from 1, that an epoch, from 1, sees."""
+        return (epoch - 1) % self.count + 1
+
+
+def plan_epoch(
+    seed: int, epoch: int, sizes: npt.NDArray[np.int64], recipe: Recipe, views: Views | None = None
+) -> Plan:
     """Draw an epoch's order, crops and flips.
 
     Each sample reads its own fixed stretch of one counter-based random stream (Philox; Salmon et al. 2011),
@@ -57,14 +77,22 @@ def plan_epoch(seed: int, epoch: int, sizes: npt.NDArray[np.int64], recipe: Reci
         epoch: from 1.
         sizes: [n x 2] height and width of the stored training images.
         recipe: smallest crop area and flip probability.
+        views: take crops and flips from these; None draws fresh ones for each epoch and seed.
     """
     n = len(sizes)
-    draws = np.random.Generator(np.random.Philox(key=[seed, epoch])).random((n, 2 + 4 * ATTEMPTS))
+    draws = _draws(seed, epoch, n)
+    order = np.argsort(draws[:, 0], kind="stable")
+    if views is not None:
+        draws = _draws(views.seed, views.of_epoch(epoch), n)
     return Plan(
-        order=np.argsort(draws[:, 0], kind="stable"),
+        order=order,
         boxes=_boxes(draws[:, 2:].reshape(n, ATTEMPTS, 4), sizes, recipe.crop_area_min),
         flips=draws[:, 1] < recipe.flip_probability,
     )
+
+
+def _draws(seed: int, epoch: int, n: int) -> npt.NDArray[np.float64]:
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).random((n, 2 + 4 * ATTEMPTS))
 
 
 def _boxes(
@@ -115,23 +143,33 @@ def crop(image: Pixels, box: npt.NDArray[np.float32], flip: bool, image_size: in
 
 
 def batches(
-    store: Store, plan: Plan, first: int, batch_size: int, image_size: int, pool: ThreadPoolExecutor
-) -> Iterator[tuple[npt.NDArray[np.int64], Pixels]]:
-    """An epoch's batches from number `first` (from 0) on, made by threads ahead of their use.
+    store: Store | Stream | DeviceStore,
+    plan: Plan,
+    parts: Sequence[Index],
+    image_size: int,
+    pool: ThreadPoolExecutor,
+    ahead_by: int,
+) -> Iterator[tuple[Index, torch.Tensor]]:
+    """Augmented training images, made by threads ahead of their use.
+
+    Args:
+        store: the training images; those on a GPU are cropped there.
+        plan: what the epoch does to each.
+        parts: sample indices [b] of each batch.
+        image_size: height and width of the network's input.
+        pool: threads.
+        ahead_by: batches prepared while the network works on an earlier one.
 
     Yields:
-        Sample indices [b] and their augmented images [b x image_size x image_size x 3] uint8.
+        Each part with its images [b x image_size x image_size x 3] uint8.
     """
+    if isinstance(store, DeviceStore):
+        for index in parts:
+            yield index, store.crops(index, plan.boxes[index], plan.flips[index], image_size)
+        return
 
-    def augmented(index: npt.NDArray[np.int64]) -> Pixels:
-        return np.stack([crop(store[i], plan.boxes[i], bool(plan.flips[i]), image_size) for i in index])
+    def augmented(index: Index) -> tuple[Index, torch.Tensor]:
+        pixels = [crop(store.image(i), plan.boxes[i], bool(plan.flips[i]), image_size) for i in index]
+        return index, torch.from_numpy(np.stack(pixels))
 
-    waiting: deque[tuple[npt.NDArray[np.int64], Future[Pixels]]] = deque()
-    for start in range(first * batch_size, len(plan.order), batch_size):
-        index = plan.order[start : start + batch_size]
-        waiting.append((index, pool.submit(augmented, index)))
-        if len(waiting) > BATCHES_AHEAD:
-            index, pixels = waiting.popleft()
-            yield index, pixels.result()
-    for index, pixels in waiting:
-        yield index, pixels.result()
+    yield from ahead(pool, augmented, parts, ahead_by)

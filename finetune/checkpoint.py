@@ -81,10 +81,9 @@ class Checkpoints:
         """Write where training stands, and drop all but the last two such files.
 
         Args:
-            trainer: between two steps, or after an epoch.
+            trainer: between two steps, or after an epoch, and settled.
             seconds: spent on this run so far.
         """
-        trainer.settle()
         training = trainer.training
         tensors = {f"network.{n}": t for n, t in network_state(trainer.network).items()}
         for name, parameter in trainer.network.trainable():

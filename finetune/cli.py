@@ -14,7 +14,16 @@ from typing import Any
 import click
 
 from finetune import __version__
-from finetune.config import DEVICES, ON_BAD_IMAGE, SPLITS, ExperimentConfig, load_preset, preset_names
+from finetune.config import (
+    DEVICES,
+    ON_BAD_IMAGE,
+    PRECISIONS,
+    SPLITS,
+    STORES,
+    ExperimentConfig,
+    load_preset,
+    preset_names,
+)
 from finetune.errors import ConfigError, FinetuneError
 from finetune.signals import Stopped, StopRequest
 
@@ -57,6 +66,11 @@ def cli() -> None:
     """
 
 
+def _views(value: str) -> int | str:
+    """What `--cache-views` takes; the configuration judges it."""
+    return int(value) if value.isascii() and value.isdigit() else value
+
+
 def _experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that make up a configuration, in the order of the help."""
     for option in reversed(
@@ -90,6 +104,21 @@ def _experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--deterministic", is_flag=True, default=None, help="On a GPU: repeatable algorithms only."
             ),
             click.option("--workers", type=int, help="Threads for decoding.  [default: one a core]"),
+            click.option(
+                "--store",
+                type=click.Choice(STORES),
+                help="Where decoded images lie; off decodes them anew each time.  [default: auto]",
+            ),
+            click.option(
+                "--precision", type=click.Choice(PRECISIONS), help="bf16 is for GPUs.  [default: auto]"
+            ),
+            click.option(
+                "--cache-views",
+                type=_views,
+                metavar="K|auto",
+                help="Show every variant K augmented views of each image in turn and keep what frozen layers "
+                "make of them.  [default: a fresh view each epoch]",
+            ),
         ]
     ):
         command = option(command)
@@ -98,6 +127,11 @@ def _experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @cli.command()
 @_experiment_options
+@click.option(
+    "--parallel",
+    type=click.Choice(["runs", "data"]),
+    help="Under torchrun and the like: deal the runs out, or share each batch. Needs --out.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="New run folder.  [default: runs/DATASET-TIME]")
 @click.option(
     "--resume",
@@ -107,7 +141,7 @@ def _experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="[RUN]",
     help="Go on with an interrupted run; without RUN, the newest in runs/.",
 )
-def train(out: Path | None, resume: Path | None, **options: Any) -> int:
+def train(out: Path | None, resume: Path | None, parallel: str | None, **options: Any) -> int:
     """Train the variants and write a run folder.
 
     Options override the preset. The run folder holds results.json, curves.png, config.toml, the predictions
@@ -128,14 +162,15 @@ def train(out: Path | None, resume: Path | None, **options: Any) -> int:
         config = load_preset(str(out / "config.toml"))
     else:
         config = _configure(**options)
+        if parallel is not None and out is None:
+            raise ConfigError(
+                "--parallel needs a run folder that all processes agree on, but --out is not given; name one."
+            )
         out = out or Path("runs") / f"{config.dataset.partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
-    from finetune.console import Reporter
-    from finetune.experiment import run_experiment
-
     stop = StopRequest()
     stop.install()
     try:
-        record = run_experiment(config, out, Reporter(), stop, resume=resume is not None)
+        record = _train(config, out, resume is not None, parallel, stop)
     except Stopped:
         begun = (out / "config.toml").is_file()
         way_on = f"Go on with: finetune train --resume {out}" if begun else "Nothing was trained yet."
@@ -143,6 +178,25 @@ def train(out: Path | None, resume: Path | None, **options: Any) -> int:
         raise
     failed = any(run["status"] != "completed" for run in record["runs"])
     return EXIT_FAILED_VARIANT if failed else 0
+
+
+def _train(
+    config: ExperimentConfig, out: Path, resume: bool, parallel: str | None, stop: StopRequest
+) -> dict[str, Any]:
+    """Train in this process, or as one of several; the results as far as this process has them."""
+    from finetune.console import Reporter
+    from finetune.experiment import run_experiment
+
+    if parallel is None:
+        if config.processes > 1:
+            raise ConfigError(
+                f"This run shares each batch among {config.processes} processes, so it must be gone on "
+                "with by as many: torchrun --nproc-per-node N -m finetune train --parallel data --resume RUN."
+            )
+        return run_experiment(config, out, Reporter(), stop, resume)
+    from finetune.parallel import train_parallel
+
+    return train_parallel(parallel, config, out, resume, stop)
 
 
 def _newest_run() -> Path:

@@ -23,6 +23,8 @@ SEED_MAX = 2**32 - 1
 SPLITS = ("70-15-15", "official")
 DEVICES = ("auto", "cpu", "cuda")
 ON_BAD_IMAGE = ("fail", "skip")
+STORES = ("auto", "device", "memory", "disk", "off")
+PRECISIONS = ("auto", "fp32", "bf16")
 INITS = ("random", "pretrained")
 
 
@@ -167,6 +169,13 @@ class ExperimentConfig:
         seeds: how many seeds to train: seed, seed + 1, ...
         device: `auto`, `cpu` or `cuda`.
         workers: threads that decode and augment; None takes one a core.
+        store: where decoded images lie: `device` (the GPU), `memory`, `disk`, or `off`, to decode them anew
+            each time; `auto` takes the first of these that has room.
+        precision: `fp32`, `bf16`, or `auto`: bf16 on a GPU that computes in it, else fp32.
+        cache_views: number of augmented views of each training image, shared by variants and seeds, for which
+            the outputs of frozen layers are kept; `auto`: one an epoch if several seeds share them and a
+            quarter of the free memory holds them; None draws fresh ones for each epoch and seed.
+        processes: how many share each batch, each normalising its share by itself.
         on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
         deterministic: on a GPU, only algorithms that give the same result each time.
         variants: in the order they are trained.
@@ -186,6 +195,10 @@ class ExperimentConfig:
     seeds: int = 1
     device: str = "auto"
     workers: int | None = None
+    store: str = "auto"
+    precision: str = "auto"
+    cache_views: int | str | None = None
+    processes: int = 1
     on_bad_image: str = "fail"
     deterministic: bool = False
     variants: tuple[Variant, ...] = STANDARD_VARIANTS
@@ -202,11 +215,25 @@ class ExperimentConfig:
             _require(_nameable(value), name, "a path without null characters and overlong names", value)
         _require(self.split in (None, *SPLITS), "split", " or ".join(SPLITS), self.split)
         _require(self.device in DEVICES, "device", "auto, cpu or cuda", self.device)
+        _require(self.store in STORES, "store", "auto, device, memory, disk or off", self.store)
+        _require(self.precision in PRECISIONS, "precision", "auto, fp32 or bf16", self.precision)
+        _require(
+            self.cache_views in (None, "auto") or _whole(self.cache_views, 1),
+            "cache_views",
+            "auto or a whole number of at least 1",
+            self.cache_views,
+        )
+        _require(
+            self.processes == 1 or self.cache_views is None,
+            "cache_views with --parallel data",
+            "left out",
+            self.cache_views,
+        )
         _require(self.on_bad_image in ON_BAD_IMAGE, "on_bad_image", "fail or skip", self.on_bad_image)
         _require(isinstance(self.deterministic, bool), "deterministic", "true or false", self.deterministic)
-        for name in ("subset", "seeds", "workers"):
+        for name in ("subset", "seeds", "workers", "processes"):
             value = getattr(self, name)
-            optional = name != "seeds" and value is None
+            optional = name in ("subset", "workers") and value is None
             _require(optional or _whole(value, 1), name, "a whole number of at least 1", value)
         last = self.seed + self.seeds - 1 if _whole(self.seed, 0) else -1
         _require(0 <= last <= SEED_MAX, "seed", f"a whole number from 0 to {SEED_MAX:,}", self.seed)

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from finetune.models import Network
+from finetune.stream import Stream
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -59,46 +60,54 @@ class Predictions:
 
 def normalised(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Images [b x height x width x 3] uint8 to normalised float32 [b x 3 x height x width], channels_last."""
+    if device.type == "cuda" and not pixels.is_cuda:
+        pixels = pixels.pin_memory()  # else the copy would wait for the device
     images = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
     scale = torch.tensor([255 * s for s in STD], device=device).view(1, 3, 1, 1)
     shift = torch.tensor([m / s for m, s in zip(MEAN, STD, strict=True)], device=device).view(1, 3, 1, 1)
     return images.div_(scale).sub_(shift)
 
 
+def mixed(precision: str, device: torch.device) -> torch.autocast:
+    """Within, convolutions and matrix products are computed in that precision: `fp32` or `bf16`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 @torch.inference_mode()
 def evaluate(
     network: Network,
-    pixels: torch.Tensor,
+    pixels: torch.Tensor | Stream,
     labels: torch.Tensor,
     batch_size: int,
     device: torch.device,
     batch_ended: Callable[[], None] = lambda: None,
     kept: list[torch.Tensor] | None = None,
+    precision: str = "fp32",
 ) -> Predictions:
     """Predict every image of a split.
 
     Args:
         network: left in eval mode.
-        pixels: [n x height x width x 3] uint8.
+        pixels: [n x height x width x 3] uint8, or what decodes them in batches.
         labels: [n] int64.
         batch_size: images at a time; results do not depend on it beyond rounding.
         device: where the network is.
         batch_ended: called after each batch; may raise to stop.
-        kept: outputs of the frozen prefix for the first batches, used in place of computing them; those of
-            further batches are added. The images must be the same each time.
+        kept: the frozen prefix's outputs for these batches of these images, used in place of computing them;
+            an empty list is filled. None computes and keeps nothing.
+        precision: `fp32` or `bf16`, of the convolutions; the loss is always computed in fp32.
     """
     network.eval()
-    predicted, nll = [], []
-    batches = zip(torch.split(pixels, batch_size), torch.split(labels, batch_size), strict=True)
-    for number, (part, truth) in enumerate(batches):
-        if kept is not None and number < len(kept):
-            features = kept[number]
-        else:
-            features = network.forward_frozen(normalised(part, device))
+    predicted, nll, seen = [], [], []
+    computed = (network.forward_frozen(normalised(part, device)) for part in pixels.split(batch_size))
+    with mixed(precision, device):
+        for features, truth in zip(kept or computed, torch.split(labels, batch_size), strict=True):
             if kept is not None:
-                kept.append(features)
-        logits = network.forward_trained(features).float()
-        predicted.append(logits.argmax(dim=1))
-        nll.append(functional.cross_entropy(logits, truth.to(device), reduction="none"))
-        batch_ended()
+                seen.append(features)
+            logits = network.forward_trained(features).float()
+            predicted.append(logits.argmax(dim=1))
+            nll.append(functional.cross_entropy(logits, truth.to(device), reduction="none"))
+            batch_ended()
+    if kept is not None:
+        kept[:] = seen
     return Predictions(torch.cat(predicted).cpu().numpy(), torch.cat(nll).cpu().numpy())

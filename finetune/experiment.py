@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from finetune import environment, host, results
+from finetune.augment import Views
 from finetune.checkpoint import Checkpoints
 from finetune.config import ExperimentConfig, Variant
 from finetune.console import Reporter
-from finetune.datasets import Dataset, load_dataset
-from finetune.errors import BadImagesError, OutOfMemory
+from finetune.errors import DataError, OutOfMemory, RunFolderError
+from finetune.features import Features, features_bytes, free_bytes
 from finetune.files import locked
-from finetune.models import build, fingerprint, state_shapes
+from finetune.load import divide, make_ready
+from finetune.models import Network, build, fingerprint, state_shapes
 from finetune.optimize import require_statistics
 from finetune.report import curves, epoch_line, start_line, summary
 from finetune.signals import Stopped, StopRequest
-from finetune.splits import Splits, make_splits
-from finetune.store import Store, decode_evaluation, decode_training
+from finetune.splits import Splits
+from finetune.team import ALONE, Team
 from finetune.train import Epoch, Images, Trainer
 from finetune.weights import Weights, load_weights
 
@@ -52,10 +55,24 @@ class Prepared:
     images: Images
     weights: Weights | None
     record: dict[str, Any]
+    features: dict[str, tuple[str, Features]] = field(default_factory=dict)
+
+    def features_of(self, variant: str, frozen_sha256: str) -> Features:
+        """What is kept of a variant's frozen prefix, if the seed before had the same; else a new place."""
+        before = self.features.get(variant)
+        if before is None or before[0] != frozen_sha256:
+            self.features[variant] = before = (frozen_sha256, Features())
+        return before[1]
 
 
 def run_experiment(
-    config: ExperimentConfig, out: Path, reporter: Reporter, stop: StopRequest, resume: bool = False
+    config: ExperimentConfig,
+    out: Path,
+    reporter: Reporter,
+    stop: StopRequest,
+    resume: bool = False,
+    pairs: Collection[tuple[str, int]] | None = None,
+    team: Team = ALONE,
 ) -> dict[str, Any]:
     """Train every variant with every seed and write the run folder; the results as written.
 
@@ -67,36 +84,44 @@ def run_experiment(
         reporter: told what happens.
         stop: asked whether to end early.
         resume: go on where the run folder stands.
+        pairs: train only these variants and seeds; None means all.
+        team: the processes that train each network together; the first one writes.
 
     Raises:
         FinetuneError: something the user can put right; what was trained before is kept.
         Stopped: a signal came; a checkpoint has been written.
     """
     n_runs = len(config.variants) * config.seeds
-    host.check_writable(out, "run folder", STATE_BYTES + n_runs * CHECKPOINT_BYTES)
-    if not resume:
-        results.require_new(out)
-    prepared = prepare(config, reporter)
+    if team.first:
+        host.check_writable(out, "run folder", STATE_BYTES + n_runs * CHECKPOINT_BYTES)
+        if not resume:
+            results.require_new(out)
+    prepared = prepare(config, reporter, team)
     record = prepared.record
     for variant in () if resume else config.variants:  # a resumed job was held to this when it began
-        require_statistics(variant, len(prepared.images.train), config.recipe)
-    with locked(out), memory_errors(config):
+        require_statistics(variant, len(prepared.images.train), config.recipe, team.size)
+    with locked(out) if team.first else nullcontext(), memory_errors(config):
         record["runs"], earlier_seconds = results.ended_runs(out, record) if resume else ([], 0.0)
-        if not resume:
-            results.begin_run_folder(out, config)
-        results.write_identity(out, record)
+        if team.first:
+            if not resume:
+                results.begin_run_folder(out, prepared.config)
+            results.write_identity(out, record)
         ended = {(run["variant"], run["seed"]) for run in record["runs"]}
         for seed in config.seed_list:
             for variant in config.variants:
-                if (variant.name, seed) in ended:
+                if (variant.name, seed) in ended or (pairs is not None and (variant.name, seed) not in pairs):
                     continue
                 began = time.perf_counter()
-                run = _run(prepared, variant, seed, out, reporter, stop)
+                run = _run(prepared, variant, seed, out, reporter, stop, team)
                 record["runs"].append(run)
+                if not team.first:
+                    continue
                 earlier_seconds += max(0.0, run["total_seconds"] - (time.perf_counter() - began))
                 record["timings"]["total_seconds"] = earlier_seconds + environment.elapsed_seconds()
                 results.write_results(out, record)
                 Checkpoints(out / results.STATE, run_stem(variant.name, seed)).clear()
+        if not team.first:
+            return record
         results.remove_state(out)
         curves(record, out / "curves.png")
         reporter.table(summary(record))
@@ -104,17 +129,18 @@ def run_experiment(
         return record
 
 
-def prepare(config: ExperimentConfig, reporter: Reporter) -> Prepared:
-    """Find the images, divide them, fit the weights and decode every image, before any training.
+def prepare(config: ExperimentConfig, reporter: Reporter, team: Team = ALONE) -> Prepared:
+    """Find the images, divide them, fit the weights and have every image ready, before any training.
 
     Raises:
         FinetuneError: images, weights or device are not as the configuration says.
     """
     device = environment.choose_device(config.device)
-    if config.deterministic:
-        environment.use_deterministic_algorithms()
-    workers = config.workers or host.cores()
-    torch.set_num_threads(host.cores())
+    config = dataclasses.replace(config, precision=environment.choose_precision(config.precision, device))
+    environment.choose_algorithms(config.deterministic)
+    cores = max(1, host.cores() // team.local_size)
+    workers = config.workers or cores
+    torch.set_num_threads(cores)
     described = environment.describe(device)
     gpu_memory = torch.cuda.mem_get_info(device) if device.type == "cuda" else None
     reporter.say(host.startup_line(described, gpu_memory))
@@ -122,8 +148,11 @@ def prepare(config: ExperimentConfig, reporter: Reporter) -> Prepared:
     if note:
         reporter.say(note)
     with memory_errors(config):
-        dataset, splits, images, seconds = load_images(config, workers, reporter)
-        weights = _weights(config, len(dataset.classes), reporter)
+        divided = divide(config, workers)
+        weights = _weights(config, len(divided.dataset.classes), reporter)
+        divided, images, seconds = make_ready(config, divided, workers, device, reporter)
+    config = dataclasses.replace(config, cache_views=_views(config, len(images.train), device))
+    dataset, splits = divided.dataset, divided.splits
     download_seconds = dataset.download_seconds + (weights.download_seconds if weights else 0.0)
     record = {
         "tool": environment.describe_tool(),
@@ -137,7 +166,26 @@ def prepare(config: ExperimentConfig, reporter: Reporter) -> Prepared:
             "decode_seconds": seconds,
         },
     }
+    if not team.same([splits.fingerprints, record["weights"]]):
+        raise DataError(
+            "Every process must have the same images and weights, but they do not; put them on a volume that "
+            "all of them share."
+        )
     return Prepared(config, device, workers, splits, images, weights, record)
+
+
+def _views(config: ExperimentConfig, n_train: int, device: torch.device) -> int | None:
+    """How many augmented views to keep; `auto` is resolved now, so that a resumed job has the same."""
+    if not isinstance(config.cache_views, str):
+        return config.cache_views
+    n_bytes = 0
+    for variant in config.variants:
+        with torch.random.fork_rng(devices=[]):
+            network = Network(2, variant.groups).to(device)
+        if network.first_trained > 0:
+            n_bytes += n_train * features_bytes(network, config.recipe.image_size, config.precision)
+    pays = config.seeds > 1 and 0 < n_bytes * config.recipe.epochs < free_bytes(device)
+    return config.recipe.epochs if pays else None
 
 
 def _weights(config: ExperimentConfig, n_classes: int, reporter: Reporter) -> Weights | None:
@@ -151,64 +199,6 @@ def _weights(config: ExperimentConfig, n_classes: int, reporter: Reporter) -> We
             f"Their head has another number of classes and was dropped: {', '.join(weights.dropped)}."
         )
     return weights
-
-
-def load_images(
-    config: ExperimentConfig, workers: int, reporter: Reporter
-) -> tuple[Dataset, Splits, Images, float]:
-    """Find the images, divide them and decode every one; the seconds that decoding took.
-
-    Raises:
-        DataError: they are not as the configuration says, or some cannot be read and are not to be skipped.
-    """
-    dataset = load_dataset(config.dataset, Path(config.data_root))
-    while True:
-        try:
-            splits = make_splits(dataset, config.split, config.subset, config.seed, workers)
-            started = time.perf_counter()
-            images = _decode(splits, config.recipe.image_size, workers, reporter)
-            break
-        except BadImagesError as error:
-            if config.on_bad_image == "fail" or len(error.reasons) == len(dataset.samples):
-                raise
-            dataset = dataset.without(error.reasons)
-    for note in splits.notes:
-        reporter.say(note)
-    n_bytes = images.train.pixels.nbytes + sum(pixels.nbytes for pixels, _ in images.held_out.values())
-    n_images = len(images.train) + sum(len(labels) for _, labels in images.held_out.values())
-    reporter.say(f"{n_images:,} images decoded: {n_bytes / 1e6:,.0f} MB.")
-    if not images.train.in_memory:
-        reporter.say("They lie in a temporary file, since they would take more than half of the free memory.")
-    return dataset, splits, images, time.perf_counter() - started
-
-
-def _decode(splits: Splits, image_size: int, workers: int, reporter: Reporter) -> Images:
-    """Every image decoded once, before any training.
-
-    Raises:
-        BadImagesError: all that cannot be decoded, of all splits.
-    """
-    bad = dict(splits.unreadable)
-    stores: dict[str, Store] = {}
-    total = sum(len(s.samples) for s in splits.by_name.values())
-    with reporter.bar("decoding", total) as advance:
-        for name, split in splits.by_name.items():
-            decode = decode_training if name == "train" else decode_evaluation
-            try:
-                stores[name] = decode(split.samples, image_size, workers, advance)
-            except BadImagesError as error:
-                bad |= error.reasons
-    if bad:
-        raise BadImagesError(bad)
-    train = stores.pop("train")
-    held_out = {
-        name: (
-            torch.from_numpy(store.pixels).view(len(store), image_size, image_size, 3),
-            torch.from_numpy(splits.by_name[name].labels()),
-        )
-        for name, store in stores.items()
-    }
-    return Images(train, torch.from_numpy(splits.train.labels()), held_out)
 
 
 @contextmanager
@@ -234,7 +224,13 @@ def run_stem(name: str, seed: int) -> str:
 
 
 def _run(
-    prepared: Prepared, variant: Variant, seed: int, out: Path, reporter: Reporter, stop: StopRequest
+    prepared: Prepared,
+    variant: Variant,
+    seed: int,
+    out: Path,
+    reporter: Reporter,
+    stop: StopRequest,
+    team: Team,
 ) -> dict[str, Any]:
     """Train one variant with one seed, from its checkpoint if it has one; its entry in the results."""
     started = time.perf_counter()
@@ -254,20 +250,23 @@ def _run(
         def save(trainer: Trainer) -> None:
             nonlocal saved
             saved = time.perf_counter()
-            checkpoints.save(trainer, trainer.training.seconds + saved - started)
+            trainer.settle()
+            if team.first:
+                checkpoints.save(trainer, trainer.training.seconds + saved - started)
 
         def step_ended(n_images: int) -> None:
             advance(n_images)
-            stop.check()
-            if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+            team.check(stop)
+            (due,) = team.agree(time.perf_counter() - saved > CHECKPOINT_SECONDS)
+            if due:
                 save(trainer)
 
         def epoch_ended(epoch: Epoch) -> None:
             reporter.say(epoch_line(variant.name, epoch, config.recipe.epochs))
-            if trainer.training.best_epoch == epoch.epoch:
+            if team.first and trainer.training.best_epoch == epoch.epoch:
                 checkpoints.save_best(epoch.epoch, network)
             save(trainer)
-            stop.check()
+            team.check(stop)
 
         trainer = Trainer(
             network,
@@ -277,12 +276,21 @@ def _run(
             seed=seed,
             device=device,
             workers=prepared.workers,
+            precision=config.precision,
+            views=Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None,
+            features=prepared.features_of(variant.name, start["frozen_sha256_before"]),
+            team=team,
             step_ended=step_ended,
-            batch_evaluated=stop.check,
+            batch_evaluated=stop.check if team.size == 1 else lambda: None,  # a team stops together
         )
         if checkpoints.restore(trainer):
             advance(trainer.training.images)
             reporter.say(f"  resumed after {trainer.training.steps:,} steps")
+        if not team.same(trainer.training.steps):
+            raise RunFolderError(
+                f"Every process must find the same checkpoints, but they do not; put {out} on a volume that "
+                "all of them share."
+            )
         try:
             training = trainer.run(epoch_ended)
         except Stopped:
@@ -291,7 +299,7 @@ def _run(
     if training.failure:
         reporter.say(f"{stem} failed. {training.failure}")
     artifacts = None
-    if training.best_epoch is not None:
+    if team.first and training.best_epoch is not None:
         best = checkpoints.best(training.best_epoch)
         artifacts = results.write_artifacts(out, stem, prepared.splits, best, training.best_predictions)
     return {

@@ -41,14 +41,28 @@ def make_optimizer(network: Network, recipe: Recipe, peak: float) -> torch.optim
     )
 
 
-def require_statistics(variant: Variant, n_train: int, recipe: Recipe) -> None:
+def require_statistics(variant: Variant, n_train: int, recipe: Recipe, processes: int = 1) -> None:
     """Make sure that no step leaves batch normalisation with a single value a channel.
 
     Up to 32 pixels the last layers see one value a channel and image, whose variance needs a second image.
 
+    Args:
+        variant: which layers learn, and so gather statistics.
+        n_train: training images.
+        recipe: batch size and image size.
+        processes: how many share a batch, each of them with statistics of its own.
+
     Raises:
-        ConfigError: a step would have a single image and no statistics to normalise it by.
+        ConfigError: a step would have a single image and no statistics to normalise it by, or too few for
+            all processes.
     """
+    smallest = min(recipe.batch_size, n_train % recipe.batch_size or recipe.batch_size)
+    if processes > 1 and smallest < 2 * processes:
+        raise ConfigError(
+            f"Each of {processes} processes needs two images of every batch, but {n_train} training images "
+            f"in batches of {recipe.batch_size} leave one of {smallest}; use another --batch-size or fewer "
+            "processes."
+        )
     learns = any(group not in ("conv1", "fc") for group in variant.groups)
     single = recipe.batch_size == 1 or n_train % recipe.batch_size == 1
     if learns and single and recipe.image_size <= SINGLE_VALUE_PIXELS:

@@ -7,6 +7,7 @@ end and the first joins the folders.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -20,12 +21,15 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from rich.console import Console
 
 from finetune.config import ExperimentConfig
 from finetune.console import Reporter
 from finetune.errors import ConfigError, FinetuneError, RunFolderError
+from finetune.experiment import run_experiment
 from finetune.merge import merge_runs
 from finetune.signals import StopRequest
+from finetune.team import DataParallel, Team
 
 MEETING = timedelta(minutes=10)
 """The processes must find one another within this time."""
@@ -39,6 +43,9 @@ MESSAGE_BYTES = 12 * MESSAGE_LETTERS + 2
 """JSON spells a letter in at most two escapes of six bytes, and adds quotation marks."""
 
 LAUNCHERS = "torchrun, srun, a SLURM array or a Kubernetes Indexed Job that sets WORLD_SIZE"
+
+LOST = ("onnection closed by peer", "onnection reset by peer", "NCCL", "gloo", "Broken pipe")
+"""What a RuntimeError says when another process has gone: gloo's and NCCL's words."""
 
 Pair = tuple[str, int]
 """A variant's name and a seed."""
@@ -154,6 +161,20 @@ def connect(ranks: Ranks) -> Iterator[dist.ProcessGroup | None]:
     dist.destroy_process_group()
 
 
+@contextmanager
+def dead_peers(way_on: str) -> Iterator[None]:
+    """Turn what PyTorch raises where a connected process has died into a sentence with the way on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(word in str(error) for word in LOST):
+            raise
+        raise ParallelError(
+            "Every process must live to the end, but one has died (its launcher says which); what was "
+            f"trained is kept: {way_on}."
+        ) from error
+
+
 def gather(group: dist.ProcessGroup | None, failure: str | None, stop: StopRequest) -> list[str | None]:
     """Wait until every process is here, and tell each whether the others failed.
 
@@ -173,19 +194,70 @@ def gather(group: dist.ProcessGroup | None, failure: str | None, stop: StopReque
     text = json.dumps(failure and failure[:MESSAGE_LETTERS]).encode()
     own = torch.frombuffer(bytearray(text.ljust(MESSAGE_BYTES)), dtype=torch.uint8)
     every = [torch.empty_like(own) for _ in range(group.size())]
-    try:
+    with dead_peers("start the same command again and it goes on"):
         work = dist.all_gather(every, own, group=group, async_op=True)
         assert work is not None  # noqa: S101 - an asynchronous one always is
         while not work.is_completed():  # waiting in C++ would let no signal through
             stop.check()
             time.sleep(POLL_SECONDS)
         work.wait()
-    except RuntimeError as error:
-        raise ParallelError(
-            "Every process must live to the end, but one has died (its launcher says which); what each has "
-            "trained is kept in its shard: start the same command again and it goes on."
-        ) from error
     return [json.loads(bytes(message.tolist())) for message in every]
+
+
+def train_parallel(
+    mode: str, config: ExperimentConfig, out: Path, resume: bool, stop: StopRequest
+) -> dict[str, Any]:
+    """Train as one of several processes.
+
+    Args:
+        mode: `runs`: each trains its share of the variants and seeds; `data`: all share each batch.
+        config: the whole experiment.
+        out: folder of the shards, or run folder.
+        resume: go on where the run folder stands; with `runs` the same command does so by itself.
+        stop: asked whether to end early.
+
+    Returns:
+        The results as far as this process has them.
+
+    Raises:
+        FinetuneError: this process or another one failed; what was trained is kept.
+        Stopped: a signal came.
+    """
+    place = ranks()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+    if mode == "runs":
+        if resume:
+            raise ConfigError(
+                "With --parallel runs the same command goes on with what it began, so --resume cannot be "
+                "given, but it was; start the command that began the run."
+            )
+        reporter = TaggedReporter(place.rank)
+
+        def train(folder: Path, pairs: list[Pair], resume: bool) -> dict[str, Any]:
+            return run_experiment(config, folder, reporter, stop, resume, pairs, Team(place.local_world))
+
+        return train_shard(config, out, place, reporter, stop, train) or {"runs": []}
+    if resume and config.processes != place.world:
+        raise ConfigError(
+            f"A run that shares each batch must be gone on with by as many processes as began it, but "
+            f"{config.processes} did and there are {place.world}; start as many."
+        )
+    with connect(place) as group:
+        if group is None:
+            raise ConfigError(
+                "--parallel data needs processes that can reach one another, but MASTER_ADDR is not set; "
+                "start them with torchrun."
+            )
+        with dead_peers(f"go on with as many processes and --parallel data --resume {out}"):
+            return run_experiment(
+                dataclasses.replace(config, processes=place.world),
+                out,
+                Reporter() if place.rank == 0 else Reporter(Console(quiet=True)),
+                stop,
+                resume,
+                team=DataParallel(group, place.local_world),
+            )
 
 
 def train_shard(
@@ -275,7 +347,7 @@ def _require_same_deal(out: Path, shards: list[Path], folder: Path, share: list[
 
 
 class TaggedReporter(Reporter):
-    """Says which process speaks, where several share a terminal or a log.
+    """Says which process speaks, where several share a terminal or a log; draws no bars over one another.
 
     Args:
         rank: of the process.
@@ -288,3 +360,8 @@ class TaggedReporter(Reporter):
     def say(self, text: str) -> None:
         """One line, with the process's number before it."""
         super().say(f"[{self.rank}] {text}")
+
+    @contextmanager
+    def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:  # noqa: ARG002 - as a reporter's
+        """No bar."""
+        yield lambda _: None

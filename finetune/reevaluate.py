@@ -14,8 +14,9 @@ from finetune.config import GROUPS, Variant, load_preset
 from finetune.console import Reporter
 from finetune.errors import DataError, RunFolderError, WeightsError
 from finetune.evaluate import evaluate
-from finetune.experiment import load_images, run_stem
+from finetune.experiment import run_stem
 from finetune.files import write_atomically
+from finetune.load import divide, make_ready
 from finetune.models import Network, build, state_shapes
 from finetune.weights import inside, read_state
 
@@ -44,7 +45,9 @@ def evaluate_run(
     target = environment.choose_device(device)
     workers = config.workers or host.cores()
     torch.set_num_threads(host.cores())
-    found, splits, images, _ = load_images(config, workers, reporter)
+    divided, images, _ = make_ready(config, divide(config, workers), workers, target, reporter)
+    splits = divided.splits
+    precision = environment.choose_precision(config.precision, target)
     for name in ("val", "test"):
         recorded = record["dataset"]["splits"][name]["fingerprint"]
         if splits.by_name[name].fingerprint != recorded:
@@ -56,10 +59,14 @@ def evaluate_run(
         if entry["artifacts"] is None:
             continue
         variant = Variant(name=entry["variant"], init="random", train=GROUPS)
-        network = build(variant, len(found.classes), 0, None).to(target, memory_format=torch.channels_last)
+        network = build(variant, len(divided.dataset.classes), 0, None).to(
+            target, memory_format=torch.channels_last
+        )
         _load(network, run, entry["artifacts"]["checkpoint"])
         for name, (pixels, labels) in images.held_out.items():
-            predictions = evaluate(network, pixels, labels, config.recipe.batch_size, target)
+            predictions = evaluate(
+                network, pixels, labels, config.recipe.batch_size, target, precision=precision
+            )
             stem = run_stem(variant.name, entry["seed"])
             content = results.predictions_csv(splits.by_name[name].samples, predictions)
             write_atomically(output / f"{stem}-{name}.csv", content)

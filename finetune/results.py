@@ -184,6 +184,9 @@ def config_record(config: ExperimentConfig, split: str) -> dict[str, Any]:
         "subset": config.subset,
         "weights": Path(config.weights).name,
         "seeds": list(config.seed_list),
+        "precision": config.precision,
+        "cache_views": config.cache_views,
+        "processes": config.processes,
         "variants": variants,
         "recipe": dataclasses.asdict(config.recipe),
     }

@@ -48,6 +48,11 @@ class Splits:
         """The splits by `train`, `val` and `test`."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
+    @property
+    def fingerprints(self) -> list[str]:
+        """Those of the three splits."""
+        return [split.fingerprint for split in self.by_name.values()]
+
 
 def make_splits(dataset: Dataset, kind: str | None, subset: int | None, seed: int, workers: int) -> Splits:
     """Divide a data set.

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch.nn import functional
 
-from finetune.augment import batches, plan_epoch
+from finetune.augment import Index, Plan, Views, batches, plan_epoch
 from finetune.config import Recipe
-from finetune.evaluate import Metrics, Predictions, evaluate, normalised
-from finetune.host import available_memory_bytes
+from finetune.evaluate import Metrics, Predictions, evaluate, mixed, normalised
+from finetune.features import Features, features_bytes, free_bytes, view_features
+from finetune.gpu import DeviceStore
 from finetune.models import Network
 from finetune.optimize import learning_rate, make_optimizer
 from finetune.store import Store
+from finetune.stream import Stream
+from finetune.team import Team
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,14 @@ class Images:
     """Decoded images and labels of the three splits.
 
     Args:
-        train: store of training images.
+        train: training images.
         train_labels: [n_train] int64.
         held_out: `val` and `test` as (pixels [n x height x width x 3] uint8, labels [n] int64).
     """
 
-    train: Store
+    train: Store | Stream | DeviceStore
     train_labels: torch.Tensor
-    held_out: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    held_out: dict[str, tuple[torch.Tensor | Stream, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,10 @@ class Trainer:
         seed: of order and augmentation.
         device: where to train.
         workers: threads that augment.
+        precision: `fp32` or `bf16`.
+        views: the augmented views to use in turn; None draws fresh ones.
+        features: kept outputs of the network's frozen prefix.
+        team: the processes that train this network together.
         step_ended: called with the number of images after each step; may raise to stop.
         batch_evaluated: called after each batch of an evaluation; may raise to stop.
     """
@@ -119,6 +127,10 @@ class Trainer:
         seed: int,
         device: torch.device,
         workers: int,
+        precision: str = "fp32",
+        views: Views | None = None,
+        features: Features | None = None,
+        team: Team | None = None,
         step_ended: Callable[[int], None] = lambda _: None,
         batch_evaluated: Callable[[], None] = lambda: None,
     ) -> None:
@@ -129,20 +141,26 @@ class Trainer:
         self.seed = seed
         self.device = device
         self.workers = workers
+        self.precision = precision
+        self.views = views
+        self.features = features or Features()
+        self.team = team or Team()
         self.step_ended = step_ended
         self.batch_evaluated = batch_evaluated
         self.optimizer = make_optimizer(network, recipe, peak)
         self.steps_per_epoch = math.ceil(len(images.train) / recipe.batch_size)
         self.training = Training()
-        self._kept: dict[str, list[torch.Tensor]] | None = None
+        self._wrapped = self.team.wrap(self.network)
+        self._train_labels = images.train_labels.to(device)
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._n_correct = torch.zeros((), dtype=torch.int64, device=device)
 
     def resume(self, training: Training) -> None:
         """Go on from a training record; network and optimizer must be as they were then."""
         self.training = training
-        self._loss_sum.fill_(training.current.loss_sum)
-        self._n_correct.fill_(training.current.n_correct)
+        first = self.team.rank == 0  # the others begin with nothing, since the sums of all are added up
+        self._loss_sum.fill_(training.current.loss_sum if first else 0)
+        self._n_correct.fill_(training.current.n_correct if first else 0)
 
     def run(self, epoch_ended: Callable[[Epoch], None]) -> Training:
         """Train for the recipe's remaining epochs, or until a loss is no finite number.
@@ -168,80 +186,106 @@ class Trainer:
 
         Loss and hits are summed on the device, so that no step waits for a copy from it.
         """
-        training, current, recipe = self.training, self.training.current, self.recipe
-        self.network.train()
-        plan = plan_epoch(self.seed, number, self.images.train.sizes, recipe)
+        training, current, size = self.training, self.training.current, self.recipe.batch_size
+        plan = plan_epoch(self.seed, number, self.images.train.sizes, self.recipe, self.views)
         if current.batches == 0:
             training.stream_sha256 = plan.digest(training.stream_sha256)
+        left = [plan.order[i : i + size] for i in range(current.batches * size, len(plan.order), size)]
         asked = time.perf_counter()
-        for index, pixels in batches(
-            self.images.train, plan, current.batches, recipe.batch_size, recipe.image_size, pool
-        ):
+        inputs = self._inputs(number, plan, [self.team.share(batch) for batch in left], pool)
+        for batch, (index, images) in zip(left, inputs, strict=True):
             current.wait_seconds += time.perf_counter() - asked
-            rate = learning_rate(training.steps, self.steps_per_epoch, recipe, self.peak)
-            self._step(rate, torch.from_numpy(pixels), self.images.train_labels[torch.from_numpy(index)])
+            rate = learning_rate(training.steps, self.steps_per_epoch, self.recipe, self.peak)
+            self._step(rate, images, self._train_labels[torch.from_numpy(index)], len(batch))
             current.rate_sum += rate
             current.batches += 1
-            current.samples += len(index)
+            current.samples += len(batch)
             training.steps += 1
-            training.images += len(index)
+            training.images += len(batch)
             current.seconds += time.perf_counter() - asked
-            self.step_ended(len(index))  # off the clock: it may write a checkpoint
+            self.step_ended(len(batch))  # off the clock: it may write a checkpoint
             asked = time.perf_counter()
         self.settle()  # waits for the device, so its last steps are on the clock
         current.seconds += time.perf_counter() - asked
 
+    def _inputs(
+        self, number: int, plan: Plan, parts: list[Index], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Index, torch.Tensor]]:
+        """Images of each part of the training split or, where they are kept, the frozen prefix's outputs."""
+        ahead_by = max(2, self.workers)
+        if self.views is None or self.network.first_trained == 0:
+            self.network.train()
+            return batches(self.images.train, plan, parts, self.recipe.image_size, pool, ahead_by)
+        view = self.views.of_epoch(number)
+        if view not in self.features.views:
+            every = np.array_split(np.arange(len(plan.order)), self.steps_per_epoch)
+            images = batches(self.images.train, plan, every, self.recipe.image_size, pool, ahead_by)
+            self.features.views[view] = view_features(
+                self.network, images, len(plan.order), self.precision, self.batch_evaluated
+            )
+        self.network.train()
+        kept = self.features.views[view]
+        return ((index, kept[torch.from_numpy(index)].to(self.device)) for index in parts)
+
     def settle(self) -> None:
         """Bring the sums of the pass under way from the device into the training record."""
-        self.training.current.loss_sum = self._loss_sum.item()
-        self.training.current.n_correct = int(self._n_correct.item())
+        loss_sum, n_correct = self.team.total(self._loss_sum, self._n_correct)
+        self.training.current.loss_sum = loss_sum
+        self.training.current.n_correct = int(n_correct)
 
-    def _step(self, rate: float, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        """One optimizer step on images [b x height x width x 3] uint8 and labels [b]."""
+    def _step(self, rate: float, inputs: torch.Tensor, labels: torch.Tensor, batch_size: int) -> None:
+        """One optimizer step on this process's share of a batch.
+
+        Args:
+            rate: learning rate.
+            inputs: images [b x height x width x 3] uint8, or the frozen prefix's outputs for them.
+            labels: [b].
+            batch_size: images in the whole batch.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        labels = labels.to(self.device)
-        logits = self.network(normalised(pixels, self.device))
-        loss = functional.cross_entropy(logits, labels)
+        with mixed(self.precision, self.device):
+            if inputs.dtype == torch.uint8:
+                logits = self._wrapped(normalised(inputs, self.device))
+            else:
+                logits = self.network.forward_trained(inputs)
+        loss = functional.cross_entropy(logits.float(), labels)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        share = len(labels) * self.team.size / batch_size  # a team averages its gradients
+        (loss * share).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self._loss_sum += loss.detach().double() * len(labels)
         self._n_correct += (logits.detach().argmax(dim=1) == labels).sum()
 
     def _evaluate(self) -> dict[str, Predictions]:
-        if self._kept is None:
-            self._kept = self._places_for_features()
-        return {
-            split: evaluate(
-                self.network,
-                pixels,
-                labels,
-                self.recipe.batch_size,
-                self.device,
-                self.batch_evaluated,
-                self._kept.get(split),
+        """Predictions for validation and test; the frozen prefix sees them once, if there is room."""
+        if self.features.held_out is None:
+            self.features.held_out = self._places_for_features()
+        self.team.spread(self.network.buffers())
+        predictions = {}
+        for split, (pixels, labels) in self.images.held_out.items():
+            mine = self.team.span(len(labels))
+            predictions[split] = self.team.collect(
+                evaluate(
+                    self.network,
+                    pixels[mine],
+                    labels[mine],
+                    self.recipe.batch_size,
+                    self.device,
+                    self.batch_evaluated,
+                    self.features.held_out.get(split),
+                    self.precision,
+                )
             )
-            for split, (pixels, labels) in self.images.held_out.items()
-        }
+        return predictions
 
     def _places_for_features(self) -> dict[str, list[torch.Tensor]]:
-        """Where to keep the frozen prefix's outputs for held-out images, if it has any and there is room.
-
-        They are the same after every epoch, so keeping them changes no prediction.
-        """
+        """Where to keep the frozen prefix's outputs for held-out images, if it has any and there is room."""
         if self.network.first_trained == 0:
             return {}
-        self.network.eval()
-        pixels, _ = self.images.held_out["val"]
-        one = self.network.forward_frozen(normalised(pixels[:1], self.device))
         n_images = sum(len(labels) for _, labels in self.images.held_out.values())
-        n_bytes = one.numel() * one.element_size() * n_images
-        if self.device.type == "cuda":
-            free: int = torch.cuda.mem_get_info(self.device)[0]
-        else:
-            free = available_memory_bytes()
-        return {split: [] for split in self.images.held_out} if n_bytes < free // 4 else {}
+        n_bytes = n_images * features_bytes(self.network, self.recipe.image_size, self.precision)
+        return {split: [] for split in self.images.held_out} if n_bytes < free_bytes(self.device) else {}
 
     def _conclude(self, number: int, predictions: dict[str, Predictions], evaluation_seconds: float) -> None:
         """Record an epoch, and keep its predictions if it is the best so far."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from rich.console import Console
 
 from finetune.config import ExperimentConfig, Recipe
 from finetune.console import Reporter
+from finetune.datasets import Sample
+from finetune.store import Store, decode
+from finetune.stream import evaluation_stream, training_stream
 
 RECIPE_FIELDS = {f.name for f in dataclasses.fields(Recipe)}
 
@@ -83,3 +86,17 @@ def image_tree(root: Path, counts: Mapping[str, int], first_seed: int = 0) -> Pa
             photo(root / name / f"{number:03d}.png", seed)
             seed += 1
     return root
+
+
+def decode_training(
+    samples: Sequence[Sample], image_size: int, workers: int, tick: Callable[[int], None]
+) -> Store:
+    """Training images, decoded."""
+    return decode(training_stream(samples, image_size, workers), tick)
+
+
+def decode_evaluation(
+    samples: Sequence[Sample], image_size: int, workers: int, tick: Callable[[int], None]
+) -> Store:
+    """Held-out images, decoded."""
+    return decode(evaluation_stream(samples, image_size, workers), tick)

@@ -164,8 +164,10 @@ class TestBatches:
     def stream(self, batch_size: int, workers: int, first: int = 0) -> list[tuple[list[int], bytes]]:
         store = store_of(23)
         plan = plan_epoch(0, 1, store.sizes, self.recipe)
+        parts = [plan.order[i : i + batch_size] for i in range(first * batch_size, 23, batch_size)]
         with ThreadPoolExecutor(workers) as pool:
-            return [(i.tolist(), p.tobytes()) for i, p in batches(store, plan, first, batch_size, 8, pool)]
+            found = batches(store, plan, parts, 8, pool, 2)
+            return [(i.tolist(), p.numpy().tobytes()) for i, p in found]
 
     def test_every_sample_once_in_the_plans_order(self) -> None:
         plan: Plan = plan_epoch(0, 1, store_of(23).sizes, self.recipe)
@@ -188,9 +190,10 @@ class TestBatches:
         store = store_of(6)
         plan = plan_epoch(0, 1, store.sizes, Recipe(flip_probability=0.5))
         with ThreadPoolExecutor(1) as pool:
-            (index, pixels), *_ = batches(store, plan, 0, 6, 8, pool)
+            (index, images), *_ = batches(store, plan, [plan.order], 8, pool, 2)
+        pixels = images.numpy()
         assert pixels.shape == (6, 8, 8, 3)
         assert pixels.dtype == np.uint8
         for i, image in zip(index, pixels, strict=True):
-            np.testing.assert_array_equal(image, crop(store[i], plan.boxes[i], bool(plan.flips[i]), 8))
+            np.testing.assert_array_equal(image, crop(store.image(i), plan.boxes[i], bool(plan.flips[i]), 8))
         assert len({math.prod(p.shape) for p in pixels}) == 1

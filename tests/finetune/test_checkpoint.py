@@ -59,6 +59,7 @@ def saver(folder: Path, made: Trainer, checkpoints: Checkpoints | None = None) -
     def ended(epoch: Epoch) -> None:
         if made.training.best_epoch == epoch.epoch:
             checkpoints.save_best(epoch.epoch, made.network)
+        made.settle()
         checkpoints.save(made, 1.5)
 
     return ended
@@ -78,6 +79,7 @@ class TestExactness:
         first = trainer(variant, step_ended=Counter(step))
         with pytest.raises(StoppedHere):
             first.run(saver(tmp_path, first))
+        first.settle()
         Checkpoints(tmp_path, "X").save(first, 2.0)
         second, found = resumed(tmp_path, variant)
         assert found
@@ -92,6 +94,7 @@ class TestExactness:
         first = trainer(C, batch_evaluated=Counter(batch))
         with pytest.raises(StoppedHere):
             first.run(saver(tmp_path, first))
+        first.settle()
         Checkpoints(tmp_path, "X").save(first, 2.0)
         second, found = resumed(tmp_path, C)
         assert found
@@ -124,6 +127,7 @@ class TestExactness:
             try:
                 training = made.run(saver(tmp_path, made))
             except StoppedHere:
+                made.settle()
                 Checkpoints(tmp_path, "X").save(made, 0.0)
             else:
                 break
@@ -227,6 +231,7 @@ class TestFolder:
 
     def test_saving_the_same_position_again_replaces_it(self, tmp_path: Path) -> None:
         made = self.trained(tmp_path)
+        made.settle()
         Checkpoints(tmp_path, "X").save(made, 99.0)
         again, _ = resumed(tmp_path, C, recipe=LONG)
         assert again.training.seconds == 99.0

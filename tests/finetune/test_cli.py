@@ -201,9 +201,15 @@ class TestRefused:
     def test_bad_images(self, finetune: Command, tmp_path: Path) -> None:
         image_tree(tmp_path / "pets", {"cat": 5, "dog": 5})
         (tmp_path / "pets" / "cat" / "bad.jpg").write_bytes(b"")
-        said = refused(finetune("train", *TINY[2:], "--dataset", "imagefolder:pets", "--out", "run"))
+        said = refused(finetune("train", *TINY[2:], "--dataset", "imagefolder:pets", "--weights", "bundled"))
         assert "cat/bad.jpg (not an image)" in said
-        assert not (tmp_path / "run" / "config.toml").exists()
+        assert not (tmp_path / "runs").exists()
+
+    def test_weights_are_read_before_images_are_decoded(self, finetune: Command, tmp_path: Path) -> None:
+        image_tree(tmp_path / "pets", {"cat": 5, "dog": 5})
+        (tmp_path / "pets" / "cat" / "bad.jpg").write_bytes(b"")
+        said = refused(finetune("train", *TINY[2:], "--dataset", "imagefolder:pets", "--weights", "no.pth"))
+        assert "no.pth" in said
 
     @pytest.mark.parametrize("fault", ["404", "500", "html"])
     def test_no_network(

@@ -14,10 +14,9 @@ from finetune import network
 from finetune.datasets import IMAGE_SUFFIXES, Dataset, load_dataset
 from finetune.errors import BadImagesError, DataError
 from finetune.splits import make_splits
-from finetune.store import decode_evaluation, decode_training
 from tests.conftest import real_data
 from tests.finetune.conftest import Server
-from tests.finetune.helpers import image_tree, photo
+from tests.finetune.helpers import decode_evaluation, decode_training, image_tree, photo
 
 NOWHERE = Path("never-made")
 

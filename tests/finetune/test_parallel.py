@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import torch
 from rich.console import Console
 
 from finetune import parallel
 from finetune.config import STANDARD_VARIANTS
 from finetune.errors import ConfigError, FinetuneError, RunFolderError
-from finetune.parallel import Ranks, TaggedReporter, deal, ranks, shard_folder, train_shard
+from finetune.parallel import ParallelError, Ranks, TaggedReporter, deal, ranks, shard_folder, train_shard
 from finetune.signals import Stopped, StopRequest
 from tests.finetune.helpers import Quiet, tiny
 
@@ -94,11 +95,20 @@ def test_a_process_of_eight_gets_each_variant() -> None:
         assert sorted(name for name, _ in deal(pairs, Ranks(rank, 8))) == ["a", "b", "c"]
 
 
-def test_who_speaks_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_speaks_is_said_and_nobody_draws(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = TaggedReporter(3)
-    reporter.console = Console()
+    reporter.console = Console(force_terminal=True, highlight=False)
     reporter.say("A seed 0")
+    with reporter.bar("A", 10) as advance:
+        advance(10)
     assert capsys.readouterr().out == "[3] A seed 0\n"
+
+
+def test_other_errors_are_not_taken_for_dead_processes() -> None:
+    with pytest.raises(RuntimeError, match="size mismatch"), parallel.dead_peers("go on"):
+        raise RuntimeError("size mismatch")
+    with pytest.raises(ParallelError, match=r": go on\.$"), parallel.dead_peers("go on"):
+        raise torch.distributed.DistBackendError("NCCL error: remote process exited")
 
 
 class TestShards:
@@ -261,8 +271,8 @@ def killed(_: int) -> None:
 
 
 DIED = (
-    "Every process must live to the end, but one has died (its launcher says which); what each has "
-    "trained is kept in its shard: start the same command again and it goes on."
+    "Every process must live to the end, but one has died (its launcher says which); what was trained is "
+    "kept: start the same command again and it goes on."
 )
 
 

@@ -15,8 +15,8 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 from finetune import images, store
 from finetune.datasets import Sample
 from finetune.errors import BadImagesError, DataError
-from finetune.store import decode_evaluation, decode_training, train_size
-from tests.finetune.helpers import photo
+from finetune.stream import train_size
+from tests.finetune.helpers import decode_evaluation, decode_training, photo
 
 
 def nothing(_: int) -> None:
@@ -50,7 +50,7 @@ class TestEvaluation:
     )
     def test_equals_torchvision(self, tmp_path: Path, width: int, height: int, size: int) -> None:
         path = photo(tmp_path / "x.png", width * height, width, height)
-        found = decode_evaluation([sample(path)], size, 1, nothing)[0]
+        found = decode_evaluation([sample(path)], size, 1, nothing).image(0)
         np.testing.assert_array_equal(found, as_torchvision(Image.open(path), size))
 
     @given(width=st.integers(8, 700), height=st.integers(8, 700), size=st.integers(8, 64))
@@ -58,13 +58,13 @@ class TestEvaluation:
     def test_equals_torchvision_for_any_shape(self, width: int, height: int, size: int) -> None:
         width, height = min(width, 8 * height), min(height, 8 * width)  # the next test has longer ones
         grey = np.random.default_rng(width).integers(0, 256, (height, width), dtype=np.uint8)
-        found = decode_evaluation([Sample("0", 0, grey)], size, 1, nothing)[0]
+        found = decode_evaluation([Sample("0", 0, grey)], size, 1, nothing).image(0)
         np.testing.assert_array_equal(found, as_torchvision(Image.fromarray(grey), size))
 
     @pytest.mark.parametrize(("width", "height"), [(3000, 10), (10, 3000), (901, 100)])
     def test_of_a_very_long_image_the_middle(self, width: int, height: int) -> None:
         grey = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
-        found = decode_evaluation([Sample("0", 0, grey)], 32, 1, nothing)[0]
+        found = decode_evaluation([Sample("0", 0, grey)], 32, 1, nothing).image(0)
         middle = (
             grey[:, width // 2 - 40 : width // 2 + 40] if width > height else grey[height // 2 - 40 :][:80]
         )
@@ -76,7 +76,7 @@ class TestEvaluation:
 
     def test_a_jpeg(self, tmp_path: Path) -> None:
         path = photo(tmp_path / "x.jpg", 5, 90, 70, quality=90)
-        found = decode_evaluation([sample(path)], 32, 1, nothing)[0]
+        found = decode_evaluation([sample(path)], 32, 1, nothing).image(0)
         np.testing.assert_array_equal(found, as_torchvision(Image.open(path), 32))
 
     def test_several_in_order_and_each_told(self, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ class TestEvaluation:
         assert len(found) == 7
         assert sum(told) == 7
         for i, path in enumerate(paths):
-            np.testing.assert_array_equal(found[i], as_torchvision(Image.open(path), 16))
+            np.testing.assert_array_equal(found.image(i), as_torchvision(Image.open(path), 16))
 
 
 class TestOrientation:
@@ -107,8 +107,8 @@ class TestOrientation:
             8: raw[:, ::-1].swapaxes(0, 1),
         }[orientation]
         stored = decode_training([sample(path)], 64, 1, nothing)
-        np.testing.assert_array_equal(stored[0], upright)
-        seen = decode_evaluation([sample(path)], 16, 1, nothing)[0]
+        np.testing.assert_array_equal(stored.image(0), upright)
+        seen = decode_evaluation([sample(path)], 16, 1, nothing).image(0)
         np.testing.assert_array_equal(
             seen, as_torchvision(Image.fromarray(np.ascontiguousarray(upright)), 16)
         )
@@ -135,12 +135,12 @@ class TestTraining:
     def test_small_images_are_kept_as_they_are(self, tmp_path: Path) -> None:
         path = photo(tmp_path / "x.png", 1, 30, 21)
         kept = decode_training([sample(path)], 16, 1, nothing)
-        np.testing.assert_array_equal(kept[0], np.asarray(Image.open(path)))
+        np.testing.assert_array_equal(kept.image(0), np.asarray(Image.open(path)))
 
     def test_large_ones_are_resized(self, tmp_path: Path) -> None:
         path = photo(tmp_path / "x.png", 1, 96, 64)
         kept = decode_training([sample(path)], 16, 1, nothing)
-        np.testing.assert_array_equal(kept[0], np.asarray(Image.open(path).resize((48, 32), 2)))
+        np.testing.assert_array_equal(kept.image(0), np.asarray(Image.open(path).resize((48, 32), 2)))
 
     def test_different_sizes_lie_behind_each_other(self, tmp_path: Path) -> None:
         sizes = [(10, 20), (33, 12), (8, 8)]
@@ -149,7 +149,7 @@ class TestTraining:
         assert kept.sizes.tolist() == [[h, w] for w, h in sizes]
         assert kept.offsets.tolist() == [0, 600, 600 + 1188]
         for i, path in enumerate(paths):
-            np.testing.assert_array_equal(kept[i], np.asarray(Image.open(path)))
+            np.testing.assert_array_equal(kept.image(i), np.asarray(Image.open(path)))
 
 
 class TestModes:
@@ -162,16 +162,16 @@ class TestModes:
         else:
             Image.fromarray((grey // 2).astype(np.uint8)).convert("RGB").convert(mode).save(path)
         for decode in (decode_training, decode_evaluation):
-            assert decode([sample(path)], 16, 1, nothing)[0].shape[2] == 3
+            assert decode([sample(path)], 16, 1, nothing).image(0).shape[2] == 3
 
     def test_sixteen_bits_are_scaled_to_eight(self, tmp_path: Path) -> None:
         grey = np.full((20, 20), 200 * 256 + 7, dtype=np.uint16)
         Image.fromarray(grey).save(tmp_path / "x.png")
-        assert (decode_training([sample(tmp_path / "x.png")], 16, 1, nothing)[0] == 200).all()
+        assert (decode_training([sample(tmp_path / "x.png")], 16, 1, nothing).image(0) == 200).all()
 
     def test_transparent_parts_become_white(self, tmp_path: Path) -> None:
         Image.new("RGBA", (20, 20), (10, 20, 30, 0)).save(tmp_path / "x.png")
-        assert (decode_training([sample(tmp_path / "x.png")], 16, 1, nothing)[0] == 255).all()
+        assert (decode_training([sample(tmp_path / "x.png")], 16, 1, nothing).image(0) == 255).all()
 
     def test_remarks_on_odd_metadata_are_no_errors(self, tmp_path: Path) -> None:
         image = Image.new("P", (20, 20))
