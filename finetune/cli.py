@@ -29,6 +29,7 @@ from finetune.signals import Stopped, StopRequest
 
 EXIT_FAILED_VARIANT = 1
 EXIT_BAD_INPUT = 2
+PROFILED_EPOCHS = 2
 NEWEST = Path("newest")
 """What `--resume` stands for without a folder."""
 
@@ -172,12 +173,23 @@ def train(out: Path | None, resume: Path | None, parallel: str | None, **options
     try:
         record = _train(config, out, resume is not None, parallel, stop)
     except Stopped:
-        begun = (out / "config.toml").is_file()
-        way_on = f"Go on with: finetune train --resume {out}" if begun else "Nothing was trained yet."
-        click.echo(f"Interrupted. {way_on}", err=True)
+        click.echo(f"Interrupted. {_way_on(out, parallel)}", err=True)
         raise
-    failed = any(run["status"] != "completed" for run in record["runs"])
-    return EXIT_FAILED_VARIANT if failed else 0
+    return _exit_code(record)
+
+
+def _exit_code(record: dict[str, Any]) -> int:
+    return EXIT_FAILED_VARIANT if any(run["status"] != "completed" for run in record["runs"]) else 0
+
+
+def _way_on(out: Path, parallel: str | None) -> str:
+    """How to go on with an interrupted run."""
+    if parallel == "runs":
+        return "The same command goes on."
+    if not (out / "config.toml").is_file():
+        return "Nothing was trained yet."
+    launched = "the same number of processes and --parallel data" if parallel else "finetune train"
+    return f"Go on with: {launched} --resume {out}"
 
 
 def _train(
@@ -232,6 +244,72 @@ def evaluate(run: Path, output: Path, **options: Any) -> None:
     from finetune.reevaluate import evaluate_run
 
     evaluate_run(run, output, Reporter(), **options)
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New run folder.")
+def merge(runs: tuple[Path, ...], out: Path) -> int:
+    """Join RUNS, the shards of one experiment, into one run folder.
+
+    They must agree on everything but variants and seeds.
+    """
+    from finetune.console import Reporter
+    from finetune.merge import merge_runs
+
+    return _exit_code(merge_runs(runs, out, Reporter()))
+
+
+@cli.command()
+@_experiment_options
+def profile(**options: Any) -> int:
+    """Show where the time of a short run goes: two epochs unless --epochs says otherwise. Keeps nothing."""
+    config = _configure(**{**options, "epochs": options["epochs"] or PROFILED_EPOCHS})
+    from finetune.console import Reporter
+    from finetune.profile import profile_run
+
+    stop = StopRequest()
+    stop.install()
+    profile_run(config, Reporter(), stop)
+    return 0
+
+
+@cli.group()
+def data() -> None:
+    """Decoded images, kept between runs in ~/.cache/finetune, or below XDG_CACHE_HOME."""
+
+
+@data.command()
+@_experiment_options
+def prepare(**options: Any) -> None:
+    """Decode the images of an experiment now, so that runs find them ready."""
+    config = dataclasses.replace(_configure(**options), store="disk")
+    from finetune.console import Reporter
+    from finetune.load import divide, make_ready
+
+    make_ready(config, divide(config), Reporter())
+
+
+@data.command("list")
+def list_() -> None:
+    """List what is kept: images, megabytes, last use."""
+    from finetune.cache import cache_folder, entries
+
+    found = entries()
+    for entry in found:
+        megabytes = f"{entry.n_bytes / 1e6:,.0f} MB"
+        click.echo(f"{entry.name:<45}{entry.n_images:>10,}{megabytes:>14}  {entry.used_at:%Y-%m-%d %H:%M}")
+    total = sum(entry.n_bytes for entry in found)
+    click.echo(f"{total / 1e6:,.0f} MB in {cache_folder()}")
+
+
+@data.command()
+@click.argument("names", nargs=-1)
+def clear(names: tuple[str, ...]) -> None:
+    """Remove what is kept: all of it, or the entries of these NAMES."""
+    from finetune.cache import clear as clear_cache
+
+    click.echo(f"{clear_cache(names) / 1e6:,.0f} MB freed")
 
 
 @cli.command()

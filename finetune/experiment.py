@@ -91,7 +91,7 @@ def run_experiment(
         FinetuneError: something the user can put right; what was trained before is kept.
         Stopped: a signal came; a checkpoint has been written.
     """
-    n_runs = len(config.variants) * config.seeds
+    n_runs = len(config.variants) * config.seeds if pairs is None else len(pairs)
     if team.first:
         host.check_writable(out, "run folder", STATE_BYTES + n_runs * CHECKPOINT_BYTES)
         if not resume:
@@ -123,6 +123,8 @@ def run_experiment(
         if not team.first:
             return record
         results.remove_state(out)
+        if pairs is not None:  # a shard is not to be judged by itself
+            return record
         curves(record, out / "curves.png")
         reporter.table(summary(record))
         reporter.say(f"Results: {out / 'results.json'}   Curves: {out / 'curves.png'}   Grade: grader {out}")
@@ -150,7 +152,7 @@ def prepare(config: ExperimentConfig, reporter: Reporter, team: Team = ALONE) ->
     with memory_errors(config):
         divided = divide(config, workers)
         weights = _weights(config, len(divided.dataset.classes), reporter)
-        divided, images, seconds = make_ready(config, divided, workers, device, reporter)
+        divided, images, seconds = make_ready(config, divided, reporter, workers, device)
     config = dataclasses.replace(config, cache_views=_views(config, len(images.train), device))
     dataset, splits = divided.dataset, divided.splits
     download_seconds = dataset.download_seconds + (weights.download_seconds if weights else 0.0)

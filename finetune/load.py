@@ -16,11 +16,13 @@ from finetune.console import Reporter
 from finetune.datasets import Dataset, load_dataset
 from finetune.errors import BadImagesError, ConfigError
 from finetune.gpu import DeviceStore
+from finetune.host import cores
 from finetune.splits import Splits, make_splits
 from finetune.store import Store
 from finetune.stream import Stream, check_all, evaluation_stream, training_stream
 from finetune.train import Images
 
+CPU = torch.device("cpu")
 SHARE_OF_GPU = 4
 """With `--store auto`, images go to the GPU if they take at most one part in so many of its free memory."""
 
@@ -34,13 +36,17 @@ class Divided:
     since: float
 
 
-def divide(config: ExperimentConfig, workers: int) -> Divided:
+def divide(config: ExperimentConfig, workers: int | None = None) -> Divided:
     """Find the images and divide them.
+
+    Args:
+        config: the experiment.
+        workers: threads; None takes one a core.
 
     Raises:
         DataError: they are not as the configuration says.
     """
-    return _divided(config, load_dataset(config.dataset, Path(config.data_root)), workers)
+    return _divided(config, load_dataset(config.dataset, Path(config.data_root)), workers or cores())
 
 
 def _divided(config: ExperimentConfig, dataset: Dataset, workers: int) -> Divided:
@@ -49,9 +55,20 @@ def _divided(config: ExperimentConfig, dataset: Dataset, workers: int) -> Divide
 
 
 def make_ready(
-    config: ExperimentConfig, divided: Divided, workers: int, device: torch.device, reporter: Reporter
+    config: ExperimentConfig,
+    divided: Divided,
+    reporter: Reporter,
+    workers: int | None = None,
+    device: torch.device = CPU,
 ) -> tuple[Divided, Images, float]:
     """Decode every image once, or see that it can be; what is used in the end, and the seconds that took.
+
+    Args:
+        config: the experiment.
+        divided: its images.
+        reporter: told what is left out and where the images lie.
+        workers: threads; None takes one a core.
+        device: where they are needed.
 
     Raises:
         ConfigError: `--store device` without a GPU.
@@ -63,7 +80,7 @@ def make_ready(
             "--store device keeps the images in a GPU's memory, but this job runs on the CPU; use --store "
             "memory or auto."
         )
-    started = time.perf_counter()
+    started, workers = time.perf_counter(), workers or cores()
     while True:
         try:
             sources, notes = _sources(config, divided, workers, reporter)

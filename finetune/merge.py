@@ -95,8 +95,8 @@ def merge_runs(runs: Sequence[Path], out: Path, reporter: Reporter) -> dict[str,
 
 
 def _read(run: Path) -> dict[str, Any]:
-    record = reevaluate._results(run)
-    results._require_consistent(record, run / "results.json")
+    record = reevaluate.read_results(run)
+    results.require_consistent(record, run / "results.json")
     return record
 
 
@@ -108,7 +108,7 @@ def _require_alike(runs: Sequence[Path], records: list[dict[str, Any]]) -> None:
             first, before = known[0]
             if part == "config":
                 before, value = ({**v, "variants": None, "seeds": None} for v in (before, value))
-            difference = results._difference(before, value, part)
+            difference = results.difference(before, value, part)
             if difference:
                 raise RunFolderError(
                     f"Joined runs must {rule}, but from {first} to {run} {difference}; {advice}."
@@ -140,7 +140,7 @@ def _config(first: Path, records: list[dict[str, Any]]) -> ExperimentConfig:
         if variants.setdefault(row["name"], row) != row:
             raise RunFolderError(
                 f"Joined runs must mean the same by a variant's name, but variant {row['name']} was "
-                f"{results._short(variants[row['name']])} and is {results._short(row)}; rename one of them."
+                f"{results.short(variants[row['name']])} and is {results.short(row)}; rename one of them."
             )
     seeds = sorted({seed for c in configs for seed in c["seeds"]})
     if seeds[-1] - seeds[0] >= len(seeds):
@@ -156,7 +156,7 @@ def _config(first: Path, records: list[dict[str, Any]]) -> ExperimentConfig:
         seeds=len(seeds),
     )
     whole = {**configs[0], "variants": list(variants.values()), "seeds": seeds}
-    difference = results._difference(whole, results.config_record(config, whole["split"]), "config")
+    difference = results.difference(whole, results.config_record(config, whole["split"]), "config")
     if difference:
         raise RunFolderError(
             f"{path} must be as finetune wrote it beside results.json, but {difference}; put that back."

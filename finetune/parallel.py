@@ -224,8 +224,13 @@ def train_parallel(
         Stopped: a signal came.
     """
     place = ranks()
-    if torch.cuda.is_available():
+    if config.device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
+    if config.cache_views == "auto":
+        raise ConfigError(
+            "--cache-views auto asks one machine's memory, so with --parallel it must be a number, but auto "
+            "was given; name the number of epochs, for instance."
+        )
     if mode == "runs":
         if resume:
             raise ConfigError(

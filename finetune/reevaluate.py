@@ -12,7 +12,7 @@ import torch
 from finetune import environment, host, results
 from finetune.config import GROUPS, Variant, load_preset
 from finetune.console import Reporter
-from finetune.errors import DataError, RunFolderError, WeightsError
+from finetune.errors import ConfigError, DataError, RunFolderError, WeightsError
 from finetune.evaluate import evaluate
 from finetune.experiment import run_stem
 from finetune.files import write_atomically
@@ -37,17 +37,20 @@ def evaluate_run(
     Raises:
         FinetuneError: no results, other images than the run's, or a checkpoint that is not the recorded one.
     """
-    record = _results(run)
+    record = read_results(run)
     config = load_preset(str(run / "config.toml"))
     config = dataclasses.replace(
         config, dataset=dataset or config.dataset, data_root=data_root or config.data_root
     )
     target = environment.choose_device(device)
-    workers = config.workers or host.cores()
     torch.set_num_threads(host.cores())
-    divided, images, _ = make_ready(config, divide(config, workers), workers, target, reporter)
+    divided, images, _ = make_ready(config, divide(config), reporter, device=target)
     splits = divided.splits
-    precision = environment.choose_precision(config.precision, target)
+    try:
+        precision = environment.choose_precision(config.precision, target)
+    except ConfigError:
+        precision = "fp32"
+        reporter.say(f"Trained in {config.precision}, evaluated in fp32: losses differ by rounding.")
     for name in ("val", "test"):
         recorded = record["dataset"]["splits"][name]["fingerprint"]
         if splits.by_name[name].fingerprint != recorded:
@@ -73,7 +76,12 @@ def evaluate_run(
             reporter.say(f"{stem} {name}: {predictions.metrics(labels.numpy()).accuracy:.1%}")
 
 
-def _results(run: Path) -> dict[str, Any]:
+def read_results(run: Path) -> dict[str, Any]:
+    """A run folder's results.
+
+    Raises:
+        RunFolderError: there are none, or they do not fit the schema.
+    """
     try:
         record = json.loads((run / "results.json").read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -73,7 +73,7 @@ def ended_runs(out: Path, record: dict[str, Any]) -> tuple[list[dict[str, Any]],
     _require_own_folders(out)
     before = _read(out / "results.json")
     if before is not None:
-        _require_consistent(before, out / "results.json")
+        require_consistent(before, out / "results.json")
     identity = before or _read(out / STATE / "identity.json")
     if identity is None:
         return [], 0.0
@@ -83,10 +83,10 @@ def ended_runs(out: Path, record: dict[str, Any]) -> tuple[list[dict[str, Any]],
             "start a new run."
         )
     for part in IDENTITY:
-        difference = _difference(identity[part], record[part], part)
-        if difference:
+        found = difference(identity[part], record[part], part)
+        if found:
             raise RunFolderError(
-                f"A run can only go on with what it began with, but in {out} {difference}; "
+                f"A run can only go on with what it began with, but in {out} {found}; "
                 "put that back or start a new run."
             )
     return (list(before["runs"]), float(before["timings"]["total_seconds"])) if before else ([], 0.0)
@@ -101,7 +101,8 @@ def _require_own_folders(out: Path) -> None:
             )
 
 
-def _require_consistent(record: dict[str, Any], path: Path) -> None:
+def require_consistent(record: dict[str, Any], path: Path) -> None:
+    """Raise RunFolderError if results read from `path` are not as finetune writes them."""
     problem = schema_problem(record)
     for run in () if problem else record["runs"]:
         if (run["best_epoch"] or 0) > len(run["epochs"]):
@@ -126,14 +127,15 @@ def _read(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _difference(before: Any, now: Any, path: str) -> str:
+def difference(before: Any, now: Any, path: str) -> str:
     """Where two values first differ, in words; empty if they do not."""
     if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys():
-        return next(filter(None, (_difference(before[k], now[k], f"{path}.{k}") for k in before)), "")
-    return "" if before == now else f"{path} was {_short(before)} and is {_short(now)}"
+        return next(filter(None, (difference(before[k], now[k], f"{path}.{k}") for k in before)), "")
+    return "" if before == now else f"{path} was {short(before)} and is {short(now)}"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value in at most 80 letters."""
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
