@@ -93,8 +93,10 @@ LABEL org.opencontainers.image.title="finetune grader" \
       org.opencontainers.image.revision="${REVISION}"
 
 FROM train-packages AS train
-# Images that outgrow the memory are spilled to TMPDIR: to a disk, whereas /tmp is usually memory itself.
+# Decoded images are kept for later runs; those that outgrow the memory are spilled to TMPDIR: to a disk, whereas
+# /tmp is usually memory itself.
 ENV TORCH_HOME=/workspace/weights \
+    XDG_CACHE_HOME=/workspace/data/.cache \
     TMPDIR=/workspace/data
 COPY --from=code /opt/finetune /opt/finetune
 USER 10001:10001

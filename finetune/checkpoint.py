@@ -3,7 +3,8 @@
 `RUN/state/` holds the run under way: after each epoch, and every few minutes within one, a file with the
 network, the optimizer's momentum and the history; the last two are kept. Nothing random has a state to keep:
 order, crops and flips are functions of (seed, epoch, sample). A file's name ends in the first digits of its
-SHA-256, so a damaged one is recognised and the one before it is taken.
+SHA-256, so a damaged one is recognised and the one before it is taken. Training goes on while a copy is
+written.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import dataclasses
 import hashlib
 import json
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +33,13 @@ from finetune.weights import State
 KEPT = 2
 
 
-def network_state(network: Network) -> State:
-    """A copy of all parameters and buffers on the CPU, in plain memory order."""
-    return {n: _plain(t) for n, t in network.state_dict().items()}
+IN_FLIGHT = 2
+"""Files that may wait to be written: the best network and the resume point of one epoch."""
 
 
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the CPU, in the order in which it lies: a fraction of the time that plain order takes."""
+    return torch.empty_like(tensor, device="cpu").copy_(tensor.detach())
 
 
 class Checkpoints:
@@ -51,17 +54,43 @@ class Checkpoints:
         self.folder = folder
         self.stem = stem
         self._bests: deque[int] = deque(maxlen=KEPT)  # the epochs that the checkpoints kept refer to
+        self._writer = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def flush(self, left: int = 0) -> None:
+        """Wait until all files but `left` are written.
+
+        Raises:
+            RunFolderError: one cannot be.
+            MemoryError: too little memory to build one.
+        """
+        while len(self._waiting) > left:
+            self._waiting.popleft().result()
+
+    def check(self) -> None:
+        """Raise what kept a file from being written, if that is known by now."""
+        while self._waiting and self._waiting[0].done():
+            self._waiting.popleft().result()
+
+    def _write(self, work: Callable[[], None]) -> None:
+        self.flush(left=IN_FLIGHT - 1)
+        self._waiting.append(self._writer.submit(work))
 
     def save_best(self, epoch: int, network: Network) -> None:
         """Keep the network of a new best epoch.
 
         Its name tells the epoch: a crash before the next `save` cannot exchange it for an older best.
         """
-        content = _file(network_state(network))
-        written = self.folder / f"{self.stem}-best{epoch:06d}-{_digits(content)}.safetensors"
-        write_atomically(written, content)
-        for same in set(self._best_files(epoch)) - {written}:
-            same.unlink(missing_ok=True)
+        tensors = {n: _copy(t) for n, t in network.state_dict().items()}
+
+        def write() -> None:
+            content = _file(tensors)
+            written = self.folder / f"{self.stem}-best{epoch:06d}-{_digits(content)}.safetensors"
+            write_atomically(written, content)
+            for same in set(self._best_files(epoch)) - {written}:
+                same.unlink(missing_ok=True)
+
+        self._write(write)
 
     def best(self, epoch: int) -> bytes:
         """The safetensors file of the best epoch.
@@ -69,6 +98,7 @@ class Checkpoints:
         Raises:
             RunFolderError: it is gone or damaged.
         """
+        self.flush()
         content = self._undamaged_best(epoch)
         if content is None:
             raise RunFolderError(
@@ -80,16 +110,18 @@ class Checkpoints:
     def save(self, trainer: Trainer, seconds: float) -> None:
         """Write where training stands, and drop all but the last two such files.
 
+        It returns when a copy has been made; an error in writing it is raised by what is called next.
+
         Args:
             trainer: between two steps, or after an epoch, and settled.
             seconds: spent on this run so far.
         """
         training = trainer.training
-        tensors = {f"network.{n}": t for n, t in network_state(trainer.network).items()}
+        tensors = {f"network.{n}": _copy(t) for n, t in trainer.network.state_dict().items()}
         for name, parameter in trainer.network.trainable():
             momentum = trainer.optimizer.state[parameter].get("momentum_buffer")
             if momentum is not None:
-                tensors[f"momentum.{name}"] = _plain(momentum)
+                tensors[f"momentum.{name}"] = _copy(momentum)
         for split, predictions in training.best_predictions.items():
             tensors[f"best.{split}.predicted"] = torch.from_numpy(predictions.predicted)
             tensors[f"best.{split}.nll"] = torch.from_numpy(predictions.nll)
@@ -103,19 +135,25 @@ class Checkpoints:
             "current": dataclasses.asdict(training.current),
             "seconds": seconds,
         }
-        content = _file(tensors, {"training": json.dumps(fields)})
+        described = {"training": json.dumps(fields)}
         position = f"{training.steps:010d}-{len(training.epochs):06d}"
-        written = self.folder / f"{self.stem}-{position}-{_digits(content)}.safetensors"
-        write_atomically(written, content)
-        for same in set(self.folder.glob(f"{self.stem}-{position}-*")) - {written}:
-            same.unlink()
-        self._bests.append(training.best_epoch or 0)
-        kept = {
-            *self._positions()[-KEPT:],
-            *(path for epoch in self._bests for path in self._best_files(epoch)),
-        }
-        for path in set(self.folder.glob(f"{self.stem}-*")) - kept:
-            path.unlink(missing_ok=True)
+        best = training.best_epoch or 0
+
+        def write() -> None:
+            content = _file(tensors, described)
+            written = self.folder / f"{self.stem}-{position}-{_digits(content)}.safetensors"
+            write_atomically(written, content)
+            for same in set(self.folder.glob(f"{self.stem}-{position}-*")) - {written}:
+                same.unlink()
+            self._bests.append(best)
+            kept = {
+                *self._positions()[-KEPT:],
+                *(path for epoch in self._bests for path in self._best_files(epoch)),
+            }
+            for path in set(self.folder.glob(f"{self.stem}-*")) - kept:
+                path.unlink(missing_ok=True)
+
+        self._write(write)
 
     def restore(self, trainer: Trainer) -> bool:
         """Put a fresh trainer where the newest undamaged checkpoint stands; False if there is none.
@@ -151,6 +189,7 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove all checkpoints of this run."""
+        self.flush()
         for path in self.folder.glob(f"{self.stem}-*"):
             path.unlink(missing_ok=True)
 
@@ -172,7 +211,7 @@ def _file(tensors: State, metadata: dict[str, str] | None = None) -> bytes:
     """
     copies = 3  # one in Python, one in the library, one handed over
     np.empty(copies * sum(t.nbytes for t in tensors.values()), dtype=np.uint8)  # given back at once
-    return safetensors.torch.save(tensors, metadata=metadata)
+    return safetensors.torch.save({n: t.contiguous() for n, t in tensors.items()}, metadata=metadata)
 
 
 def _digits(content: bytes) -> str:

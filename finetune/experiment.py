@@ -258,6 +258,7 @@ def _run(
 
         def step_ended(n_images: int) -> None:
             advance(n_images)
+            checkpoints.check()
             team.check(stop)
             (due,) = team.agree(time.perf_counter() - saved > CHECKPOINT_SECONDS)
             if due:
@@ -297,7 +298,9 @@ def _run(
             training = trainer.run(epoch_ended)
         except Stopped:
             save(trainer)
+            checkpoints.flush()
             raise
+        checkpoints.flush()
     if training.failure:
         reporter.say(f"{stem} failed. {training.failure}")
     artifacts = None

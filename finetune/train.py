@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -169,6 +170,8 @@ class Trainer:
             epoch_ended: called after each epoch; may raise to stop.
         """
         training = self.training
+        if self.device.type == "cuda":
+            self._warm_up()
         with ThreadPoolExecutor(self.workers) as pool:
             while len(training.epochs) < self.recipe.epochs and training.failure is None:
                 number = len(training.epochs) + 1
@@ -180,6 +183,21 @@ class Trainer:
                 if training.failure is None:
                     epoch_ended(training.epochs[-1])
         return training
+
+    def _warm_up(self) -> None:
+        """Let a GPU's libraries load and choose their algorithms before the clock runs; nothing is learnt.
+
+        A processor's first step takes no longer than the others.
+        """
+        copy, side = deepcopy(self.network), self.recipe.image_size
+        last = len(self.images.train) % self.recipe.batch_size
+        for size in {self.team.share(np.arange(n)).size for n in (self.recipe.batch_size, last)} - {0, 1}:
+            pixels = torch.zeros(size, side, side, 3, dtype=torch.uint8)
+            with mixed(self.precision, self.device):
+                logits = copy.train()(normalised(pixels, self.device))
+            logits.float().sum().backward()  # type: ignore[no-untyped-call]
+            with mixed(self.precision, self.device), torch.inference_mode():
+                copy.eval()(normalised(pixels, self.device))
 
     def _pass(self, number: int, pool: ThreadPoolExecutor) -> None:
         """What is left of a pass over the training split.

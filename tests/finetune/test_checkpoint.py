@@ -10,7 +10,7 @@ import pytest
 import safetensors
 import torch
 
-from finetune.checkpoint import Checkpoints, network_state
+from finetune.checkpoint import Checkpoints
 from finetune.config import STANDARD_VARIANTS, Variant
 from finetune.errors import RunFolderError
 from finetune.models import build, fingerprint
@@ -21,6 +21,14 @@ A, _, C = STANDARD_VARIANTS
 LONG = dataclasses.replace(RECIPE, epochs=4)
 
 pytestmark = pytest.mark.usefixtures("narrow")
+
+
+def saved(made: Trainer, folder: Path, seconds: float) -> None:
+    """Write a checkpoint and wait for it."""
+    made.settle()
+    kept = Checkpoints(folder, "X")
+    kept.save(made, seconds)
+    kept.flush()
 
 
 class StoppedHere(Exception):  # noqa: N818 - no error
@@ -42,7 +50,7 @@ class Counter:
 def outcome(made: Trainer, training: Training) -> dict[str, Any]:
     return {
         "epochs": timeless(training),
-        "network": fingerprint(network_state(made.network)),
+        "network": fingerprint(made.network.state_dict()),
         "best": training.best_epoch,
         "predictions": {
             s: (p.predicted.tolist(), p.nll.tolist()) for s, p in training.best_predictions.items()
@@ -61,6 +69,7 @@ def saver(folder: Path, made: Trainer, checkpoints: Checkpoints | None = None) -
             checkpoints.save_best(epoch.epoch, made.network)
         made.settle()
         checkpoints.save(made, 1.5)
+        checkpoints.flush()
 
     return ended
 
@@ -79,8 +88,7 @@ class TestExactness:
         first = trainer(variant, step_ended=Counter(step))
         with pytest.raises(StoppedHere):
             first.run(saver(tmp_path, first))
-        first.settle()
-        Checkpoints(tmp_path, "X").save(first, 2.0)
+        saved(first, tmp_path, 2.0)
         second, found = resumed(tmp_path, variant)
         assert found
         assert second.training.steps == step
@@ -94,8 +102,7 @@ class TestExactness:
         first = trainer(C, batch_evaluated=Counter(batch))
         with pytest.raises(StoppedHere):
             first.run(saver(tmp_path, first))
-        first.settle()
-        Checkpoints(tmp_path, "X").save(first, 2.0)
+        saved(first, tmp_path, 2.0)
         second, found = resumed(tmp_path, C)
         assert found
         assert outcome(second, second.run(nothing)) == expected
@@ -127,8 +134,7 @@ class TestExactness:
             try:
                 training = made.run(saver(tmp_path, made))
             except StoppedHere:
-                made.settle()
-                Checkpoints(tmp_path, "X").save(made, 0.0)
+                saved(made, tmp_path, 0.0)
             else:
                 break
         assert outcome(made, training) == expected
@@ -180,7 +186,7 @@ class TestFolder:
 
         def ended(epoch: Epoch) -> None:
             save(epoch)
-            networks.append(fingerprint(network_state(first.network)))
+            networks.append(fingerprint(first.network.state_dict()))
 
         training = first.run(ended)
         assert training.best_epoch is not None
@@ -231,8 +237,7 @@ class TestFolder:
 
     def test_saving_the_same_position_again_replaces_it(self, tmp_path: Path) -> None:
         made = self.trained(tmp_path)
-        made.settle()
-        Checkpoints(tmp_path, "X").save(made, 99.0)
+        saved(made, tmp_path, 99.0)
         again, _ = resumed(tmp_path, C, recipe=LONG)
         assert again.training.seconds == 99.0
         assert len([p for p in self.positions(tmp_path) if "-0000000012-" in p.name]) == 1
