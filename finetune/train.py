@@ -195,7 +195,7 @@ class Trainer:
             pixels = torch.zeros(size, side, side, 3, dtype=torch.uint8)
             with mixed(self.precision, self.device):
                 logits = copy.train()(normalised(pixels, self.device))
-            logits.float().sum().backward()  # type: ignore[no-untyped-call]
+            logits.float().sum().backward()
             with mixed(self.precision, self.device), torch.inference_mode():
                 copy.eval()(normalised(pixels, self.device))
 
