@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors
+import safetensors.torch
 import torch
 
+from finetune import checkpoint, files
 from finetune.checkpoint import Checkpoints
 from finetune.config import STANDARD_VARIANTS, Variant
 from finetune.errors import RunFolderError
@@ -248,3 +252,62 @@ class TestFolder:
         (tmp_path / "X2-best000001.safetensors").touch()
         Checkpoints(tmp_path, "X").clear()
         assert sorted(p.name for p in tmp_path.iterdir()) == ["X2-best000001.safetensors", "identity.json"]
+
+
+class TestWriting:
+    """Files are written while training goes on."""
+
+    def test_training_does_not_wait_for_the_disk(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        disk = threading.Event()
+        monkeypatch.setattr(files.os, "fsync", lambda _: disk.wait(10))
+        made = trainer(C)
+        made.training.best_epoch = 1
+        kept = Checkpoints(tmp_path, "X")
+        kept.save_best(1, made.network)
+        kept.save(made, 1.0)
+        assert not list(tmp_path.glob("*.safetensors"))
+        disk.set()
+        kept.flush()
+        assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+    def test_what_is_written_is_the_network_of_that_moment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        disk = threading.Event()
+        real = checkpoint.write_atomically
+        monkeypatch.setattr(checkpoint, "write_atomically", lambda *a: (disk.wait(10), real(*a))[1])
+        made = trainer(A)
+        before = fingerprint(made.network.state_dict())
+        kept = Checkpoints(tmp_path, "X")
+        kept.save_best(1, made.network)
+        made.run(nothing)
+        disk.set()
+        assert fingerprint(made.network.state_dict()) != before
+        assert fingerprint(safetensors.torch.load(kept.best(1))) == before
+
+    def test_a_full_disk_is_told_at_the_next_step(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(files.os, "fsync", full_disk)
+        made = trainer(C)
+        kept = Checkpoints(tmp_path, "X")
+        kept.save(made, 1.0)
+        kept._writer.shutdown()
+        with pytest.raises(RunFolderError, match="make room"):
+            kept.check()
+        kept.check()  # once
+
+    def test_no_more_than_an_epochs_files_wait(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(files.os, "fsync", full_disk)
+        made = trainer(C)
+        kept = Checkpoints(tmp_path, "X")
+        kept.save_best(1, made.network)
+        kept.save(made, 1.0)
+        with pytest.raises(RunFolderError, match="make room"):
+            kept.save_best(2, made.network)
+
+
+def full_disk(_: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
