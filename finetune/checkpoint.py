@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ from finetune.weights import State
 
 KEPT = 2
 
+
+DTYPES = {torch.float32: "F32", torch.int64: "I64"}
+"""What a checkpoint's tensors are: parameters, momentum, statistics and losses; counters and classes."""
 
 IN_FLIGHT = 2
 """Files that may wait to be written: the best network and the resume point of one epoch."""
@@ -86,7 +89,7 @@ class Checkpoints:
         def write() -> None:
             content = _file(tensors)
             written = self.folder / f"{self.stem}-best{epoch:06d}-{_digits(content)}.safetensors"
-            write_atomically(written, content)
+            write_atomically(written, *content)
             for same in set(self._best_files(epoch)) - {written}:
                 same.unlink(missing_ok=True)
 
@@ -142,7 +145,7 @@ class Checkpoints:
         def write() -> None:
             content = _file(tensors, described)
             written = self.folder / f"{self.stem}-{position}-{_digits(content)}.safetensors"
-            write_atomically(written, content)
+            write_atomically(written, *content)
             for same in set(self.folder.glob(f"{self.stem}-{position}-*")) - {written}:
                 same.unlink()
             self._bests.append(best)
@@ -203,20 +206,37 @@ class Checkpoints:
         return sorted(self.folder.glob(f"{self.stem}-[0-9]*-[0-9]*-*.safetensors"))
 
 
-def _file(tensors: State, metadata: dict[str, str] | None = None) -> bytes:
-    """A safetensors file's content.
+def _file(tensors: State, metadata: dict[str, str] | None = None) -> list[bytes | memoryview]:
+    """A safetensors file's content in parts (the format's description: github.com/huggingface/safetensors).
 
-    Raises:
-        MemoryError: too little memory; asked for beforehand, since the library then ends the whole process.
+    The library's own writer holds two more copies of all tensors, and ends the process where memory runs out.
+
+    Args:
+        tensors: put into plain order one by one.
+        metadata: strings for the header.
     """
-    copies = 3  # one in Python, one in the library, one handed over
-    np.empty(copies * sum(t.nbytes for t in tensors.values()), dtype=np.uint8)  # given back at once
-    return safetensors.torch.save({n: t.contiguous() for n, t in tensors.items()}, metadata=metadata)
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    parts, offset = [], 0
+    for name in sorted(tensors, key=lambda n: (-tensors[n].element_size(), n)):  # so that all are aligned
+        tensors[name] = tensor = tensors[name].contiguous()
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.nbytes],
+        }
+        offset += tensor.nbytes
+        parts.append(tensor.flatten().numpy().view(np.uint8).data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little"), text, *parts]
 
 
-def _digits(content: bytes) -> str:
+def _digits(parts: Iterable[bytes | memoryview]) -> str:
     """What a file's name ends in."""
-    return hashlib.sha256(content).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def _undamaged(path: Path) -> bytes | None:
@@ -231,7 +251,7 @@ def _undamaged(path: Path) -> bytes | None:
         raise RunFolderError(
             f"{path} cannot be read ({error.strerror}); remove it to go on without it."
         ) from error
-    return content if _digits(content) == path.stem.rpartition("-")[2] else None
+    return content if _digits([content]) == path.stem.rpartition("-")[2] else None
 
 
 def _put(training: Training, tensors: State, trainer: Trainer) -> None:

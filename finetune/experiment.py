@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
@@ -113,6 +114,7 @@ def run_experiment(
                     continue
                 began = time.perf_counter()
                 run = _run(prepared, variant, seed, out, reporter, stop, team)
+                gc.collect()  # the network and its trainer refer to each other in a circle
                 record["runs"].append(run)
                 if not team.first:
                     continue
