@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from safetensors import SafetensorError
 from finetune.errors import RunFolderError
 from finetune.evaluate import Metrics, Predictions
 from finetune.files import write_atomically
-from finetune.models import Network
 from finetune.train import Epoch, Pass, Trainer, Training
 from finetune.weights import State
 
@@ -36,8 +35,7 @@ KEPT = 2
 DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 """What a checkpoint's tensors are: parameters, momentum, statistics and losses; counters and classes."""
 
-IN_FLIGHT = 2
-"""Files that may wait to be written: the best network and the resume point of one epoch."""
+Part = bytes | memoryview
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
@@ -58,42 +56,23 @@ class Checkpoints:
         self.stem = stem
         self._bests: deque[int] = deque(maxlen=KEPT)  # the epochs that the checkpoints kept refer to
         self._writer = ThreadPoolExecutor(1)
-        self._waiting: deque[Future[None]] = deque()
+        self._writing: Future[None] | None = None
 
-    def flush(self, left: int = 0) -> None:
-        """Wait until all files but `left` are written.
+    def flush(self) -> None:
+        """Wait until all files are written.
 
         Raises:
             RunFolderError: one cannot be.
-            MemoryError: too little memory to build one.
+            RuntimeError: there is too little memory, as PyTorch says it.
         """
-        while len(self._waiting) > left:
-            self._waiting.popleft().result()
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def check(self) -> None:
         """Raise what kept a file from being written, if that is known by now."""
-        while self._waiting and self._waiting[0].done():
-            self._waiting.popleft().result()
-
-    def _write(self, work: Callable[[], None]) -> None:
-        self.flush(left=IN_FLIGHT - 1)
-        self._waiting.append(self._writer.submit(work))
-
-    def save_best(self, epoch: int, network: Network) -> None:
-        """Keep the network of a new best epoch.
-
-        Its name tells the epoch: a crash before the next `save` cannot exchange it for an older best.
-        """
-        tensors = {n: _copy(t) for n, t in network.state_dict().items()}
-
-        def write() -> None:
-            content = _file(tensors)
-            written = self.folder / f"{self.stem}-best{epoch:06d}-{_digits(content)}.safetensors"
-            write_atomically(written, *content)
-            for same in set(self._best_files(epoch)) - {written}:
-                same.unlink(missing_ok=True)
-
-        self._write(write)
+        if self._writing is not None and self._writing.done():
+            self.flush()
 
     def best(self, epoch: int) -> bytes:
         """The safetensors file of the best epoch.
@@ -111,15 +90,19 @@ class Checkpoints:
         return content
 
     def save(self, trainer: Trainer, seconds: float) -> None:
-        """Write where training stands, and drop all but the last two such files.
+        """Write where training stands, before it the network of a new best epoch, and drop what is older.
 
-        It returns when a copy has been made; an error in writing it is raised by what is called next.
+        It returns when a copy has been made; an error in writing it is raised by what is called next. The
+        best network's name tells its epoch: a crash between the two files cannot exchange it for an older one.
 
         Args:
             trainer: between two steps, or after an epoch, and settled.
             seconds: spent on this run so far.
         """
+        self.flush()
         training = trainer.training
+        after_epoch = training.current.batches == 0 and len(training.epochs) > 0
+        is_best = after_epoch and training.best_epoch == training.epochs[-1].epoch
         tensors = {f"network.{n}": _copy(t) for n, t in trainer.network.state_dict().items()}
         for name, parameter in trainer.network.trainable():
             momentum = trainer.optimizer.state[parameter].get("momentum_buffer")
@@ -143,11 +126,11 @@ class Checkpoints:
         best = training.best_epoch or 0
 
         def write() -> None:
-            content = _file(tensors, described)
-            written = self.folder / f"{self.stem}-{position}-{_digits(content)}.safetensors"
-            write_atomically(written, *content)
-            for same in set(self.folder.glob(f"{self.stem}-{position}-*")) - {written}:
-                same.unlink()
+            for name in tensors:
+                tensors[name] = tensors[name].contiguous()
+            if is_best:
+                self._replace(_file(_part(tensors, "network.")), f"best{best:06d}")
+            self._replace(_file(tensors, described), position)
             self._bests.append(best)
             kept = {
                 *self._positions()[-KEPT:],
@@ -156,7 +139,14 @@ class Checkpoints:
             for path in set(self.folder.glob(f"{self.stem}-*")) - kept:
                 path.unlink(missing_ok=True)
 
-        self._write(write)
+        self._writing = self._writer.submit(write)
+
+    def _replace(self, content: list[Part], what: str) -> None:
+        """Write a file and remove others that stand for the same."""
+        written = self.folder / f"{self.stem}-{what}-{_digits(content)}.safetensors"
+        write_atomically(written, *content)
+        for same in set(self.folder.glob(f"{self.stem}-{what}-*.safetensors")) - {written}:
+            same.unlink(missing_ok=True)
 
     def restore(self, trainer: Trainer) -> bool:
         """Put a fresh trainer where the newest undamaged checkpoint stands; False if there is none.
@@ -206,19 +196,19 @@ class Checkpoints:
         return sorted(self.folder.glob(f"{self.stem}-[0-9]*-[0-9]*-*.safetensors"))
 
 
-def _file(tensors: State, metadata: dict[str, str] | None = None) -> list[bytes | memoryview]:
+def _file(tensors: State, metadata: dict[str, str] | None = None) -> list[Part]:
     """A safetensors file's content in parts (the format's description: github.com/huggingface/safetensors).
 
     The library's own writer holds two more copies of all tensors, and ends the process where memory runs out.
 
     Args:
-        tensors: put into plain order one by one.
+        tensors: in plain order.
         metadata: strings for the header.
     """
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     parts, offset = [], 0
     for name in sorted(tensors, key=lambda n: (-tensors[n].element_size(), n)):  # so that all are aligned
-        tensors[name] = tensor = tensors[name].contiguous()
+        tensor = tensors[name]
         header[name] = {
             "dtype": DTYPES[tensor.dtype],
             "shape": list(tensor.shape),
@@ -231,7 +221,7 @@ def _file(tensors: State, metadata: dict[str, str] | None = None) -> list[bytes 
     return [len(text).to_bytes(8, "little"), text, *parts]
 
 
-def _digits(parts: Iterable[bytes | memoryview]) -> str:
+def _digits(parts: Iterable[Part]) -> str:
     """What a file's name ends in."""
     digest = hashlib.sha256()
     for part in parts:

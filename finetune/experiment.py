@@ -268,8 +268,6 @@ def _run(
 
         def epoch_ended(epoch: Epoch) -> None:
             reporter.say(epoch_line(variant.name, epoch, config.recipe.epochs))
-            if team.first and trainer.training.best_epoch == epoch.epoch:
-                checkpoints.save_best(epoch.epoch, network)
             save(trainer)
             team.check(stop)
 

@@ -68,9 +68,7 @@ def saver(folder: Path, made: Trainer, checkpoints: Checkpoints | None = None) -
     """What the experiment does after each epoch."""
     checkpoints = checkpoints or Checkpoints(folder, "X")
 
-    def ended(epoch: Epoch) -> None:
-        if made.training.best_epoch == epoch.epoch:
-            checkpoints.save_best(epoch.epoch, made.network)
+    def ended(_: Epoch) -> None:
         made.settle()
         checkpoints.save(made, 1.5)
         checkpoints.flush()
@@ -188,7 +186,7 @@ class TestFolder:
         networks: list[str] = []
         save = saver(tmp_path, first)
 
-        def ended(epoch: Epoch) -> None:
+        def ended(_: Epoch) -> None:
             save(epoch)
             networks.append(fingerprint(first.network.state_dict()))
 
@@ -257,16 +255,19 @@ class TestFolder:
 class TestWriting:
     """Files are written while training goes on."""
 
+    def after_an_epoch(self) -> Trainer:
+        made = trainer(A, dataclasses.replace(RECIPE, epochs=1))
+        made.run(nothing)
+        made.settle()
+        return made
+
     def test_training_does_not_wait_for_the_disk(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         disk = threading.Event()
         monkeypatch.setattr(files.os, "fsync", lambda _: disk.wait(10))
-        made = trainer(C)
-        made.training.best_epoch = 1
         kept = Checkpoints(tmp_path, "X")
-        kept.save_best(1, made.network)
-        kept.save(made, 1.0)
+        kept.save(self.after_an_epoch(), 1.0)
         assert not list(tmp_path.glob("*.safetensors"))
         disk.set()
         kept.flush()
@@ -278,11 +279,13 @@ class TestWriting:
         disk = threading.Event()
         real = checkpoint.write_atomically
         monkeypatch.setattr(checkpoint, "write_atomically", lambda *a: (disk.wait(10), real(*a))[1])
-        made = trainer(A)
+        made = self.after_an_epoch()
         before = fingerprint(made.network.state_dict())
         kept = Checkpoints(tmp_path, "X")
-        kept.save_best(1, made.network)
-        made.run(nothing)
+        kept.save(made, 1.0)
+        with torch.no_grad():
+            for parameter in made.network.parameters():
+                parameter.add_(1)
         disk.set()
         assert fingerprint(made.network.state_dict()) != before
         assert fingerprint(safetensors.torch.load(kept.best(1))) == before
@@ -291,22 +294,19 @@ class TestWriting:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(files.os, "fsync", full_disk)
-        made = trainer(C)
         kept = Checkpoints(tmp_path, "X")
-        kept.save(made, 1.0)
+        kept.save(self.after_an_epoch(), 1.0)
         kept._writer.shutdown()
         with pytest.raises(RunFolderError, match="make room"):
             kept.check()
         kept.check()  # once
 
-    def test_no_more_than_an_epochs_files_wait(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_at_a_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(files.os, "fsync", full_disk)
-        made = trainer(C)
-        kept = Checkpoints(tmp_path, "X")
-        kept.save_best(1, made.network)
+        kept, made = Checkpoints(tmp_path, "X"), self.after_an_epoch()
         kept.save(made, 1.0)
         with pytest.raises(RunFolderError, match="make room"):
-            kept.save_best(2, made.network)
+            kept.save(made, 1.0)
 
 
 def full_disk(_: int) -> None:
