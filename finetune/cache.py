@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,11 +21,13 @@ import numpy as np
 import PIL
 
 from finetune.datasets import Sample
-from finetune.entry import ENTRY, FORMAT, PARTIAL, decode_to_disk, keep, open_entry
+from finetune.entry import ENTRY, FORMAT, PARTIAL, decode_to_disk, keep, open_entry, remove
 from finetune.errors import ConfigError, RunFolderError, listed
 from finetune.host import available_memory_bytes
 from finetune.store import Store, decode
 from finetune.stream import Stream
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,17 @@ def obtain(
                 tick(len(store))
                 return store, ""
         stream = make_stream()
-        changed = _changed(stream.samples, since)
-        problem = problem or ("an image changed while it was read" if changed else "")
         if in_memory(stream.n_bytes):
             store = decode(stream, tick, lambda n: np.empty(n, dtype=np.uint8))
+            problem = problem or _changed(stream.samples, since)
             return store, problem or keep(store, folder / name)
         if not problem:
             try:
-                return decode_to_disk(stream, folder / name, tick), ""
+                store = decode_to_disk(stream, folder / name, tick)
+                changed = _changed(stream.samples, since)
+                if changed:
+                    remove(folder / name)  # the mapping keeps the pixels until the process ends
+                return store, changed
             except OSError as error:
                 problem = f"{folder} cannot hold {stream.n_bytes / 1e9:.1f} GB ({error.strerror or error})"
         if place == "disk":
@@ -135,12 +140,10 @@ def clear(names: Sequence[str] = ()) -> int:
                 f"there {'is' if len(known) == 1 else 'are'} {listed(list(known)) or 'none'}."
             )
     try:
-        if names:
-            for name in names:
-                shutil.rmtree(folder / name)
-                (folder / f"{name}.lock").unlink(missing_ok=True)
-        elif folder.is_dir():
-            shutil.rmtree(folder)
+        for path in folder.iterdir() if folder.is_dir() else ():
+            # A lock that someone holds would hold off nobody if its file were made anew.
+            if path.name in names or (not names and path.suffix != LOCK):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     except OSError as error:
         raise RunFolderError(
             f"{folder} cannot be cleared ({error.strerror}); check its permissions."
@@ -148,14 +151,17 @@ def clear(names: Sequence[str] = ()) -> int:
     return sum(n for name, n in known.items() if not names or name in names)
 
 
-def _changed(samples: Sequence[Sample], since: float) -> bool:
-    """Whether a file changed after a moment; what cannot be asked is told as a bad image later."""
+def _changed(samples: Sequence[Sample], since: float) -> str:
+    """What is to be said if a file changed after a moment, else empty; asked when all have been decoded."""
     for sample in samples:
         if isinstance(sample.content, Path):
-            with suppress(OSError):
-                if sample.content.stat().st_ctime > since:
-                    return True
-    return False
+            try:
+                changed = sample.content.stat().st_ctime > since
+            except OSError:  # it went away, and may have been another before
+                changed = True
+            if changed:
+                return "an image changed while it was read"
+    return ""
 
 
 @contextmanager
@@ -164,7 +170,7 @@ def _locked(folder: Path, name: str) -> Iterator[str]:
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((folder / f"{name}.lock").open("ab"))
+            file = stack.enter_context((folder / f"{name}{LOCK}").open("ab"))
             fcntl.flock(file, fcntl.LOCK_EX)  # the kernel drops it when the file is closed, however it is
             problem = ""
         except OSError as error:

@@ -47,11 +47,10 @@ def open_entry(entry: Path, in_memory: Callable[[int], bool]) -> Store | None:
         pixels = np.load(entry / PIXELS, mmap_mode=None if in_memory(n_bytes) else "c")
         whole = pixels.shape == (n_bytes,) and described == _described(sizes, pixels)
         os.utime(entry / ENTRY)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, EOFError):
+    except Exception:  # whatever the readers make of damaged bytes; NumPy's lets a tokenizer's error through
         whole = False
     if not whole:
-        with suppress(OSError):
-            shutil.rmtree(entry)
+        remove(entry)
         return None
     lengths = sizes[:, 0] * sizes[:, 1] * 3
     return Store(pixels, sizes, np.cumsum(lengths) - lengths)
@@ -79,7 +78,7 @@ def keep(store: Store, entry: Path) -> str:
         np.save(partial / PIXELS, store.pixels)
         _seal(partial, store.sizes, store.pixels)
     except OSError as error:
-        shutil.rmtree(_partial_path(entry), ignore_errors=True)
+        remove(_partial_path(entry))
         return f"{entry.parent} cannot hold them ({error.strerror or error})"
     return ""
 
@@ -98,8 +97,17 @@ def decode_to_disk(stream: Stream, entry: Path, tick: Callable[[int], None]) -> 
         store = decode(stream, tick, in_file)
         _seal(partial, store.sizes, store.pixels)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
     return Store(np.load(entry / PIXELS, mmap_mode="c"), store.sizes, store.offsets)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, or the file or link that stands in its place; what cannot be removed stays."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _partial_path(entry: Path) -> Path:
@@ -109,7 +117,7 @@ def _partial_path(entry: Path) -> Path:
 def _partial(entry: Path) -> Path:
     """An empty folder to write an entry in."""
     partial = _partial_path(entry)
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    remove(partial)  # of a process that was killed
     partial.mkdir()
     return partial
 

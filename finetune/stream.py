@@ -31,7 +31,8 @@ RESIZE_RATIO = 256 / 224
 """Evaluation resizes the short side to this multiple of the input size (Krizhevsky et al. 2012)."""
 
 TRAIN_RATIO = 2.0
-"""Stored short side of a training image, at most, as a multiple of the input size."""
+"""Stored short side of a training image, at most, as a multiple of the input size. Kept entries do not tell it:
+whoever changes it raises `entry.FORMAT`."""
 
 MOST_PIXELS = 1 << 26
 """An image that would have more when resized for evaluation is cut to its middle first."""
@@ -81,11 +82,21 @@ class Stream:
         Raises:
             BadImagesError: it could be read before training and no longer can.
         """
-        sample = self.samples[index]
         try:
-            return np.asarray(self.transform(images.open_image(sample)))
+            return self.decoded(index)
         except UNREADABLE as error:
-            raise BadImagesError({sample.id: reason(error)}) from error
+            raise BadImagesError({self.samples[index].id: reason(error)}) from error
+
+    def decoded(self, index: int) -> Pixels:
+        """Image `index`, as `image` gives it.
+
+        Raises:
+            UNREADABLE: it is damaged, or of another size than before.
+        """
+        pixels = np.asarray(self.transform(images.open_image(self.samples[index])))
+        if pixels.shape[:2] != tuple(self.sizes[index]):
+            raise ValueError("its size is not what its header said")
+        return pixels
 
     def split(self, batch_size: int) -> Iterator[torch.Tensor]:
         """All images in order, [b x height x width x 3] uint8 at a time; they must be of one size."""
@@ -145,7 +156,7 @@ def check_all(stream: Stream, tick: Callable[[int], None]) -> None:
     bad: dict[str, str] = {}
 
     def decode(index: int) -> None:
-        stream.transform(images.open_image(stream.samples[index]))
+        stream.decoded(index)
         tick(1)
 
     each(decode, stream.samples, stream.workers, bad)
