@@ -30,6 +30,12 @@ def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
+@pytest.fixture(autouse=True)
+def _images_kept_by_no_other_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Decoded images are kept between runs, but not between tests, nor with the user's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
+
+
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give ResNet-18 few channels, so that an experiment takes a fraction of a second."""

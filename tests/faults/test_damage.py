@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from finetune import experiment as job
-from finetune import results
+from finetune import load, results
 from finetune.signals import Stopped, StopRequest
 from tests.faults.helpers import Done, assert_same, finetune, results_of, tiny_command
 from tests.finetune.helpers import image_tree, photo
@@ -265,7 +265,7 @@ class TestImages:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         folder = image_tree(tmp_path / "images", {"cat": 8, "dog": 8})
-        split = job.make_splits
+        split = load.make_splits
 
         def then_vanish(*given: object) -> object:
             found = split(*given)
@@ -273,7 +273,7 @@ class TestImages:
                 path.unlink()
             return found
 
-        monkeypatch.setattr(job, "make_splits", then_vanish)
+        monkeypatch.setattr(load, "make_splits", then_vanish)
         out = tmp_path / "run"
         more = [
             "--dataset",
