@@ -118,7 +118,6 @@ class TestObtain:
     @pytest.mark.parametrize("place", ["memory", "disk"])
     def test_what_a_run_writes_into_its_pixels_is_not_kept(self, given: Given, place: str) -> None:
         for obtained in (given.obtain(place), given.reopen(place)):
-            obtained[0].tensor  # noqa: B018 - the pixels can be had as a tensor, which must be writable
             obtained[0].pixels[:] = 0
         given.reopen(place)
 
@@ -146,11 +145,11 @@ class TestObtain:
         assert cache_folder() == tmp_path / "home" / ".cache" / "finetune" / "images"
 
     @pytest.mark.parametrize("place", PLACES)
-    @pytest.mark.parametrize("reader_memory", [0, 1 << 40])
+    @pytest.mark.parametrize("free_memory", [0, 1 << 40])
     def test_bad_images_leave_nothing(
-        self, given: Given, folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, reader_memory: int
+        self, given: Given, folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, free_memory: int
     ) -> None:
-        set_free_memory(monkeypatch, reader_memory)
+        set_free_memory(monkeypatch, free_memory)
         path = given.samples[1].content
         assert isinstance(path, Path)
         path.write_bytes(path.read_bytes()[:200])
