@@ -93,7 +93,7 @@ class Checkpoints:
         """Write where training stands, before it the network of a new best epoch, and drop what is older.
 
         It returns when a copy has been made; an error in writing it is raised by what is called next. The
-        best network's name tells its epoch: a crash between the two files cannot exchange it for an older one.
+        best network's name tells its epoch: a crash between the two files cannot exchange it for another.
 
         Args:
             trainer: between two steps, or after an epoch, and settled.

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -39,6 +40,7 @@ def main() -> None:
     # Before torch starts its threads: waiting ones sleep instead of spinning. Where other programs want the
     # cores too, spinning makes every parallel operation wait for a time slice.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.filterwarnings("ignore", module=r"PIL(\.|$)")  # remarks on odd metadata; damage still raises
     try:
         code = cli(standalone_mode=False)
     except click.ClickException as error:
@@ -228,7 +230,8 @@ def _configure(preset: str | None, variants: str | None, **options: Any) -> Expe
     if "lr" in given:  # said for every variant, so it outranks a preset's own rate for one of them
         rows = tuple(dataclasses.replace(v, lr=None) for v in rows)
     rest = {k: v for k, v in given.items() if k not in recipe_fields}
-    config = dataclasses.replace(config, recipe=recipe, variants=rows, **rest)
+    # A new run is this process's own, whatever run's configuration it takes for a preset.
+    config = dataclasses.replace(config, recipe=recipe, variants=rows, **{**rest, "processes": 1})
     return config.pick(variants) if variants is not None else config
 
 
@@ -264,14 +267,14 @@ def merge(runs: tuple[Path, ...], out: Path) -> int:
 @_experiment_options
 def profile(**options: Any) -> int:
     """Show where the time of a short run goes: two epochs unless --epochs says otherwise. Keeps nothing."""
-    config = _configure(**{**options, "epochs": options["epochs"] or PROFILED_EPOCHS})
+    epochs = PROFILED_EPOCHS if options["epochs"] is None else options["epochs"]
+    config = _configure(**{**options, "epochs": epochs})
     from finetune.console import Reporter
     from finetune.profile import profile_run
 
     stop = StopRequest()
     stop.install()
-    profile_run(config, Reporter(), stop)
-    return 0
+    return _exit_code(profile_run(config, Reporter(), stop))
 
 
 @cli.group()

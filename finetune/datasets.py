@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import sklearn.datasets
 from torchvision.datasets import Flowers102
 
 from finetune.errors import DataError, listed
@@ -106,6 +105,8 @@ def load_dataset(dataset: str, data_root: Path) -> Dataset:
 
 def _digits() -> Dataset:
     """1,797 handwritten digits, 8 x 8 pixels, 16 grey levels (Alpaydin and Kaynak 1998, UCI)."""
+    import sklearn.datasets  # takes a second and 60 MB, and no other data set needs it
+
     digits = sklearn.datasets.load_digits()
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
     return Dataset(

@@ -70,8 +70,8 @@ def view_features(
         batch_ended: called after each batch; may raise to stop.
 
     Returns:
-        [n x channels x height x width], channels_last; on the device where a quarter of its free memory holds
-        them, else in the host's memory or a temporary file.
+        [n x channels x height x width], channels_last, or [n x channels] where only the head trains; on the
+        device where a quarter of its free memory holds them, else in the host's memory or a temporary file.
 
     Raises:
         DataError: neither memory nor disk can hold them.
@@ -90,10 +90,9 @@ def view_features(
 
 
 def _room(n: int, part: torch.Tensor) -> torch.Tensor:
-    _, channels, height, width = part.shape
     n_bytes = n * part[0].numel() * part.element_size()
     if part.is_cuda and n_bytes < free_bytes(part.device):
         flat = torch.empty(n_bytes, dtype=torch.uint8, device=part.device)
     else:
         flat = torch.from_numpy(allocate(n_bytes))
-    return flat.view(part.dtype).view(n, height, width, channels).permute(0, 3, 1, 2)
+    return flat.view(part.dtype).view(n, *part.shape[2:], part.shape[1]).movedim(-1, 1)

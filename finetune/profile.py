@@ -15,7 +15,7 @@ from finetune.experiment import run_experiment
 from finetune.signals import StopRequest
 
 
-def profile_run(config: ExperimentConfig, reporter: Reporter, stop: StopRequest) -> None:
+def profile_run(config: ExperimentConfig, reporter: Reporter, stop: StopRequest) -> dict[str, Any]:
     """Train in a temporary folder and show where the time went.
 
     Args:
@@ -23,17 +23,19 @@ def profile_run(config: ExperimentConfig, reporter: Reporter, stop: StopRequest)
         reporter: told the stages.
         stop: asked whether to end early.
 
+    Returns:
+        The results, whose files are gone.
+
     Raises:
         FinetuneError: as `run_experiment`.
         Stopped: a signal came.
     """
     with tempfile.TemporaryDirectory(prefix="finetune-profile-") as folder:
         record = run_experiment(config, Path(folder), Reporter(Console(quiet=True)), stop)
-    environment = record["environment"]
-    reporter.say(
-        f"{environment['device_name']}, {environment['threads']} threads, {config.precision} precision"
-    )
+    machine, precision = record["environment"], record["config"]["precision"]
+    reporter.say(f"{machine['device_name']}, {machine['threads']} threads, {precision} precision")
     reporter.table(stages_table(record))
+    return record
 
 
 def stages_table(record: dict[str, Any]) -> Table:

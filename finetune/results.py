@@ -176,9 +176,10 @@ def predictions_csv(samples: Sequence[Sample], predictions: Predictions) -> byte
 def config_record(config: ExperimentConfig, split: str) -> dict[str, Any]:
     """The `config` object. Paths are cut to their last part: a results file names no one's folders."""
     kind, colon, path = config.dataset.partition(":")
-    variants = [dataclasses.asdict(v) for v in config.variants]
-    for variant in variants:
-        variant["train"] = list(variant["train"]) if isinstance(variant["train"], tuple) else variant["train"]
+    variants = [
+        {**dataclasses.asdict(v), "train": "all" if v.train == "all" else list(v.groups)}
+        for v in config.variants
+    ]
     return {
         "preset": config.preset,
         "dataset": kind + colon + Path(path).resolve().name if colon else kind,

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from finetune import images
 from finetune.errors import BadImagesError, DataError
 from finetune.host import available_memory_bytes
 from finetune.stream import Pixels, Stream, each
@@ -94,7 +93,7 @@ def decode(stream: Stream, tick: Callable[[int], None], allocate: Allocate = all
     bad: dict[str, str] = {}
 
     def one(index: int) -> None:
-        store.image(index)[:] = np.asarray(stream.transform(images.open_image(stream.samples[index])))
+        store.image(index)[:] = stream.decoded(index)
         tick(1)
 
     each(one, stream.samples, stream.workers, bad)

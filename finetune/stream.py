@@ -31,8 +31,8 @@ RESIZE_RATIO = 256 / 224
 """Evaluation resizes the short side to this multiple of the input size (Krizhevsky et al. 2012)."""
 
 TRAIN_RATIO = 2.0
-"""Stored short side of a training image, at most, as a multiple of the input size. Kept entries do not tell it:
-whoever changes it raises `entry.FORMAT`."""
+"""Stored short side of a training image, at most, as a multiple of the input size. Whoever changes it raises
+`entry.FORMAT`, since kept entries do not tell it."""
 
 MOST_PIXELS = 1 << 26
 """An image that would have more when resized for evaluation is cut to its middle first."""

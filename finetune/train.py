@@ -206,11 +206,11 @@ class Trainer:
         """
         training, current, size = self.training, self.training.current, self.recipe.batch_size
         plan = plan_epoch(self.seed, number, self.images.train.sizes, self.recipe, self.views)
-        if current.batches == 0:
-            training.stream_sha256 = plan.digest(training.stream_sha256)
         left = [plan.order[i : i + size] for i in range(current.batches * size, len(plan.order), size)]
         asked = time.perf_counter()
         inputs = self._inputs(number, plan, [self.team.share(batch) for batch in left], pool)
+        if current.batches == 0:  # not before: computing features may be stopped
+            training.stream_sha256 = plan.digest(training.stream_sha256)
         for batch, (index, images) in zip(left, inputs, strict=True):
             current.wait_seconds += time.perf_counter() - asked
             rate = learning_rate(training.steps, self.steps_per_epoch, self.recipe, self.peak)

@@ -47,8 +47,8 @@ def difference(folder: str, image_size: int, n: int = 200) -> None:
     smaller = (original.sizes != stored.sizes).any(axis=1).mean()
     print(  # noqa: T201
         f"{len(samples)} photos at {image_size} px, {smaller:.0%} of them stored smaller than they are; "
-        f"crops differ by {each.mean():.2f} grey levels in the mean, {np.median(each):.2f} in the median photo, "
-        f"{each.max():.2f} in the worst"
+        f"crops differ by {each.mean():.2f} grey levels in the mean, {np.median(each):.2f} in the median "
+        f"photo, {each.max():.2f} in the worst"
     )
 
 

@@ -17,11 +17,10 @@ from PIL import Image
 
 from finetune.datasets import Sample, load_dataset
 from finetune.errors import BadImagesError, DataError
-from finetune.experiment import load_images
 from finetune.images import open_image
-from finetune.store import decode_evaluation, decode_training
+from finetune.load import divide, make_ready
 from tests.faults.helpers import finetune, results_of, tiny_command
-from tests.finetune.helpers import Quiet, image_tree, photo, tiny
+from tests.finetune.helpers import Quiet, decode_evaluation, decode_training, image_tree, photo, tiny
 
 RGB = np.random.default_rng(5).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 """The upright pixels [6 x 9 x 3] that most good files below hold."""
@@ -174,8 +173,8 @@ def test_good_images_pixel_by_pixel(tmp_path: Path, name: str, content: bytes, p
     sample = Sample(name, 0, path)
     np.testing.assert_array_equal(np.asarray(open_image(sample)), pixels)
     trained = decode_training([sample], 16, 1, lambda _: None)
-    assert min(trained[0].shape[:2]) <= 32
-    assert decode_evaluation([sample], 16, 1, lambda _: None)[0].shape == (16, 16, 3)
+    assert min(trained.image(0).shape[:2]) <= 32
+    assert decode_evaluation([sample], 16, 1, lambda _: None).image(0).shape == (16, 16, 3)
 
 
 def test_cmyk_jpeg(tmp_path: Path) -> None:
@@ -242,8 +241,13 @@ def test_unreadable_image(public: Path, hidden: str, said: str, request: pytest.
     image_tree(public / "images", {"cat": 5, "dog": 5})
     (public / "images" / hidden).chmod(0)
     request.getfixturevalue("nobody")
+    config = tiny(dataset=f"imagefolder:{public / 'images'}", subset=None)
+
+    def look() -> None:
+        make_ready(config, divide(config), Quiet())
+
     with pytest.raises(DataError) as refused:
-        load_images(tiny(dataset=f"imagefolder:{public / 'images'}", subset=None), 1, Quiet())
+        look()
     assert said in str(refused.value)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from finetune import cache, checkpoint, results, store
 from finetune import experiment as job
-from finetune import results, store
 from tests.faults.helpers import assert_same, finetune, results_of, tiny_command
 
 
@@ -63,7 +63,9 @@ def test_no_room_for_the_decoded_images(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(store, "available_memory_bytes", lambda: 0)
+    for module in (store, cache):
+        monkeypatch.setattr(module, "available_memory_bytes", lambda: 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmpfs("16k")))
     monkeypatch.setattr(tempfile, "tempdir", str(tmpfs("16k")))
     out = tmp_path / "run"
     said = finetune(capsys, *tiny_command(out, narrow_weights)).refused()
@@ -79,7 +81,7 @@ def test_no_room_for_the_decoded_images(
     ("module", "name", "call", "finished"),
     [
         pytest.param(results, "begin_run_folder", 1, 0, id="configuration"),
-        pytest.param(job.Checkpoints, "save_best", 2, 1, id="best network"),
+        pytest.param(checkpoint, "write_atomically", 6, 1, id="best network"),
         pytest.param(job.Checkpoints, "save", 4, 1, id="checkpoint"),
         pytest.param(results, "write_artifacts", 2, 1, id="predictions"),
         pytest.param(results, "write_results", 3, 2, id="last results"),

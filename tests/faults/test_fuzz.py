@@ -23,6 +23,7 @@ from finetune import experiment as job
 from finetune import reevaluate
 from finetune.config import ExperimentConfig, load_preset, to_table
 from finetune.errors import FinetuneError
+from finetune.load import divide, make_ready
 from finetune.models import Network, state_shapes
 from finetune.signals import StopRequest
 from finetune.weights import load_weights
@@ -141,8 +142,9 @@ def finished(tmp_path: Path, experiment: Callable[..., Any], monkeypatch: pytest
         "prepare",
         lambda *_: dataclasses.replace(prepared, record=copy.deepcopy(prepared.record)),
     )
-    images = job.load_images(prepared.config, 1, Quiet())
-    monkeypatch.setattr(reevaluate, "load_images", lambda *_: images)
+    ready = make_ready(prepared.config, divide(prepared.config), Quiet())
+    monkeypatch.setattr(reevaluate, "make_ready", lambda *_, **__: ready)
+    monkeypatch.setattr(job, "curves", lambda *_: None)
     return out
 
 

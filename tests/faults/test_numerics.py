@@ -13,9 +13,9 @@ from finetune.config import STANDARD_VARIANTS, Recipe
 from finetune.datasets import load_dataset
 from finetune.evaluate import MEAN, STD, Predictions, evaluate
 from finetune.models import Network, build, state_shapes
-from finetune.store import decode_evaluation, decode_training
 from finetune.train import Images, Trainer
 from finetune.weights import load_weights
+from tests.finetune.helpers import decode_evaluation, decode_training
 
 N_IMAGES, SIZE = 60, 32
 

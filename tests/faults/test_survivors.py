@@ -14,8 +14,8 @@ from finetune.datasets import load_dataset
 from finetune.evaluate import Predictions
 from finetune.models import Network
 from finetune.splits import make_splits
-from finetune.store import decode_training
 from finetune.train import Images, Trainer
+from tests.finetune.helpers import decode_training
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ class TestFolder:
         networks: list[str] = []
         save = saver(tmp_path, first)
 
-        def ended(_: Epoch) -> None:
+        def ended(epoch: Epoch) -> None:
             save(epoch)
             networks.append(fingerprint(first.network.state_dict()))
 

@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from finetune import cli
+from finetune.config import ExperimentConfig
 from finetune.errors import ConfigError, RunFolderError
 from finetune.profile import profile_run, stages, stages_table
 from finetune.signals import StopRequest
@@ -107,9 +108,12 @@ class TestProfile:
         self, monkeypatch: pytest.MonkeyPatch, options: list[str], expected: int
     ) -> None:
         asked: list[int] = []
-        monkeypatch.setattr(
-            "finetune.profile.profile_run", lambda config, *_: asked.append(config.recipe.epochs)
-        )
+
+        def profile_run(config: ExperimentConfig, *_: object) -> dict[str, Any]:
+            asked.append(config.recipe.epochs)
+            return {"runs": []}
+
+        monkeypatch.setattr("finetune.profile.profile_run", profile_run)
         assert CliRunner().invoke(cli.cli, ["profile", "--preset", "smoke", *options]).exit_code == 0
         assert asked == [expected]
 
