@@ -170,8 +170,7 @@ def train(out: Path | None, resume: Path | None, parallel: str | None, **options
                 "--parallel needs a run folder that all processes agree on, but --out is not given; name one."
             )
         out = out or Path("runs") / f"{config.dataset.partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
-    stop = StopRequest()
-    stop.install()
+    stop = _begin()
     try:
         record = _train(config, out, resume is not None, parallel, stop)
     except Stopped:
@@ -182,6 +181,16 @@ def train(out: Path | None, resume: Path | None, parallel: str | None, **options
 
 def _exit_code(record: dict[str, Any]) -> int:
     return EXIT_FAILED_VARIANT if any(run["status"] != "completed" for run in record["runs"]) else 0
+
+
+def _begin() -> StopRequest:
+    """Ready this process to train."""
+    from finetune.host import keep_freed_memory
+
+    keep_freed_memory()
+    stop = StopRequest()
+    stop.install()
+    return stop
 
 
 def _way_on(out: Path, parallel: str | None) -> str:
@@ -272,9 +281,7 @@ def profile(**options: Any) -> int:
     from finetune.console import Reporter
     from finetune.profile import profile_run
 
-    stop = StopRequest()
-    stop.install()
-    return _exit_code(profile_run(config, Reporter(), stop))
+    return _exit_code(profile_run(config, Reporter(), _begin()))
 
 
 @cli.group()

@@ -6,8 +6,10 @@ version 1 or 2. Nothing here imports torch.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +23,12 @@ CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, never written to
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+PLENTY_BYTES = 8 << 30
+"""Of free memory; ResNet-18 at 224 pixels in batches of 64 holds 4.4 GB instead of 3.5 GB when it is kept."""
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Parameters of glibc's mallopt."""
+
 SHARED_MEMORY_USUAL_BYTES = 64 << 20
 """What engines give a container unless told otherwise."""
 
@@ -49,6 +57,19 @@ def available_memory_bytes(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> 
         if limit is not None and used is not None:
             left.append(max(0, limit - used + _reclaimable_bytes(folder / "memory.stat")))
     return min(left)
+
+
+def keep_freed_memory() -> None:
+    """Where memory is plentiful, let the C library keep what is freed: it gives large blocks back to the kernel.
+
+    At 224 pixels each training step asks for a dozen of them anew: 600,000 page faults, a tenth of its time.
+    Does nothing without glibc (`man mallopt`).
+    """
+    if available_memory_bytes() < PLENTY_BYTES or platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 64 << 20)):
+        library.mallopt(parameter, value)
 
 
 def shared_memory_note(folder: Path = SHARED_MEMORY, usual: int = SHARED_MEMORY_USUAL_BYTES) -> str | None:

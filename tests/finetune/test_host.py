@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import types
 from pathlib import Path
 
 import pytest
@@ -180,3 +181,31 @@ class TestStartupLine:
 )
 def test_sizes(n_bytes: int, text: str) -> None:
     assert host._size(n_bytes) == text
+
+
+class TestFreedMemory:
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+        """What is asked of the C library."""
+        found: list[tuple[int, int]] = []
+        library = types.SimpleNamespace(mallopt=lambda parameter, value: found.append((parameter, value)))
+        monkeypatch.setattr(host.ctypes, "CDLL", lambda _: library)
+        monkeypatch.setattr(host.platform, "libc_ver", lambda: ("glibc", "2.36"))
+        monkeypatch.setattr(host, "available_memory_bytes", lambda: 8 << 30)
+        return found
+
+    def test_is_kept(self, asked: list[tuple[int, int]]) -> None:
+        host.keep_freed_memory()
+        assert asked == [(-4, 0), (-1, -1), (-2, 64 << 20)]
+
+    def test_not_where_memory_is_scarce(
+        self, asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(host, "available_memory_bytes", lambda: (8 << 30) - 1)
+        host.keep_freed_memory()
+        assert asked == []
+
+    def test_not_without_glibc(self, asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(host.platform, "libc_ver", lambda: ("", ""))
+        host.keep_freed_memory()
+        assert asked == []
