@@ -60,7 +60,7 @@ def available_memory_bytes(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> 
 
 
 def keep_freed_memory() -> None:
-    """Where memory is plentiful, let the C library keep what is freed: it gives large blocks back to the kernel.
+    """Where memory is plentiful, let the C library keep what is freed; else large blocks go to the kernel.
 
     At 224 pixels each training step asks for a dozen of them anew: 600,000 page faults, a tenth of its time.
     Does nothing without glibc (`man mallopt`).
