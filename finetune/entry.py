@@ -47,6 +47,8 @@ def open_entry(entry: Path, in_memory: Callable[[int], bool]) -> Store | None:
         pixels = np.load(entry / PIXELS, mmap_mode=None if in_memory(n_bytes) else "c")
         whole = pixels.shape == (n_bytes,) and described == _described(sizes, pixels)
         os.utime(entry / ENTRY)
+    except MemoryError:
+        raise
     except Exception:  # whatever the readers make of damaged bytes; NumPy's lets a tokenizer's error through
         whole = False
     if not whole:
