@@ -8,6 +8,7 @@ import gc
 import http.server
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from finetune import environment, files
+from finetune import cli, environment, files
 from finetune import experiment as experiment_module
 from finetune.config import STANDARD_VARIANTS, ExperimentConfig
 from finetune.experiment import run_experiment
@@ -29,6 +30,9 @@ from finetune.signals import Stopped, StopRequest
 from tests.finetune.helpers import Quiet, tiny
 
 torch.set_num_threads(1)
+
+Command = Callable[..., tuple[int, str, str]]
+"""What the fixture `finetune` gives."""
 
 
 def _narrow_init(self: ResNet, block: type[BasicBlock], layers: list[int], num_classes: int) -> None:
@@ -98,6 +102,22 @@ def experiment(narrow_weights: Path) -> Callable[..., dict[str, Any]]:
     ) -> dict[str, Any]:
         config = tiny(**{"weights": str(narrow_weights), **fields})
         return run_experiment(config, out, Quiet(), stop or StopRequest(), resume)
+
+    return run
+
+
+@pytest.fixture
+def finetune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Runs a command line in this process and in this test's folder: exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["finetune", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, out, err
 
     return run
 

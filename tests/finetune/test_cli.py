@@ -17,10 +17,9 @@ from torchvision.datasets import Flowers102
 
 from finetune import __version__, cli, network, weights
 from finetune import experiment as experiment_module
-from tests.finetune.conftest import Server
+from tests.finetune.conftest import Command, Server
 from tests.finetune.helpers import files_of, image_tree, timeless
 
-Command = Callable[..., tuple[int, str, str]]
 Copy = Callable[[Path, int], dict[str, Any] | None]
 
 TINY = ["--dataset", "digits", "--subset", "2", "--device", "cpu", "--workers", "1", "--epochs", "2"]
@@ -33,22 +32,6 @@ def _handlers() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture
-def finetune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs a command line in this process and in this test's folder: exit code, output, errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["finetune", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
-
-    return run
 
 
 def refused(result: tuple[int, str, str]) -> str:

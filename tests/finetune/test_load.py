@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune import cache, cli, load, store
+from finetune import cache, load, store
 from finetune.cache import entries
 from finetune.config import STANDARD_VARIANTS, ExperimentConfig
 from finetune.errors import BadImagesError, ConfigError
@@ -19,9 +18,9 @@ from finetune.load import divide, make_ready
 from finetune.store import Store
 from finetune.stream import Stream
 from finetune.train import Images
+from tests.finetune.conftest import Command
 from tests.finetune.helpers import Quiet, files_of, image_tree, photo, timeless, tiny
 
-Command = Callable[..., tuple[int, str, str]]
 Run = Callable[..., dict[str, Any]]
 
 _, _, C = STANDARD_VARIANTS
@@ -34,22 +33,6 @@ def folder(narrow: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     """A cache that is not there yet, and digits that are read once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "finetune" / "images"
-
-
-@pytest.fixture
-def finetune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs a command line in this process and in this test's folder: exit code, output, errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["finetune", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
-
-    return run
 
 
 def never(*_: object) -> Stream:
