@@ -121,6 +121,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def compared(known: Known, group: str, rows: Iterable[Row], with_goals: bool = True) -> str:
     """A table of both workloads, goals beside what was measured."""
+    if not any(f"{group}/{workload}" in known for workload in WORKLOADS):
+        return NOTHING + "\n"
     head = ["", *(cell for w in WORKLOADS for cell in ([TITLES[w], "goal"] if with_goals else [TITLES[w]]))]
 
     def cells(row: Row) -> Iterable[str]:
