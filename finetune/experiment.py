@@ -115,6 +115,7 @@ def run_experiment(
                 began = time.perf_counter()
                 run = _run(prepared, variant, seed, out, reporter, stop, team)
                 gc.collect()  # the network and its trainer refer to each other in a circle
+                host.give_back_freed_memory()
                 record["runs"].append(run)
                 if not team.first:
                     continue

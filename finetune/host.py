@@ -72,6 +72,12 @@ def keep_freed_memory() -> None:
         library.mallopt(parameter, value)
 
 
+def give_back_freed_memory() -> None:
+    """Between two runs: what the C library still holds of the last one would add to the peak of the next."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def shared_memory_note(folder: Path = SHARED_MEMORY, usual: int = SHARED_MEMORY_USUAL_BYTES) -> str | None:
     """One sentence if /dev/shm is smaller than containers usually have, else None."""
     try:

@@ -205,6 +205,16 @@ class TestFreedMemory:
         host.keep_freed_memory()
         assert asked == []
 
+    def test_is_given_back_between_runs(
+        self, asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        host.ctypes.CDLL(None).malloc_trim = lambda pad: asked.append((0, pad))
+        host.give_back_freed_memory()
+        assert asked == [(0, 0)]
+        monkeypatch.setattr(host.platform, "libc_ver", lambda: ("", ""))
+        host.give_back_freed_memory()
+        assert asked == [(0, 0)]
+
     def test_not_without_glibc(self, asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(host.platform, "libc_ver", lambda: ("", ""))
         host.keep_freed_memory()
