@@ -410,7 +410,9 @@ class TestCommandLine:
         assert together(*options) == [2, 2]
         first, second = together.said("err")
         assert "--out must name a new or empty folder" in first
-        assert second.startswith("Error: Every process must live to the end, but one has died")
+        # It may still be connecting when the first has gone, and gloo writes what it thinks of that first.
+        assert second.splitlines()[-1].startswith("Error: ")
+        assert "Traceback" not in second
         assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
     def test_a_batch_too_small_for_both(
