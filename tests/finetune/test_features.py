@@ -70,6 +70,7 @@ class TestViews:
                 assert same_images(one, two) == (i % 3 == j % 3)
                 assert np.array_equal(one.order, two.order) == (i == j)
 
+    @pytest.mark.slow
     def test_all_variants_of_a_seed_have_the_same_stream(self, experiment: Run, tmp_path: Path) -> None:
         record = experiment(tmp_path / "run", seeds=2, cache_views=1)
         streams = [run["budget"]["stream_sha256"] for run in record["runs"]]
@@ -183,6 +184,7 @@ class TestSharing:
         assert record["config"]["cache_views"] == cache_views
         assert [run["budget"]["images"] for run in record["runs"]] == [N_TRAIN * 3] * 2
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("init", ["pretrained", "random"])
     def test_what_another_seed_left_changes_nothing(
         self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: str
@@ -192,6 +194,7 @@ class TestSharing:
         monkeypatch.setattr(Prepared, "features_of", lambda *_: Features())
         assert timeless(experiment(tmp_path / "apart", **fields)) == timeless(shared)
 
+    @pytest.mark.slow
     def test_as_many_views_as_epochs_train_as_without(self, experiment: Run, tmp_path: Path) -> None:
         live = experiment(tmp_path / "live", flip_probability=0.5, epochs=3)
         kept = experiment(tmp_path / "kept", flip_probability=0.5, epochs=3, cache_views=3)
@@ -243,6 +246,7 @@ class TestRoom:
 
 
 class TestAuto:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("fields", "expected"),
         [
@@ -259,6 +263,7 @@ class TestAuto:
         table = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
         assert table.get("cache_views") == record["config"]["cache_views"] == expected
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("spare_bytes", "expected"), [(0, None), (1, 2)])
     def test_wants_room_for_every_view_of_every_frozen_prefix(
         self,
@@ -304,6 +309,7 @@ class TestResume:
         assert timeless(resumed) == whole[0]
         assert files_of(tmp_path / "run") == whole[1]
 
+    @pytest.mark.slow
     def test_auto_goes_on_with_what_it_meant_when_it_began(
         self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -357,7 +357,8 @@ class TestCommandLine:
         assert not judged.problems
         assert judged.findings["times-add-up"].status is Status.HOLDS
 
-    @pytest.mark.parametrize("asked", ["1", pytest.param("01", marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("asked", ["1", "01"])
     def test_a_signal_stops_both_and_both_go_on(
         self,
         together: Together,
