@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.host import cores
-from finetune.store import Store, decode, reserve
-from finetune.stream import Pixels, Stream
+from finetune.store import Store, decode, reserve, store_of
+from finetune.stream import Pixels, Stream, lengths
 
 FORMAT = 1
 CHUNK_BYTES = 16 << 20
@@ -42,7 +42,7 @@ def open_entry(entry: Path, in_memory: Callable[[int], bool]) -> Store | None:
     try:
         described: dict[str, Any] = json.loads((entry / ENTRY).read_text("utf-8"))
         sizes = np.load(entry / SIZES)
-        n_bytes = int((sizes[:, 0] * sizes[:, 1]).sum()) * 3
+        n_bytes = int(lengths(sizes).sum())
         # Private pages ("c"), since PyTorch wants memory that may be written to.
         pixels = np.load(entry / PIXELS, mmap_mode=None if in_memory(n_bytes) else "c")
         whole = pixels.shape == (n_bytes,) and described == _described(sizes, pixels)
@@ -54,8 +54,7 @@ def open_entry(entry: Path, in_memory: Callable[[int], bool]) -> Store | None:
     if not whole:
         remove(entry)
         return None
-    lengths = sizes[:, 0] * sizes[:, 1] * 3
-    return Store(pixels, sizes, np.cumsum(lengths) - lengths)
+    return store_of(pixels, sizes)
 
 
 def _described(sizes: npt.NDArray[np.int64], pixels: Pixels) -> dict[str, Any]:

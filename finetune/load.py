@@ -19,7 +19,7 @@ from finetune.gpu import DeviceStore
 from finetune.host import cores
 from finetune.splits import Splits, make_splits
 from finetune.store import Store
-from finetune.stream import Stream, check_all, evaluation_stream, training_stream
+from finetune.stream import Stream, evaluation_stream, training_stream, visit
 from finetune.train import Images
 
 CPU = torch.device("cpu")
@@ -117,7 +117,7 @@ def _sources(
             try:
                 if place == "off":
                     stream = make()
-                    check_all(stream, advance)
+                    visit(stream, advance)
                     sources[name] = stream
                 else:
                     entry = entry_name(divided.dataset.name, name, size, split.fingerprint)

@@ -39,12 +39,6 @@ ALIKE = {
 }
 """What joined runs must share: the rule, and what to do where it is broken."""
 
-ARTIFACTS = {
-    "val_predictions": "predictions/{}-val.csv",
-    "test_predictions": "predictions/{}-test.csv",
-    "checkpoint": "checkpoints/{}.safetensors",
-}
-
 Run = dict[str, Any]
 
 
@@ -215,7 +209,7 @@ def _copied(folder: Path, run: Run, out: Path) -> Run:
     if run["artifacts"] is None:
         return run
     artifacts = {}
-    for name, pattern in ARTIFACTS.items():
+    for name, pattern in results.ARTIFACTS.items():
         path = pattern.format(run_stem(run["variant"], run["seed"]))
         content = _content(folder, run, name)
         artifacts[name] = {"path": path, "sha256": write_atomically(inside(out, path), content)}

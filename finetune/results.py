@@ -32,6 +32,13 @@ from finetune.weights import Weights
 
 SCHEMA_VERSION = "1.0"
 STATE = "state"
+ARTIFACTS = {
+    "val_predictions": "predictions/{}-val.csv",
+    "test_predictions": "predictions/{}-test.csv",
+    "checkpoint": "checkpoints/{}.safetensors",
+}
+"""Where a run's files lie in its folder, by what their names begin with."""
+
 IDENTITY = ("config", "dataset", "weights")
 """The parts of the results that a resumed experiment must share with the one that began."""
 
@@ -150,16 +157,14 @@ def write_artifacts(
 ) -> dict[str, Any]:
     """Write predictions and checkpoint of a chosen epoch; the `artifacts` object of its run."""
     files = {
-        f"{split}_predictions": (
-            f"predictions/{stem}-{split}.csv",
-            predictions_csv(splits.by_name[split].samples, found),
-        )
+        f"{split}_predictions": predictions_csv(splits.by_name[split].samples, found)
         for split, found in predictions.items()
     }
-    files["checkpoint"] = (f"checkpoints/{stem}.safetensors", checkpoint)
+    files["checkpoint"] = checkpoint
+    paths = {name: ARTIFACTS[name].format(stem) for name in files}
     return {
-        name: {"path": path, "sha256": write_atomically(out / path, content)}
-        for name, (path, content) in files.items()
+        name: {"path": paths[name], "sha256": write_atomically(out / paths[name], content)}
+        for name, content in files.items()
     }
 
 

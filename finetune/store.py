@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from finetune.errors import BadImagesError, DataError
+from finetune.errors import DataError
 from finetune.host import available_memory_bytes
-from finetune.stream import Pixels, Stream, each
+from finetune.stream import Pixels, Stream, lengths, visit
 
 Allocate = Callable[[int], Pixels]
 """Gives a flat array of that many bytes, in memory or in a file."""
@@ -50,6 +50,11 @@ class Store:
     def tensor(self) -> torch.Tensor:
         """All images [n x height x width x 3], a view; they must be of one size."""
         return torch.from_numpy(self.pixels).view(len(self), *self.sizes[0].tolist(), 3)
+
+
+def store_of(pixels: Pixels, sizes: npt.NDArray[np.int64]) -> Store:
+    """Images of heights and widths [n x 2] that lie behind each other without gaps."""
+    return Store(pixels, sizes, np.cumsum(lengths(sizes)) - lengths(sizes))
 
 
 def allocate(n_bytes: int) -> Pixels:
@@ -89,14 +94,10 @@ def decode(stream: Stream, tick: Callable[[int], None], allocate: Allocate = all
     Raises:
         BadImagesError: images that cannot be decoded, each with its reason.
     """
-    store = Store(allocate(stream.n_bytes), stream.sizes, stream.offsets)
-    bad: dict[str, str] = {}
+    store = store_of(allocate(stream.n_bytes), stream.sizes)
 
-    def one(index: int) -> None:
-        store.image(index)[:] = stream.decoded(index)
-        tick(1)
+    def put(index: int, pixels: Pixels) -> None:
+        store.image(index)[:] = pixels
 
-    each(one, stream.samples, stream.workers, bad)
-    if bad:
-        raise BadImagesError(bad)
+    visit(stream, tick, put)
     return store

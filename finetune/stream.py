@@ -61,16 +61,9 @@ class Stream:
         return len(self.samples)
 
     @property
-    def offsets(self) -> npt.NDArray[np.int64]:
-        """[n] where each image begins when they lie behind each other, bytes."""
-        lengths = self.sizes[:, 0] * self.sizes[:, 1] * 3
-        offsets: npt.NDArray[np.int64] = np.cumsum(lengths) - lengths
-        return offsets
-
-    @property
     def n_bytes(self) -> int:
         """What all images take, uint8."""
-        return int((self.sizes[:, 0] * self.sizes[:, 1]).sum()) * 3
+        return int(lengths(self.sizes).sum())
 
     def __getitem__(self, part: slice) -> Stream:
         """Only some of the images."""
@@ -110,6 +103,12 @@ class Stream:
             yield from ahead(pool, batch, range(0, len(self), batch_size), self.workers)
 
 
+def lengths(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Bytes [n] of RGB images of heights and widths [n x 2], uint8."""
+    found: npt.NDArray[np.int64] = sizes[:, 0] * sizes[:, 1] * 3
+    return found
+
+
 def train_size(height: int, width: int, image_size: int) -> tuple[int, int]:
     """Stored height and width of a training image: short side at most `TRAIN_RATIO * image_size`."""
     scale = min(1.0, TRAIN_RATIO * image_size / min(height, width))
@@ -147,19 +146,26 @@ def evaluation_stream(samples: Sequence[Sample], image_size: int, workers: int) 
     return Stream(samples, np.full((len(samples), 2), image_size, dtype=np.int64), cropped, workers)
 
 
-def check_all(stream: Stream, tick: Callable[[int], None]) -> None:
-    """Decode every image once and keep none, so that all bad ones are known before training.
+def visit(
+    stream: Stream, tick: Callable[[int], None], take: Callable[[int, Pixels], None] = lambda *_: None
+) -> None:
+    """Decode every image once; without `take` only to know all bad ones before training.
+
+    Args:
+        stream: the images.
+        tick: called with 1 after each.
+        take: given each image's number and pixels, by threads.
 
     Raises:
         BadImagesError: images that cannot be decoded, each with its reason.
     """
     bad: dict[str, str] = {}
 
-    def decode(index: int) -> None:
-        stream.decoded(index)
+    def one(index: int) -> None:
+        take(index, stream.decoded(index))
         tick(1)
 
-    each(decode, stream.samples, stream.workers, bad)
+    each(one, stream.samples, stream.workers, bad)
     if bad:
         raise BadImagesError(bad)
 

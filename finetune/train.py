@@ -22,7 +22,7 @@ from finetune.models import Network
 from finetune.optimize import learning_rate, make_optimizer
 from finetune.store import Store
 from finetune.stream import Stream
-from finetune.team import Team
+from finetune.team import ALONE, Team
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Trainer:
         precision: str = "fp32",
         views: Views | None = None,
         features: Features | None = None,
-        team: Team | None = None,
+        team: Team = ALONE,
         step_ended: Callable[[int], None] = lambda _: None,
         batch_evaluated: Callable[[], None] = lambda: None,
     ) -> None:
@@ -145,7 +145,7 @@ class Trainer:
         self.precision = precision
         self.views = views
         self.features = features or Features()
-        self.team = team or Team()
+        self.team = team
         self.step_ended = step_ended
         self.batch_evaluated = batch_evaluated
         self.optimizer = make_optimizer(network, recipe, peak)
@@ -159,7 +159,7 @@ class Trainer:
     def resume(self, training: Training) -> None:
         """Go on from a training record; network and optimizer must be as they were then."""
         self.training = training
-        first = self.team.rank == 0  # the others begin with nothing, since the sums of all are added up
+        first = self.team.first  # the others begin with nothing, since the sums of all are added up
         self._loss_sum.fill_(training.current.loss_sum if first else 0)
         self._n_correct.fill_(training.current.n_correct if first else 0)
 
