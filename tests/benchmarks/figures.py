@@ -127,6 +127,7 @@ def whole_jobs(rounds: Sequence[Mapping[str, Any]], alone_bytes: int) -> Samples
             figures[f"evaluate_{v}"] = _evaluated(plain, v) / mean((_evaluated(cold, v), _evaluated(warm, v)))
             figures[f"accuracy_ours_{v}"] = warm["variants"][v]["test_accuracy"]
             figures[f"accuracy_theirs_{v}"] = plain["variants"][v]["test_accuracy"]
+            figures[f"gain_{v}"] = figures[f"accuracy_ours_{v}"] - figures[f"accuracy_theirs_{v}"]
         for name, value in figures.items():
             samples.setdefault(name, []).append(value)
     return samples

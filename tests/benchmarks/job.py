@@ -144,7 +144,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--weights", default="bundled")
     parser.add_argument("--variants", default="A,B,C")
-    parser.add_argument("--seed", type=int, default=0, help="of training; the division is always seed 0's")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     return parser.parse_args()

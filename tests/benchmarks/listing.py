@@ -14,7 +14,7 @@ from tests.benchmarks.job import SPLITS, options
 def main() -> None:
     args = options()
     dataset = load_dataset(args.dataset, args.data_root)
-    splits = make_splits(dataset, args.split, args.subset, seed=0, workers=cores())
+    splits = make_splits(dataset, args.split, args.subset, seed=args.seed, workers=cores())
     files = {name: [(str(s.content), s.label) for s in splits.by_name[name].samples] for name in SPLITS}
     json.dump({"n_classes": len(dataset.classes), **files}, sys.stdout)
 

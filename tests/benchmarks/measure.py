@@ -21,7 +21,6 @@ TINY = bool(os.environ.get("BENCH_TINY"))
 """Proves in a minute or two that everything runs; its figures mean nothing."""
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
-SEEDS = int(os.environ.get("BENCH_SEEDS", "0"))
 DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
 
 

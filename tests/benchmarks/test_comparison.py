@@ -16,7 +16,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from tests.benchmarks import figures, measure
-from tests.benchmarks.measure import ROUNDS, SEEDS, WORKLOADS, Workload, ours, theirs
+from tests.benchmarks.measure import ROUNDS, WORKLOADS, Workload, ours, theirs
 from tests.conftest import real_data
 
 pytestmark = pytest.mark.usefixtures("at_length")
@@ -82,12 +82,12 @@ def test_whole_job(
     rounds: list[dict[str, Any]] = []
 
     def measure_round() -> None:
-        cache = f"cache-{len(rounds)}"
+        cache, seed = f"cache-{len(rounds)}", len(rounds)  # accuracies of ours and theirs come in pairs
         rounds.append(
             {
-                "cold": run_ours(cache),
-                "theirs": theirs(program, with_options(workload.arguments, workers=workers)),
-                "warm": run_ours(cache),
+                "cold": run_ours(cache, seed=seed),
+                "theirs": theirs(program, with_options(workload.arguments, workers=workers, seed=seed)),
+                "warm": run_ours(cache, seed=seed),
             }
         )
         figures.save(
@@ -133,30 +133,3 @@ def test_cached_prefix(
         )
 
     benchmark.pedantic(measure_round, rounds=ROUNDS)
-
-
-@pytest.mark.skipif(SEEDS == 0, reason="trains for hours; BENCH_SEEDS=3 says with how many seeds")
-def test_accuracy(
-    workload: Workload,
-    run_ours: Ours,
-    tutorial_workers: Callable[[Workload], tuple[int, dict[str, float]]],
-    benchmark: BenchmarkFixture,
-) -> None:
-    """The same seeds for ours and theirs; test accuracy of the epoch that validation chose."""
-    workers, _ = tutorial_workers(workload)
-    samples: dict[str, list[float]] = {}
-
-    def measure_seeds() -> None:
-        for logs in run_ours("cache", seeds=SEEDS)["seeds"]:
-            for variant, log in logs.items():
-                samples.setdefault(f"ours_{variant}", []).append(log["test_accuracy"])
-        for seed in range(SEEDS):
-            words = with_options(workload.arguments, workers=workers, seed=seed)
-            for variant, log in theirs("tutorial", words)["variants"].items():
-                samples.setdefault(f"theirs_{variant}", []).append(log["test_accuracy"])
-        for variant in "ABC":
-            pairs = zip(samples[f"ours_{variant}"], samples[f"theirs_{variant}"], strict=True)
-            samples[f"gain_{variant}"] = [own - plain for own, plain in pairs]
-        figures.save(f"accuracy/{workload.name}", samples, workers=workers, arguments=workload.arguments)
-
-    benchmark.pedantic(measure_seeds, rounds=1)
