@@ -15,17 +15,9 @@ from typing import Any
 import click
 
 from finetune import __version__
-from finetune.config import (
-    DEVICES,
-    ON_BAD_IMAGE,
-    PRECISIONS,
-    SPLITS,
-    STORES,
-    ExperimentConfig,
-    load_preset,
-    preset_names,
-)
+from finetune.config import DEVICES, ON_BAD_IMAGE, PRECISIONS, SPLITS, STORES, ExperimentConfig
 from finetune.errors import ConfigError, FinetuneError
+from finetune.preset import load_preset, preset_names
 from finetune.signals import Stopped, StopRequest
 
 EXIT_FAILED_VARIANT = 1

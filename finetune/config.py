@@ -1,16 +1,12 @@
-"""What an experiment is: variants, recipe, data. Frozen, checked once, read from TOML presets."""
+"""What an experiment is: variants, recipe, data. Frozen, checked once."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import re
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
-from typing import Any
 
 from finetune.errors import ConfigError
 
@@ -28,7 +24,12 @@ PRECISIONS = ("auto", "fp32", "bf16")
 INITS = ("random", "pretrained")
 
 
-def _require(holds: bool, what: str, rule: str, value: object) -> None:
+def require(holds: bool, what: str, rule: str, value: object) -> None:
+    """Make sure that a value keeps its rule.
+
+    Raises:
+        ConfigError: it does not.
+    """
     if not holds:
         raise ConfigError(f"{what} must be {rule}, but {value!r} was given.")
 
@@ -67,22 +68,22 @@ class Variant:
     lr: float | None = None
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             isinstance(self.name, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_-]{0,31}", self.name) is not None,
             "A variant's name",
             "a letter, then at most 31 letters, digits, hyphens or underscores",
             self.name,
         )
-        _require(self.init in INITS, f"init of variant {self.name}", "random or pretrained", self.init)
+        require(self.init in INITS, f"init of variant {self.name}", "random or pretrained", self.init)
         listed = isinstance(self.train, str | tuple)
         unknown = [g for g in self.groups if g not in GROUPS] if listed else [self.train]
-        _require(
+        require(
             not unknown and len(self.groups) > 0 and len(set(self.groups)) == len(self.groups),
             f"train of variant {self.name}",
             f'"all" or a list of groups out of {", ".join(GROUPS)}',
             unknown[0] if unknown else self.train,
         )
-        _require(
+        require(
             self.lr is None or (_number(self.lr) and self.lr > 0),
             f"lr of variant {self.name}",
             "a number above 0",
@@ -148,10 +149,10 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("image_size", 8)):
             value = getattr(self, name)
-            _require(_whole(value, least), name, f"a whole number of at least {least}", value)
+            require(_whole(value, least), name, f"a whole number of at least {least}", value)
         for name, (rule, holds) in RANGES.items():
             value = getattr(self, name)
-            _require(_number(value) and holds(value), name, rule, value)
+            require(_number(value) and holds(value), name, rule, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,37 +210,37 @@ class ExperimentConfig:
             "",
             self.dataset,
         )
-        _require(known, "dataset", "flowers102, digits or imagefolder:PATH", self.dataset)
+        require(known, "dataset", "flowers102, digits or imagefolder:PATH", self.dataset)
         for name in ("dataset", "data_root", "weights"):
             value = getattr(self, name)
-            _require(_nameable(value), name, "a path without null characters and overlong names", value)
-        _require(self.split in (None, *SPLITS), "split", " or ".join(SPLITS), self.split)
-        _require(self.device in DEVICES, "device", "auto, cpu or cuda", self.device)
-        _require(self.store in STORES, "store", "auto, device, memory, disk or off", self.store)
-        _require(self.precision in PRECISIONS, "precision", "auto, fp32 or bf16", self.precision)
-        _require(
+            require(_nameable(value), name, "a path without null characters and overlong names", value)
+        require(self.split in (None, *SPLITS), "split", " or ".join(SPLITS), self.split)
+        require(self.device in DEVICES, "device", "auto, cpu or cuda", self.device)
+        require(self.store in STORES, "store", "auto, device, memory, disk or off", self.store)
+        require(self.precision in PRECISIONS, "precision", "auto, fp32 or bf16", self.precision)
+        require(
             self.cache_views in (None, "auto") or _whole(self.cache_views, 1),
             "cache_views",
             "auto or a whole number of at least 1",
             self.cache_views,
         )
-        _require(
+        require(
             self.processes == 1 or self.cache_views is None,
             "cache_views with --parallel data",
             "left out",
             self.cache_views,
         )
-        _require(self.on_bad_image in ON_BAD_IMAGE, "on_bad_image", "fail or skip", self.on_bad_image)
-        _require(isinstance(self.deterministic, bool), "deterministic", "true or false", self.deterministic)
+        require(self.on_bad_image in ON_BAD_IMAGE, "on_bad_image", "fail or skip", self.on_bad_image)
+        require(isinstance(self.deterministic, bool), "deterministic", "true or false", self.deterministic)
         for name in ("subset", "seeds", "workers", "processes"):
             value = getattr(self, name)
             optional = name in ("subset", "workers") and value is None
-            _require(optional or _whole(value, 1), name, "a whole number of at least 1", value)
+            require(optional or _whole(value, 1), name, "a whole number of at least 1", value)
         last = self.seed + self.seeds - 1 if _whole(self.seed, 0) else -1
-        _require(0 <= last <= SEED_MAX, "seed", f"a whole number from 0 to {SEED_MAX:,}", self.seed)
+        require(0 <= last <= SEED_MAX, "seed", f"a whole number from 0 to {SEED_MAX:,}", self.seed)
         names = [v.name.casefold() for v in self.variants]
-        _require(len(names) > 0, "variants", "a list of at least one", [])
-        _require(len(set(names)) == len(names), "names of variants", "different, whatever their case", names)
+        require(len(names) > 0, "variants", "a list of at least one", [])
+        require(len(set(names)) == len(names), "names of variants", "different, whatever their case", names)
 
     @property
     def seed_list(self) -> tuple[int, ...]:
@@ -256,93 +257,5 @@ class ExperimentConfig:
         wanted = [n.strip().casefold() for n in names.split(",")]
         for name in wanted:
             valid = ", ".join(v.name for v in self.variants)
-            _require(name in rows, "Each of --variants", f"one of {valid}", name)
+            require(name in rows, "Each of --variants", f"one of {valid}", name)
         return dataclasses.replace(self, variants=tuple(rows[n] for n in wanted))
-
-
-def preset_names() -> dict[str, str]:
-    """Each preset that comes with finetune, with its one-line description."""
-    folder = resources.files("finetune") / "presets"
-    tables = {f.name.removesuffix(".toml"): tomllib.loads(f.read_text("utf-8")) for f in folder.iterdir()}
-    return {name: str(tables[name]["description"]) for name in sorted(tables)}
-
-
-def load_preset(name: str) -> ExperimentConfig:
-    """Read a preset by name, or any TOML file of the same form, such as a run's `config.toml`.
-
-    Raises:
-        ConfigError: no such preset or file, not TOML, an unknown key, or a value that breaks its rule.
-    """
-    if name.endswith(".toml"):
-        try:
-            text = Path(name).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"The preset file {name} cannot be read ({error}); check the path.") from error
-    else:
-        known = preset_names()
-        _require(name in known, "preset", f"{', '.join(known)} or the path of a .toml file", name)
-        text = (resources.files("finetune") / "presets" / f"{name}.toml").read_text("utf-8")
-    try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"The preset {name} must be a TOML file, but reading it gave: {error}.") from error
-    return _from_table(table, Path(name).stem if name.endswith(".toml") else name)
-
-
-def _from_table(table: dict[str, Any], name: str) -> ExperimentConfig:
-    table = {"preset": name, **{k: v for k, v in table.items() if k != "description"}}
-    recipe = table.pop("recipe", {})
-    rows = table.pop("variants", {})
-    picked = table.pop("pick", None)
-    for key, value in (("recipe", recipe), ("variants", rows)):
-        _require(isinstance(value, dict), f"{key} in preset {name}", "a table", value)
-    variants = {v.name: dataclasses.asdict(v) for v in STANDARD_VARIANTS}
-    for row, fields in rows.items():
-        _require(isinstance(fields, dict), f"variants.{row} in preset {name}", "a table", fields)
-        standard = next((v for v in variants if v.casefold() == row.casefold()), row)
-        variants[standard] = {"name": standard, **variants.get(standard, {}), **fields}
-    for fields in variants.values():
-        if isinstance(fields.get("train"), list):
-            fields["train"] = tuple(fields["train"])
-    config = ExperimentConfig(
-        **_checked(ExperimentConfig, table, f"preset {name}"),
-        recipe=Recipe(**_checked(Recipe, recipe, f"[recipe] of preset {name}")),
-        variants=tuple(
-            Variant(**_checked(Variant, fields, f"[variants.{row}] of preset {name}"))
-            for row, fields in variants.items()
-        ),
-    )
-    if picked is None:
-        return config
-    _require(
-        isinstance(picked, list) and all(isinstance(n, str) for n in picked),
-        f"pick in preset {name}",
-        "a list of variant names",
-        picked,
-    )
-    return config.pick(",".join(picked))
-
-
-def _checked(cls: type[Any], table: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in ("variants", "recipe")}
-    for key in table:
-        if key not in fields:
-            raise ConfigError(f"{where} has an unknown key {key!r}; the valid ones are {', '.join(fields)}.")
-    missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in table]
-    if missing:
-        raise ConfigError(f"{where} lacks the key {missing[0]!r}; add it.")
-    for key, value in table.items():
-        if fields[key].type in ("str", "str | None"):
-            _require(isinstance(value, str), f"{key} in {where}", "a string", value)
-    return table
-
-
-def to_table(config: ExperimentConfig) -> dict[str, Any]:
-    """The configuration as a TOML table that `load_preset` reads back; unset values are left out."""
-    table = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
-    rows = {
-        v.name: {k: x for k, x in dataclasses.asdict(v).items() if x is not None and k != "name"}
-        for v in config.variants
-    }
-    del table["variants"]
-    return {"pick": list(rows), **table, "variants": rows}

@@ -12,11 +12,12 @@ from typing import Any
 import tomli_w
 
 from finetune import host, reevaluate, results
-from finetune.config import ExperimentConfig, Variant, load_preset, to_table
+from finetune.config import ExperimentConfig, Variant
 from finetune.console import Reporter
 from finetune.errors import RunFolderError, listed
 from finetune.experiment import CHECKPOINT_BYTES, run_stem
 from finetune.files import locked, write_atomically
+from finetune.preset import load_preset, to_table
 from finetune.report import curves, summary
 from finetune.weights import inside
 

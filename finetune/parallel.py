@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,6 +26,7 @@ from finetune.console import Reporter
 from finetune.errors import ConfigError, FinetuneError, RunFolderError
 from finetune.experiment import run_experiment
 from finetune.merge import merge_runs
+from finetune.ranks import Ranks, deal, ranks
 from finetune.signals import StopRequest
 from finetune.team import DataParallel, Team
 
@@ -42,8 +41,6 @@ MESSAGE_LETTERS = 1000
 MESSAGE_BYTES = 12 * MESSAGE_LETTERS + 2
 """JSON spells a letter in at most two escapes of six bytes, and adds quotation marks."""
 
-LAUNCHERS = "torchrun, srun, a SLURM array or a Kubernetes Indexed Job that sets WORLD_SIZE"
-
 LOST = ("onnection closed by peer", "onnection reset by peer", "NCCL", "gloo", "Broken pipe")
 """What a RuntimeError says when another process has gone: gloo's and NCCL's words."""
 
@@ -53,77 +50,9 @@ Pair = tuple[str, int]
 Train = Callable[[Path, list[Pair], bool], dict[str, Any]]
 """Trains pairs in a run folder, going on if told so; returns the results."""
 
-T = TypeVar("T")
-
 
 class ParallelError(FinetuneError):
     """Processes that should work together cannot, or not all of them ended well."""
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Which of how many processes this one is.
-
-    Args:
-        rank: its number, from 0.
-        world: how many there are.
-        local_rank: its number on this machine, for the choice of a GPU.
-        local_world: how many share this machine's cores.
-        connected: whether they can reach one another.
-    """
-
-    rank: int
-    world: int
-    local_rank: int = 0
-    local_world: int = 1
-    connected: bool = False
-
-
-def ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
-    """What the launcher says: torchrun, else srun, a SLURM array or a Kubernetes Indexed Job.
-
-    Raises:
-        ConfigError: there is none, or what it says makes no sense.
-    """
-
-    def whole(name: str) -> int:
-        value = environ.get(name)
-        if value is None or re.fullmatch("[0-9]{1,9}", value) is None:
-            given = "is not set" if value is None else f"is {value!r}"
-            raise ConfigError(
-                f"--parallel needs the process's number and how many there are, and {name} must be a whole "
-                f"number for that, but it {given}; start the processes with {LAUNCHERS}."
-            )
-        return int(value)
-
-    local_rank, local_world, connected = 0, 1, False
-    if "JOB_COMPLETION_INDEX" in environ and "RANK" not in environ:
-        rank, world = whole("JOB_COMPLETION_INDEX"), whole("WORLD_SIZE")
-    elif "RANK" not in environ and environ.get("SLURM_NTASKS", "1") != "1":
-        # SLURM itself gives each task its cores.
-        rank, world, local_rank = whole("SLURM_PROCID"), whole("SLURM_NTASKS"), whole("SLURM_LOCALID")
-        connected = "MASTER_ADDR" in environ
-    elif "RANK" not in environ and "SLURM_ARRAY_TASK_ID" in environ:
-        rank = whole("SLURM_ARRAY_TASK_ID") - whole("SLURM_ARRAY_TASK_MIN")
-        world = whole("SLURM_ARRAY_TASK_COUNT")
-    else:
-        rank, world = whole("RANK"), whole("WORLD_SIZE")
-        if "LOCAL_RANK" in environ:
-            local_rank, local_world = whole("LOCAL_RANK"), whole("LOCAL_WORLD_SIZE")
-        connected = "MASTER_ADDR" in environ
-    if not 0 <= rank < world:
-        raise ConfigError(
-            "A process's number must be from 0 to one less than how many there are, but the environment "
-            f"says {rank} of {world}; start the processes with {LAUNCHERS}."
-        )
-    if connected:
-        whole("MASTER_PORT")
-    return Ranks(rank, world, local_rank, local_world, connected)
-
-
-def deal(pairs: Sequence[T], ranks: Ranks) -> list[T]:
-    """The pairs that this process trains."""
-    return list(pairs[ranks.rank :: ranks.world])
 
 
 def shard_folder(out: Path, rank: int) -> Path:

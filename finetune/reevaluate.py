@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from finetune import environment, host, results
-from finetune.config import GROUPS, Variant, load_preset
+from finetune.config import GROUPS, Variant
 from finetune.console import Reporter
 from finetune.errors import ConfigError, DataError, RunFolderError, WeightsError
 from finetune.evaluate import evaluate
@@ -18,6 +18,7 @@ from finetune.experiment import run_stem
 from finetune.files import write_atomically
 from finetune.load import divide, make_ready
 from finetune.models import Network, build, state_shapes
+from finetune.preset import load_preset
 from finetune.weights import inside, read_state
 
 

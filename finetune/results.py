@@ -20,12 +20,13 @@ from typing import Any
 import tomli_w
 from jsonschema import Draft202012Validator
 
-from finetune.config import ExperimentConfig, Variant, to_table
+from finetune.config import ExperimentConfig, Variant
 from finetune.datasets import Dataset, Sample
 from finetune.errors import RunFolderError, listed
 from finetune.evaluate import Predictions
 from finetune.files import write_atomically
 from finetune.models import Network
+from finetune.preset import to_table
 from finetune.splits import Splits
 from finetune.train import Training
 from finetune.weights import Weights

@@ -25,9 +25,9 @@ import torch
 from torchvision.models.resnet import ResNet
 
 from finetune import environment, experiment, results
-from finetune.config import load_preset
 from finetune.experiment import run_experiment
 from finetune.models import Network
+from finetune.preset import load_preset
 from finetune.signals import StopRequest
 from finetune.weights import read_state
 from tests.finetune.conftest import _narrow_init

@@ -21,10 +21,11 @@ from hypothesis import HealthCheck, given, settings
 
 from finetune import experiment as job
 from finetune import reevaluate
-from finetune.config import ExperimentConfig, load_preset, to_table
+from finetune.config import ExperimentConfig
 from finetune.errors import FinetuneError
 from finetune.load import divide, make_ready
 from finetune.models import Network, state_shapes
+from finetune.preset import load_preset, to_table
 from finetune.signals import StopRequest
 from finetune.weights import load_weights
 from tests.finetune.helpers import Quiet, tiny

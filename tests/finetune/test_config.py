@@ -12,17 +12,9 @@ import tomli_w
 from hypothesis import given
 
 from finetune import cli
-from finetune.config import (
-    GROUPS,
-    STANDARD_VARIANTS,
-    ExperimentConfig,
-    Recipe,
-    Variant,
-    load_preset,
-    preset_names,
-    to_table,
-)
+from finetune.config import GROUPS, STANDARD_VARIANTS, ExperimentConfig, Recipe, Variant
 from finetune.errors import ConfigError
+from finetune.preset import load_preset, preset_names, to_table
 
 
 def preset(tmp_path: Path, text: str) -> ExperimentConfig:

@@ -16,11 +16,12 @@ import torch
 from finetune import experiment as experiment_module
 from finetune import features
 from finetune.augment import Plan, Views, batches, crop, plan_epoch
-from finetune.config import STANDARD_VARIANTS, Recipe, Variant, load_preset
+from finetune.config import STANDARD_VARIANTS, Recipe, Variant
 from finetune.evaluate import normalised
 from finetune.experiment import Prepared, run_experiment
 from finetune.features import Features, features_bytes, view_features
 from finetune.models import Network, build, state_shapes
+from finetune.preset import load_preset
 from finetune.signals import Stopped, StopRequest
 from finetune.store import Store
 from finetune.weights import load_weights

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from finetune import merge
-from finetune.config import STANDARD_VARIANTS, load_preset
+from finetune.config import STANDARD_VARIANTS
 from finetune.errors import ConfigError, FinetuneError, RunFolderError
 from finetune.experiment import run_experiment
 from finetune.merge import merge_runs
+from finetune.preset import load_preset
 from finetune.signals import StopRequest
 from grader.findings import Status
 from grader.grade import Job, grade

@@ -21,7 +21,8 @@ from rich.console import Console
 from finetune import parallel
 from finetune.config import STANDARD_VARIANTS
 from finetune.errors import ConfigError, FinetuneError, RunFolderError
-from finetune.parallel import ParallelError, Ranks, TaggedReporter, deal, ranks, shard_folder, train_shard
+from finetune.parallel import ParallelError, TaggedReporter, shard_folder, train_shard
+from finetune.ranks import Ranks, deal, ranks
 from finetune.signals import Stopped, StopRequest
 from tests.finetune.helpers import Quiet, tiny
 
@@ -356,7 +357,7 @@ class TestConnected:
 TRAINS = """
 import os, sys, signal, time
 from finetune import cli, parallel
-from finetune.config import load_preset
+from finetune.preset import load_preset
 from finetune.console import Reporter
 from finetune.errors import FinetuneError
 from finetune.signals import Stopped, StopRequest
@@ -374,7 +375,7 @@ def stop_at_rank_1():
 stop = StopRequest()
 stop.install()
 try:
-    parallel.train_shard(load_preset("smoke"), Path(sys.argv[1]), parallel.ranks(), Reporter(), stop, train)
+    parallel.train_shard(load_preset("smoke"), Path(sys.argv[1]), ranks(), Reporter(), stop, train)
 except Stopped as stopped:
     print("Interrupted.", flush=True)
     sys.exit(128 + stopped.number)

@@ -21,11 +21,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from finetune.config import ExperimentConfig, load_preset
+from finetune.config import ExperimentConfig
 from finetune.datasets import Sample
 from finetune.errors import RunFolderError
 from finetune.evaluate import Predictions
 from finetune.models import Network, fingerprint
+from finetune.preset import load_preset
 from finetune.results import begin_run_folder, config_record, predictions_csv, require_new, write_results
 from tests.finetune.helpers import Quiet, tiny
 

@@ -21,11 +21,13 @@ import torch
 from torch import nn
 
 from finetune import cli, parallel
-from finetune.config import STANDARD_VARIANTS, Variant, load_preset
+from finetune.config import STANDARD_VARIANTS, Variant
 from finetune.errors import ConfigError
 from finetune.evaluate import Predictions
 from finetune.optimize import require_statistics
-from finetune.parallel import Ranks, connect, ranks
+from finetune.parallel import connect
+from finetune.preset import load_preset
+from finetune.ranks import Ranks, ranks
 from finetune.signals import Stopped, StopRequest
 from finetune.team import ALONE, DataParallel, Team
 from finetune.train import Trainer
