@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from finetune.gpu import to_device
 from finetune.models import Network
 from finetune.stream import Stream
 
@@ -60,12 +62,16 @@ class Predictions:
 
 def normalised(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Images [b x height x width x 3] uint8 to normalised float32 [b x 3 x height x width], channels_last."""
-    if device.type == "cuda" and not pixels.is_cuda:
-        pixels = pixels.pin_memory()  # else the copy would wait for the device
-    images = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    scale = torch.tensor([255 * s for s in STD], device=device).view(1, 3, 1, 1)
-    shift = torch.tensor([m / s for m, s in zip(MEAN, STD, strict=True)], device=device).view(1, 3, 1, 1)
-    return images.div_(scale).sub_(shift)
+    scale, shift = _scale_and_shift(device)
+    return to_device(pixels, device).permute(0, 3, 1, 2).float().div_(scale).sub_(shift)
+
+
+@functools.cache
+def _scale_and_shift(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Made once: making a tensor on a GPU waits for it."""
+    scale = torch.tensor([255 * s for s in STD], device=device)
+    shift = torch.tensor([m / s for m, s in zip(MEAN, STD, strict=True)], device=device)
+    return scale.view(1, 3, 1, 1), shift.view(1, 3, 1, 1)
 
 
 def mixed(precision: str, device: torch.device) -> torch.autocast:
@@ -101,12 +107,13 @@ def evaluate(
     predicted, nll, seen = [], [], []
     computed = (network.forward_frozen(normalised(part, device)) for part in pixels.split(batch_size))
     with mixed(precision, device):
-        for features, truth in zip(kept or computed, torch.split(labels, batch_size), strict=True):
+        truths = torch.split(to_device(labels, device), batch_size)
+        for features, truth in zip(kept or computed, truths, strict=True):
             if kept is not None:
                 seen.append(features)
             logits = network.forward_trained(features).float()
             predicted.append(logits.argmax(dim=1))
-            nll.append(functional.cross_entropy(logits, truth.to(device), reduction="none"))
+            nll.append(functional.cross_entropy(logits, truth, reduction="none"))
             batch_ended()
     if kept is not None:
         kept[:] = seen

@@ -1,4 +1,7 @@
-"""Training images kept on the GPU and cropped there, by batched matrix products with a filter's weights."""
+"""Training images kept on the GPU and cropped there, by batched matrix products with a filter's weights.
+
+Nothing here waits for the GPU: while it computes a step, the processor prepares the next.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,16 @@ import numpy.typing as npt
 import torch
 
 from finetune.store import Store
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on a device, in the order of what was asked of it before, which is not waited for.
+
+    A plain copy waits for all of it, and so does one of memory that the kernel might move.
+    """
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 class DeviceStore:
@@ -18,9 +31,9 @@ class DeviceStore:
     """
 
     def __init__(self, store: Store, device: torch.device) -> None:
-        self.pixels = torch.from_numpy(store.pixels).to(device)
+        self.pixels = torch.from_numpy(store.pixels).view(-1, 3).to(device)
         self.sizes = store.sizes
-        self.offsets = store.offsets
+        self.first_pixels = store.offsets // 3
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -49,15 +62,16 @@ class DeviceStore:
         rows, top, bottom = _taps(corners[:, 1], corners[:, 3], sizes[:, 0], image_size)
         columns, left, right = _taps(corners[:, 0], corners[:, 2], sizes[:, 1], image_size)
         columns[flips] = columns[flips, ::-1]
-        # What the filters reach of each image, in the upper left corner of a common frame.
-        frame = torch.zeros(
-            (len(index), rows.shape[2], columns.shape[2], 3), dtype=torch.uint8, device=self.pixels.device
+        # Which pixels the filters reach; behind the last one it stands again, with weight zero.
+        lines = np.minimum(top[:, None] + np.arange(rows.shape[2]), bottom[:, None] - 1)
+        across = np.minimum(left[:, None] + np.arange(columns.shape[2]), right[:, None] - 1)
+        lines = self.first_pixels[index][:, None] + lines * sizes[:, 1:]
+        device = self.pixels.device
+        vertical, horizontal, line, column = (
+            to_device(torch.from_numpy(a), device)
+            for a in (rows.astype(np.float32), columns.astype(np.float32), lines, across)
         )
-        for place, (i, (height, width)) in enumerate(zip(index, sizes, strict=True)):
-            image = self.pixels[self.offsets[i] : self.offsets[i] + height * width * 3].view(height, width, 3)
-            part = image[top[place] : bottom[place], left[place] : right[place]]
-            frame[place, : part.shape[0], : part.shape[1]] = part
-        vertical, horizontal = (torch.from_numpy(w).to(frame.device, torch.float32) for w in (rows, columns))
+        frame = self.pixels[line[:, :, None] + column[:, None, :]]
         n, _, width, _ = frame.shape
         narrow = (vertical @ frame.flatten(2).float()).view(n, image_size, width, 3)
         narrow = narrow.transpose(1, 2).reshape(n, width, image_size * 3)

@@ -17,7 +17,7 @@ from finetune.augment import Index, Plan, Views, batches, plan_epoch
 from finetune.config import Recipe
 from finetune.evaluate import Metrics, Predictions, evaluate, mixed, normalised
 from finetune.features import Features, features_bytes, free_bytes, view_features
-from finetune.gpu import DeviceStore
+from finetune.gpu import DeviceStore, to_device
 from finetune.models import Network
 from finetune.optimize import learning_rate, make_optimizer
 from finetune.store import Store
@@ -152,7 +152,6 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(images.train) / recipe.batch_size)
         self.training = Training()
         self._wrapped = self.team.wrap(self.network)
-        self._train_labels = images.train_labels.to(device)
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._n_correct = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -189,13 +188,22 @@ class Trainer:
 
         A processor's first step takes no longer than the others.
         """
-        copy, side = deepcopy(self.network), self.recipe.image_size
-        last = len(self.images.train) % self.recipe.batch_size
-        for size in {self.team.share(np.arange(n)).size for n in (self.recipe.batch_size, last)} - {0, 1}:
-            pixels = torch.zeros(size, side, side, 3, dtype=torch.uint8)
-            with mixed(self.precision, self.device):
-                logits = copy.train()(normalised(pixels, self.device))
-            logits.float().sum().backward()
+        copy, side, size = deepcopy(self.network), self.recipe.image_size, self.recipe.batch_size
+
+        def batches_of(n: int) -> set[int]:
+            return {min(n, size), n % size}
+
+        trained = {self.team.share(np.arange(n)).size for n in batches_of(len(self.images.train))} - {0, 1}
+        spans = (
+            range(len(labels))[self.team.span(len(labels))] for _, labels in self.images.held_out.values()
+        )
+        evaluated = {n for span in spans for n in batches_of(len(span))} - {0}
+        for n in trained | evaluated:
+            pixels = torch.zeros(n, side, side, 3, dtype=torch.uint8)
+            if n in trained:
+                with mixed(self.precision, self.device):
+                    logits = copy.train()(normalised(pixels, self.device))
+                logits.float().sum().backward()
             with mixed(self.precision, self.device), torch.inference_mode():
                 copy.eval()(normalised(pixels, self.device))
 
@@ -214,7 +222,8 @@ class Trainer:
         for batch, (index, images) in zip(left, inputs, strict=True):
             current.wait_seconds += time.perf_counter() - asked
             rate = learning_rate(training.steps, self.steps_per_epoch, self.recipe, self.peak)
-            self._step(rate, images, self._train_labels[torch.from_numpy(index)], len(batch))
+            labels = to_device(self.images.train_labels[torch.from_numpy(index)], self.device)
+            self._step(rate, images, labels, len(batch))
             current.rate_sum += rate
             current.batches += 1
             current.samples += len(batch)
@@ -243,7 +252,10 @@ class Trainer:
             )
         self.network.train()
         kept = self.features.views[view]
-        return ((index, kept[torch.from_numpy(index)].to(self.device)) for index in parts)
+        places = (to_device(torch.from_numpy(index), kept.device) for index in parts)
+        return (
+            (index, to_device(kept[place], self.device)) for index, place in zip(parts, places, strict=True)
+        )
 
     def settle(self) -> None:
         """Bring the sums of the pass under way from the device into the training record."""

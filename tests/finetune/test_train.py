@@ -13,9 +13,10 @@ import pytest
 import torch
 from hypothesis import example, given
 
+from finetune import train
 from finetune.config import STANDARD_VARIANTS, Recipe, Variant
 from finetune.errors import ConfigError
-from finetune.evaluate import Metrics
+from finetune.evaluate import Metrics, normalised
 from finetune.models import Network, build, fingerprint
 from finetune.optimize import learning_rate, require_statistics
 from finetune.store import Store
@@ -46,9 +47,10 @@ def images(n_train: int = 20, n_held_out: int = 9, seed: int = 0) -> Images:
 
 def trainer(variant: Variant = A, recipe: Recipe = RECIPE, **options: Any) -> Trainer:
     start = build(Variant(name="P", init="random", train="all"), 4, 99, None).state_dict()
-    options = {"peak": recipe.lr, "seed": 0, "workers": 1, "images": images(), **options}
+    defaults = {"peak": recipe.lr, "seed": 0, "workers": 1, "images": images(), "device": torch.device("cpu")}
+    options = defaults | options
     network = build(variant, 4, options["seed"], start)
-    return Trainer(network, options.pop("images"), recipe, device=torch.device("cpu"), **options)
+    return Trainer(network, options.pop("images"), recipe, **options)
 
 
 def nothing(_: Epoch) -> None:
@@ -142,6 +144,22 @@ class TestLearningRate:
 
 @pytest.mark.usefixtures("narrow")
 class TestTrainer:
+    def test_a_warm_up_meets_every_size_of_batch_and_learns_nothing(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = trainer(images=images(n_train=20, n_held_out=9))
+        before, sizes = fingerprint(made.network.state_dict()), set()
+
+        def noted(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+            sizes.add(len(pixels))
+            return normalised(pixels, device)
+
+        monkeypatch.setattr(train, "normalised", noted)
+        made._warm_up()
+        assert sizes == {8, 4, 1}
+        assert fingerprint(made.network.state_dict()) == before
+        assert all(p.grad is None for p in made.network.parameters())
+
     def test_budget_and_sums(self) -> None:
         seen: list[int] = []
         made = trainer(step_ended=seen.append)
