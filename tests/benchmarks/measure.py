@@ -22,6 +22,8 @@ TINY = bool(os.environ.get("BENCH_TINY"))
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
+WORKERS = int(os.environ["BENCH_WORKERS"]) if "BENCH_WORKERS" in os.environ else None
+"""Loader processes of the tutorial's loop; None finds out which number is better for it."""
 
 
 @dataclass(frozen=True)

@@ -237,8 +237,8 @@ def workers(known: Known) -> str:
     for workload in WORKLOADS:
         about = known.get(f"tutorial/{workload}", {}).get("about")
         if about:
-            took = ", ".join(f"{s:.1f} s with {w}" for w, s in about["probe"].items())
-            sentences.append(f"{TITLES[workload]}: {about['workers']} (an epoch of A: {took}).")
+            took = ", ".join(f"{s:.1f} s with {w}" for w, s in about["probe"].items()) or "as asked for"
+            sentences.append(f"{TITLES[workload]}: {about['workers']} ({took}).")
     return " ".join(sentences) or f"{NOTHING.capitalize()}."
 
 
