@@ -2,7 +2,7 @@
 
 Each image is opened and decoded in every epoch; loss and hits are fetched from every step; a frozen layer is
 one whose parameters take no gradient. Optimizer, learning rates and the BatchNorm statistics of frozen layers
-are those of ours, so that a difference in accuracy can only come from the images.
+are those of ours, so that accuracies can differ only by the images and by chance: the draws are not ours.
 
 https://docs.pytorch.org/tutorials/beginner/transfer_learning_tutorial.html
 """

@@ -358,6 +358,7 @@ TRAINS = """
 import os, sys, signal, time
 from finetune import cli, parallel
 from finetune.preset import load_preset
+from finetune.ranks import ranks
 from finetune.console import Reporter
 from finetune.errors import FinetuneError
 from finetune.signals import Stopped, StopRequest

@@ -51,18 +51,17 @@ def on_device(found: Images) -> Images:
 
 
 @pytest.mark.parametrize("variant", [A, C], ids=lambda v: v.name)
-@pytest.mark.parametrize("stored", ["on the device", "on the host"])
-def test_images_and_labels_go_without_waiting(
-    variant: Variant, stored: str, monkeypatch: pytest.MonkeyPatch
+def test_labels_and_the_crops_weights_and_places_go_without_waiting(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = images(n_train=32)
-    copies = copies_of_a_pass(
-        monkeypatch, variant, images=on_device(found) if stored == "on the device" else found
-    )
-    each = 1 + (
-        4 if stored == "on the device" else 1
-    )  # labels, and the crops' weights and places or the pixels
-    assert copies.waits == [False] * 4 * each
+    copies = copies_of_a_pass(monkeypatch, variant, images=on_device(images(n_train=32)))
+    assert copies.waits == [False] * 4 * 5
+
+
+@pytest.mark.parametrize("variant", [A, C], ids=lambda v: v.name)
+def test_labels_and_pixels_go_without_waiting(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = copies_of_a_pass(monkeypatch, variant, images=images(n_train=32))
+    assert copies.waits == [False] * 4 * 2
 
 
 @pytest.mark.parametrize("kept", [META, CPU], ids=str)
