@@ -105,7 +105,9 @@ def _experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Where decoded images lie; off decodes them anew each time.  [default: auto]",
             ),
             click.option(
-                "--precision", type=click.Choice(PRECISIONS), help="bf16 is for GPUs.  [default: auto]"
+                "--precision",
+                type=click.Choice(PRECISIONS),
+                help="auto: bf16 where it is the faster.  [default: auto]",
             ),
             click.option(
                 "--cache-views",

@@ -172,7 +172,7 @@ class ExperimentConfig:
         workers: threads that decode and augment; None takes one a core.
         store: where decoded images lie: `device` (the GPU), `memory`, `disk`, or `off`, to decode them anew
             each time; `auto` takes the first of these that has room.
-        precision: `fp32`, `bf16`, or `auto`: bf16 on a GPU that computes in it, else fp32.
+        precision: `fp32`, `bf16`, or `auto`: bf16 on a GPU or processor that computes in it, else fp32.
         cache_views: number of augmented views of each training image, shared by variants and seeds, for which
             the outputs of frozen layers are kept; `auto`: one an epoch if several seeds share them and a
             quarter of the free memory holds them; None draws fresh ones for each epoch and seed.

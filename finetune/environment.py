@@ -16,6 +16,9 @@ import torch
 from finetune import __version__, host
 from finetune.errors import ConfigError
 
+ONE_PIXEL = 16
+"""ResNet-18 divides height and width by 16 before layer4: of images no larger that sees one pixel."""
+
 _IMPORTED = time.perf_counter()
 _AGE_AT_IMPORT = max(0.0, time.time() - psutil.Process().create_time())
 
@@ -35,11 +38,12 @@ def choose_device(device: str) -> torch.device:
     return torch.device("cuda" if available and device != "cpu" else "cpu")
 
 
-def choose_precision(precision: str, device: torch.device) -> str:
+def choose_precision(precision: str, device: torch.device, image_size: int) -> str:
     """`fp32` or `bf16` for `auto`, or what was asked for.
 
-    Without instructions for it a processor takes about ten times as long in bf16 as in fp32, so there it is
-    never chosen, and refused where it cannot pay.
+    A device with instructions for bf16 needs about half of fp32's time; a processor without them needs ten
+    times as much, so there it is refused. So it is on a processor for images of up to 16 pixels: a strided
+    convolution sees a single one then, and oneDNN 3.13 leaves part of its bf16 weight gradient unwritten.
 
     Raises:
         ConfigError: `bf16` on a device that has no instructions for it.
@@ -47,14 +51,15 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        able = torch.cpu._is_avx512_bf16_supported()
+        able = torch.cpu._is_avx512_bf16_supported() and image_size > ONE_PIXEL
     if precision == "bf16" and not able:
         raise ConfigError(
-            "--precision bf16 needs a device that computes in it (an NVIDIA GPU since Ampere, a processor "
-            f"with AVX-512 BF16), but this {device.type} has none; use --precision fp32 or auto."
+            "--precision bf16 needs a device that computes in it (an NVIDIA GPU since Ampere, or a processor "
+            f"with AVX-512 BF16 for images of more than {ONE_PIXEL} pixels), but this {device.type} does not "
+            f"at {image_size} pixels; use --precision fp32 or auto."
         )
     if precision == "auto":
-        return "bf16" if able and device.type == "cuda" else "fp32"
+        return "bf16" if able else "fp32"
     return precision
 
 

@@ -107,11 +107,12 @@ def evaluate(
     predicted, nll, seen = [], [], []
     computed = (network.forward_frozen(normalised(part, device)) for part in pixels.split(batch_size))
     with mixed(precision, device):
+        trained = network.trained_in_eval_mode()
         truths = torch.split(to_device(labels, device), batch_size)
         for features, truth in zip(kept or computed, truths, strict=True):
             if kept is not None:
                 seen.append(features)
-            logits = network.forward_trained(features).float()
+            logits = trained(features).float()
             predicted.append(logits.argmax(dim=1))
             nll.append(functional.cross_entropy(logits, truth, reduction="none"))
             batch_ended()

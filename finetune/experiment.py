@@ -141,7 +141,8 @@ def prepare(config: ExperimentConfig, reporter: Reporter, team: Team = ALONE) ->
         FinetuneError: images, weights or device are not as the configuration says.
     """
     device = environment.choose_device(config.device)
-    config = dataclasses.replace(config, precision=environment.choose_precision(config.precision, device))
+    precision = environment.choose_precision(config.precision, device, config.recipe.image_size)
+    config = dataclasses.replace(config, precision=precision)
     environment.choose_algorithms(config.deterministic)
     cores = max(1, host.cores() // team.local_size)
     workers = config.workers or cores

@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from finetune.config import GROUPS, Variant
+from finetune.fused import Step, cpu_dtype, in_eval_mode
 from finetune.weights import State
 
 STAGES = (
@@ -45,6 +46,7 @@ class Network(ResNet):  # type: ignore[misc]  # torchvision publishes no types
         self.first_trained = next(i for i, stage in enumerate(STAGES) if stage in groups)
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=n_classes)
         self.flatten = nn.Flatten()
+        self._made: tuple[object, Step] | None = None  # the frozen prefix, and what it was made from
         for group in self.frozen_groups:
             self.get_submodule(group).requires_grad_(False)
         self.train()
@@ -63,9 +65,21 @@ class Network(ResNet):  # type: ignore[misc]  # torchvision publishes no types
     def forward_frozen(self, images: torch.Tensor) -> torch.Tensor:
         """The frozen prefix alone, without a graph: images [b x 3 x height x width] to features."""
         with torch.no_grad():
-            for stage in STAGES[: self.first_trained]:
-                images = self.get_submodule(stage)(images)
-        return images
+            return self._prefix()(images)
+
+    def _prefix(self) -> Step:
+        """The frozen prefix, made anew where weights were loaded or moved, or the precision changed."""
+        stages = STAGES[: self.first_trained]
+        modules = [self.get_submodule(stage) for stage in stages]
+        state = [t for m in modules for t in (*m.parameters(), *m.buffers())]
+        key = (next(self.parameters()).device, cpu_dtype(), [t._version for t in state])
+        if self._made is None or self._made[0] != key:
+            self._made = (key, in_eval_mode(self, stages))
+        return self._made[1]
+
+    def trained_in_eval_mode(self) -> Step:
+        """What computes `forward_trained` without a graph, in eval mode, with the weights as they are now."""
+        return in_eval_mode(self, STAGES[self.first_trained :])
 
     def forward_trained(self, features: torch.Tensor) -> torch.Tensor:
         """Everything after the frozen prefix: features to logits [b x n_classes]."""

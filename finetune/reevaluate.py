@@ -48,7 +48,7 @@ def evaluate_run(
     divided, images, _ = make_ready(config, divide(config), reporter, device=target)
     splits = divided.splits
     try:
-        precision = environment.choose_precision(config.precision, target)
+        precision = environment.choose_precision(config.precision, target, config.recipe.image_size)
     except ConfigError:
         precision = "fp32"
         reporter.say(f"Trained in {config.precision}, evaluated in fp32: losses differ by rounding.")

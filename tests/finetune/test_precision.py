@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from finetune import results
 from finetune.config import STANDARD_VARIANTS, Variant
@@ -46,7 +47,7 @@ class TestChoice:
         [
             ("auto", "cuda", True, "bf16"),
             ("auto", "cuda", False, "fp32"),
-            ("auto", "cpu", True, "fp32"),  # a GPU's gain, not a processor's
+            ("auto", "cpu", True, "bf16"),
             ("auto", "cpu", False, "fp32"),
             ("fp32", "cuda", True, "fp32"),
             ("fp32", "cpu", False, "fp32"),
@@ -58,23 +59,32 @@ class TestChoice:
         self, able: Callable[[bool], None], asked: str, device: str, can: bool, expected: str
     ) -> None:
         able(can)
-        assert choose_precision(asked, torch.device(device)) == expected
+        assert choose_precision(asked, torch.device(device), 17) == expected
 
     @pytest.mark.parametrize("device", ["cpu", "cuda"])
     def test_bf16_is_refused_where_it_cannot_pay(self, able: Callable[[bool], None], device: str) -> None:
         able(False)
         with pytest.raises(
             ConfigError,
-            match=rf"^--precision bf16 needs a device that computes in it .* but this {device} has none; "
-            r"use --precision fp32 or auto\.$",
+            match=rf"^--precision bf16 needs a device that computes in it .* but this {device} does not "
+            r"at 224 pixels; use --precision fp32 or auto\.$",
         ):
-            choose_precision("bf16", torch.device(device))
+            choose_precision("bf16", torch.device(device), 224)
+
+    def test_a_processor_spoils_gradients_of_small_images(self, able: Callable[[bool], None]) -> None:
+        """oneDNN leaves a part of layer4's first one unwritten where that sees a single pixel."""
+        able(True)
+        assert choose_precision("auto", CPU, 16) == "fp32"
+        with pytest.raises(
+            ConfigError, match=r"of more than 16 pixels\), but this cpu does not at 16 pixels;"
+        ):
+            choose_precision("bf16", CPU, 16)
 
     def test_a_gpu_that_only_emulates_it_does_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
         )
-        assert choose_precision("auto", torch.device("cuda")) == "fp32"
+        assert choose_precision("auto", torch.device("cuda"), 16) == "fp32"
 
 
 def test_only_bf16_mixes() -> None:
@@ -82,6 +92,24 @@ def test_only_bf16_mixes() -> None:
     for precision, expected in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         with mixed(precision, CPU):
             assert (factors @ factors).dtype == expected
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="needs a processor with AVX-512 BF16")
+@pytest.mark.parametrize("size", [17, 24, 33])
+def test_no_gradient_is_left_unwritten(size: int) -> None:
+    """At 16 pixels, which is refused, oneDNN leaves a part of layer4's first as memory had it."""
+    gradients = []
+    for precision in ("fp32", "bf16"):
+        network = build(A, 10, 0, None).to(memory_format=torch.channels_last)
+        images = torch.randn(16, 3, size, size, generator=torch.Generator().manual_seed(0))
+        torch.full((10_000_000,), 1e3)  # freed at once, to be found by what takes memory next
+        with mixed(precision, CPU):
+            logits = network(images.to(memory_format=torch.channels_last))
+        functional.cross_entropy(logits.float(), torch.arange(16) % 10).backward()
+        gradients.append([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+    for fp32, bf16 in zip(*gradients, strict=True):
+        assert functional.cosine_similarity(fp32, bf16, dim=0) > 0.8
+        assert bf16.norm() < 1.5 * fp32.norm()
 
 
 @pytest.mark.usefixtures("narrow")
@@ -135,7 +163,7 @@ class TestTraining:
 
 
 class TestRecord:
-    @pytest.mark.parametrize(("precision", "expected"), [("auto", "fp32"), ("bf16", "bf16")])
+    @pytest.mark.parametrize(("precision", "expected"), [("auto", "bf16"), ("fp32", "fp32")])
     def test_names_what_was_computed_in(
         self,
         experiment: Run,
@@ -145,7 +173,9 @@ class TestRecord:
         expected: str,
     ) -> None:
         able(True)
-        record = experiment(tmp_path / "run", variants=(C,), precision=precision, cache_views=1)
+        record = experiment(
+            tmp_path / "run", variants=(C,), precision=precision, cache_views=1, image_size=32
+        )
         assert record["config"]["precision"] == expected
         assert f'precision = "{expected}"\n' in (tmp_path / "run" / "config.toml").read_text()
         assert [run["status"] for run in record["runs"]] == ["completed"]
