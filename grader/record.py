@@ -152,6 +152,7 @@ class Results:
     epochs: int
     batch_size: int
     lr: float
+    precision: str
     timings: Mapping[str, float]
     runs: tuple[Run, ...]
 
@@ -176,6 +177,7 @@ def results_from(document: Mapping[str, Any]) -> Results:
         epochs=config["recipe"]["epochs"],
         batch_size=config["recipe"]["batch_size"],
         lr=config["recipe"]["lr"],
+        precision=config.get("precision", "fp32"),
         timings=document["timings"],
         runs=tuple(_run(run) for run in document["runs"]),
     )

@@ -103,6 +103,49 @@ def test_rounding_of_another_machine_is_tolerated(
     assert graded(stored, policy).findings["rerun-agrees"].status is Status.HOLDS
 
 
+TIP = COPY + (
+    "\nwanted, hits_only = int(sys.argv[3]), sys.argv[4] == 'hits'\n"
+    "for p in pathlib.Path(sys.argv[2]).glob('*-test.csv'):\n"
+    "    rows = [line.split(',') for line in p.read_text().splitlines()]\n"
+    "    classes = sorted({row[1] for row in rows[1:]})\n"
+    "    for row in [r for r in rows[1:] if (r[1] == r[2]) == hits_only][:wanted]:\n"
+    "        row[2] = next(c for c in classes if c not in (row[1], row[2]))\n"
+    "    p.write_text('\\n'.join(map(','.join, rows)) + '\\n')"
+)
+"""Predicts another class for some images: for wrong ones another wrong one, or a wrong one for hits."""
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind", "n", "why"),
+    [
+        (None, "misses", 2, ""),
+        (None, "misses", 3, "3 of 270 images come out differently."),
+        ("fp32", "misses", 3, "3 of 270 images come out differently."),
+        ("bf16", "misses", 13, ""),
+        ("bf16", "misses", 14, "14 of 270 images come out differently."),
+        ("bf16", "hits", 2, ""),
+        ("bf16", "hits", 3, "hits of 270, but"),
+    ],
+)
+def test_near_ties_tip_more_often_in_bf16_but_not_all_to_one_side(
+    stored: Forger,
+    policy: Policy,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str | None,
+    kind: str,
+    n: int,
+    why: str,
+) -> None:
+    stored.doc["config"].pop("precision", None)
+    if precision:
+        stored.doc["config"]["precision"] = precision
+    stored.save()
+    evaluate_with(monkeypatch, TIP.replace("sys.argv[3]", str(n)).replace("sys.argv[4]", repr(kind)))
+    found = graded(stored, policy).findings["rerun-agrees"]
+    assert found.status is (Status.FAILS if why else Status.HOLDS)
+    assert why in found.summary
+
+
 def test_another_checkpoint(stored: Forger, policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate_with(monkeypatch, COPY)
     (stored.folder / stored.run("B")["artifacts"]["checkpoint"]["path"]).write_bytes(b"another")
