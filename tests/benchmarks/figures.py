@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 import psutil
@@ -102,32 +102,37 @@ def c_over_b(run: Mapping[str, Any]) -> float:
 
 
 def whole_jobs(rounds: Sequence[Mapping[str, Any]], alone_bytes: int) -> Samples:
-    """Figures of rounds that ran ours with an empty store, theirs, and ours with a full one."""
+    """Figures of rounds that ran ours with an empty store, theirs, and ours in fp32 with a full store.
+
+    Those of ours are named by its precision: `auto` or `fp32`.
+    """
     samples: dict[str, list[float]] = {}
     for one in rounds:
-        cold, plain, warm = one["cold"], one["theirs"], one["warm"]
+        plain = one["theirs"]
         figures = {
-            "whole_cold": plain["whole_seconds"] / cold["whole_seconds"],
-            "whole_warm": plain["whole_seconds"] / warm["whole_seconds"],
-            "ours_cold_seconds": cold["whole_seconds"],
-            "ours_warm_seconds": warm["whole_seconds"],
             "theirs_seconds": plain["whole_seconds"],
-            "wait_ours": mean((waited(cold, "AB"), waited(warm, "AB"))),
             "wait_theirs": waited(plain, "AB"),
-            "decode_cold_seconds": cold["decode_seconds"],
-            "decode_warm_seconds": warm["decode_seconds"],
-            "memory_ours": max(cold["peak_memory_bytes"], warm["peak_memory_bytes"]) - alone_bytes,
+            "decode_cold_seconds": one["auto"]["decode_seconds"],
+            "decode_warm_seconds": one["fp32"]["decode_seconds"],
             "memory_theirs": plain["peak_memory_bytes"] - alone_bytes,
-            "c_over_b_ours": mean((c_over_b(cold), c_over_b(warm))),
             "c_over_b_theirs": c_over_b(plain),
+            **{f"accuracy_theirs_{v}": plain["variants"][v]["test_accuracy"] for v in "ABC"},
         }
-        for v in "ABC":
-            # Ours ran before and after theirs: the mean of both takes out what drifted meanwhile.
-            figures[f"train_{v}"] = trained(plain, v) / mean((trained(cold, v), trained(warm, v)))
-            figures[f"evaluate_{v}"] = _evaluated(plain, v) / mean((_evaluated(cold, v), _evaluated(warm, v)))
-            figures[f"accuracy_ours_{v}"] = warm["variants"][v]["test_accuracy"]
-            figures[f"accuracy_theirs_{v}"] = plain["variants"][v]["test_accuracy"]
-            figures[f"gain_{v}"] = figures[f"accuracy_ours_{v}"] - figures[f"accuracy_theirs_{v}"]
+        for precision in ("auto", "fp32"):
+            ours = one[precision]
+            compared = {
+                "whole": plain["whole_seconds"] / ours["whole_seconds"],
+                "seconds": ours["whole_seconds"],
+                "wait": waited(ours, "AB"),
+                "memory": ours["peak_memory_bytes"] - alone_bytes,
+                "c_over_b": c_over_b(ours),
+            }
+            for v in "ABC":
+                compared[f"train_{v}"] = trained(plain, v) / trained(ours, v)
+                compared[f"evaluate_{v}"] = _evaluated(plain, v) / _evaluated(ours, v)
+                compared[f"accuracy_{v}"] = ours["variants"][v]["test_accuracy"]
+                compared[f"gain_{v}"] = compared[f"accuracy_{v}"] - figures[f"accuracy_theirs_{v}"]
+            figures |= {f"{name}_{precision}": value for name, value in compared.items()}
         for name, value in figures.items():
             samples.setdefault(name, []).append(value)
     return samples

@@ -88,9 +88,9 @@ def test_whole_job(
         cache, seed = f"cache-{len(rounds)}", len(rounds)  # accuracies of ours and theirs come in pairs
         rounds.append(
             {
-                "cold": run_ours(cache, seed=seed),
+                "auto": run_ours(cache, seed=seed),
                 "theirs": theirs(program, with_options(workload.arguments, workers=workers, seed=seed)),
-                "warm": run_ours(cache, seed=seed),
+                "fp32": run_ours(cache, seed=seed, precision="fp32"),
             }
         )
         figures.save(
