@@ -104,7 +104,7 @@ def c_over_b(run: Mapping[str, Any]) -> float:
 def whole_jobs(rounds: Sequence[Mapping[str, Any]], alone_bytes: int) -> Samples:
     """Figures of rounds that ran ours with an empty store, theirs, and ours in fp32 with a full store.
 
-    Those of ours are named by its precision: `auto` or `fp32`.
+    Those of ours are named by its precision: `auto` or `fp32`, which may be left out.
     """
     samples: dict[str, list[float]] = {}
     for one in rounds:
@@ -113,12 +113,13 @@ def whole_jobs(rounds: Sequence[Mapping[str, Any]], alone_bytes: int) -> Samples
             "theirs_seconds": plain["whole_seconds"],
             "wait_theirs": waited(plain, "AB"),
             "decode_cold_seconds": one["auto"]["decode_seconds"],
-            "decode_warm_seconds": one["fp32"]["decode_seconds"],
             "memory_theirs": plain["peak_memory_bytes"] - alone_bytes,
             "c_over_b_theirs": c_over_b(plain),
             **{f"accuracy_theirs_{v}": plain["variants"][v]["test_accuracy"] for v in "ABC"},
         }
-        for precision in ("auto", "fp32"):
+        if "fp32" in one:
+            figures["decode_warm_seconds"] = one["fp32"]["decode_seconds"]
+        for precision in {"auto", "fp32"} & set(one):
             ours = one[precision]
             compared = {
                 "whole": plain["whole_seconds"] / ours["whole_seconds"],

@@ -16,8 +16,14 @@ from torchvision.models import resnet18
 
 from finetune.augment import crop, plan_epoch
 from finetune.config import Recipe
+from finetune.evaluate import mixed
+from finetune.fused import in_eval_mode
+from finetune.models import STAGES, Network
 
 Samples = dict[str, list[float]]
+CPU = torch.device("cpu")
+ABLE = torch.cpu._is_avx512_bf16_supported()
+"""Whether bf16 pays here."""
 
 
 def in_turns(works: dict[str, Callable[[], object]], rounds: int) -> Samples:
@@ -33,9 +39,9 @@ def in_turns(works: dict[str, Callable[[], object]], rounds: int) -> Samples:
 
 
 def step(batch_size: int, image_size: int, rounds: int) -> Samples:
-    """One step of ResNet-18 with SGD, in PyTorch's usual memory order and in channels_last."""
+    """One step of ResNet-18 with SGD: in PyTorch's usual memory order, in channels_last, then in bf16."""
 
-    def stepper(memory_format: torch.memory_format) -> Callable[[], object]:
+    def stepper(memory_format: torch.memory_format, precision: str = "fp32") -> Callable[[], object]:
         model = resnet18(num_classes=102).to(memory_format=memory_format)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         images = torch.rand(batch_size, 3, image_size, image_size).contiguous(memory_format=memory_format)
@@ -43,13 +49,39 @@ def step(batch_size: int, image_size: int, rounds: int) -> Samples:
 
         def one() -> None:
             optimizer.zero_grad()
-            functional.cross_entropy(model(images), labels).backward()
+            with mixed(precision, CPU):
+                logits = model(images)
+            functional.cross_entropy(logits.float(), labels).backward()
             optimizer.step()
 
         return one
 
+    works = {"nchw": stepper(torch.contiguous_format), "channels_last": stepper(torch.channels_last)}
+    if ABLE:
+        works["bf16"] = stepper(torch.channels_last, "bf16")
+    return in_turns(works, rounds)
+
+
+def forward(batch_size: int, image_size: int, rounds: int) -> Samples:
+    """A batch through ResNet-18 in eval mode: its modules and fused, in fp32 and in bf16."""
+    model = Network(102).eval().to(memory_format=torch.channels_last)
+    images = torch.rand(batch_size, 3, image_size, image_size).to(memory_format=torch.channels_last)
+
+    def forwarder(precision: str, fused: bool) -> Callable[[], object]:
+        with mixed(precision, CPU):
+            step = in_eval_mode(model, STAGES) if fused else model
+
+        @torch.inference_mode()
+        def one() -> None:
+            with mixed(precision, CPU):
+                step(images)
+
+        return one
+
+    precisions = ("fp32", "bf16") if ABLE else ("fp32",)
     return in_turns(
-        {"nchw": stepper(torch.contiguous_format), "channels_last": stepper(torch.channels_last)}, rounds
+        {f"{p}_{form}": forwarder(p, form == "fused") for p in precisions for form in ("plain", "fused")},
+        rounds,
     )
 
 
@@ -77,6 +109,8 @@ def augment(n_images: int, image_size: int, rounds: int) -> Samples:
     return {name: [seconds / n_images for seconds in values] for name, values in samples.items()}
 
 
+PARTS = {"step": step, "forward": forward, "augment": augment}
+
 if __name__ == "__main__":
-    part = {"step": step, "augment": augment}[sys.argv[1]]
+    part = PARTS[sys.argv[1]]
     json.dump(part(*map(int, sys.argv[2:])), sys.stdout)

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,35 +60,43 @@ def test_start(program: str, small: bool, benchmark: BenchmarkFixture) -> None:
         figures.save(f"start/{program}", samples)
 
 
+AS_OURS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+"""What finetune's command line sets."""
+
+
 def part(words: tuple[str, ...], small: bool) -> Mapping[str, list[float]]:
     """Samples of a part: in a process with all the cores, or here where only its working matters."""
     if not small:
         command = ["-m", "tests.benchmarks.parts", *words]
-        found: dict[str, list[float]] = json.loads(measure.run(command, OMP_WAIT_POLICY="PASSIVE")[0])
+        found: dict[str, list[float]] = json.loads(measure.run(command, **AS_OURS)[0])
         return found
     from tests.benchmarks import parts  # loads torch, which the tests that start programs must not
 
     name, *numbers = words
-    works: dict[str, Callable[..., dict[str, list[float]]]] = {"step": parts.step, "augment": parts.augment}
-    return works[name](*map(int, numbers))
+    return parts.PARTS[name](*map(int, numbers))
 
 
-@pytest.mark.parametrize(("batch_size", "image_size"), [(64, 64), (32, 224)])
-def test_step(batch_size: int, image_size: int, small: bool, benchmark: BenchmarkFixture) -> None:
-    words = ("step", "2", "32", "1") if small or TINY else ("step", str(batch_size), str(image_size), "10")
-    samples = benchmark.pedantic(part, (words, small), rounds=1)
-    pairs = zip(samples["nchw"], samples["channels_last"], strict=True)
+RATIOS = {
+    "step": {"ratio": ("nchw", "channels_last"), "bf16_ratio": ("channels_last", "bf16")},
+    "forward": {f"{p}_ratio": (f"{p}_plain", f"{p}_fused") for p in ("fp32", "bf16")},
+    "augment": {"ratio": ("theirs", "ours")},
+}
+"""By part, the ratios to take in each round; those in bf16 only where a processor has it."""
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "image_size"),
+    [(name, n, size) for name in RATIOS for size, n in ((64, 64), (224, 64 if name == "augment" else 32))],
+)
+def test_part(name: str, n: int, image_size: int, small: bool, benchmark: BenchmarkFixture) -> None:
+    words = (name, "4", "32", "1") if small or TINY else (name, str(n), str(image_size), "10")
+    samples = dict(benchmark.pedantic(part, (words, small), rounds=1))
+    for ratio, (over, under) in RATIOS[name].items():
+        if over in samples and under in samples:
+            samples[ratio] = [a / b for a, b in zip(samples[over], samples[under], strict=True)]
+    assert all(value > 0 for values in samples.values() for value in values)
     if not small:
-        figures.save(f"step/{image_size}", {**samples, "ratio": [usual / last for usual, last in pairs]})
-
-
-@pytest.mark.parametrize("image_size", [64, 224])
-def test_augmentation(image_size: int, small: bool, benchmark: BenchmarkFixture) -> None:
-    words = ("augment", "4", "32", "1") if small or TINY else ("augment", "64", str(image_size), "10")
-    samples = benchmark.pedantic(part, (words, small), rounds=1)
-    pairs = zip(samples["theirs"], samples["ours"], strict=True)
-    if not small:
-        figures.save(f"augment/{image_size}", {**samples, "ratio": [plain / own for plain, own in pairs]})
+        figures.save(f"{name}/{image_size}", samples)
 
 
 @pytest.mark.usefixtures("at_length")

@@ -135,7 +135,10 @@ def compared(known: Known, group: str, rows: Iterable[Row], with_goals: bool = T
             if with_goals:
                 yield row.goals.get(workload, "")
 
-    return table(head, (cells(row) for row in rows))
+    def measured(row: Row) -> bool:
+        return any(row.figure in known.get(f"{group}/{w}", {"figures": {}})["figures"] for w in WORKLOADS)
+
+    return table(head, (cells(row) for row in rows if with_goals or measured(row)))
 
 
 def parts(known: Known) -> str:
@@ -176,7 +179,20 @@ def parts(known: Known) -> str:
             (f"a step of {batch} images of {size} px, NCHW", shown(known, group, "nchw", MILLISECONDS)),
             ("the same, channels_last", shown(known, group, "channels_last", MILLISECONDS)),
             ("NCHW / channels_last", shown(known, group, "ratio", RATIO)),
+            ("the same step in bf16", shown(known, group, "bf16", MILLISECONDS)),
+            ("fp32 / bf16", shown(known, group, "bf16_ratio", RATIO)),
         ]
+    for size, batch in ((64, 64), (224, 32)):
+        group = f"forward/{size}"
+        for precision in ("fp32", "bf16"):
+            rows += [
+                (
+                    f"{batch} images of {size} px in eval mode, {precision}, plain",
+                    shown(known, group, f"{precision}_plain", MILLISECONDS),
+                ),
+                ("the same, fused", shown(known, group, f"{precision}_fused", MILLISECONDS)),
+                ("plain / fused", shown(known, group, f"{precision}_ratio", RATIO)),
+            ]
     return table(("part", "median (range)"), rows)
 
 
