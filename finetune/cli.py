@@ -29,8 +29,8 @@ NEWEST = Path("newest")
 
 def main() -> None:
     """Run the command line; every error a user can meet becomes one sentence and an exit code."""
-    # Before torch starts its threads: waiting ones soon sleep. Where other programs want the cores too, spinning
-    # makes every parallel operation wait for a time slice; where none does, waking up takes longer than the wait.
+    # Before torch starts its threads: waiting ones soon sleep. Where other programs want the cores too, long
+    # spinning makes every parallel operation wait for a time slice; where none does, waking up takes longer.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # of GNU's: some 10 microseconds awake, then asleep

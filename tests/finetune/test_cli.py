@@ -114,6 +114,29 @@ class TestTrain:
         monkeypatch.setattr(cli, "preset_names", interrupted)
         assert finetune("presets")[0] == 130
 
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            ({}, ("PASSIVE", "1000")),
+            ({"GOMP_SPINCOUNT": "7"}, ("PASSIVE", "7")),
+            ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
+        ],
+    )
+    def test_waiting_threads_soon_sleep_unless_told_otherwise(
+        self,
+        finetune: Command,
+        monkeypatch: pytest.MonkeyPatch,
+        given: dict[str, str],
+        expected: tuple[str, str | None],
+    ) -> None:
+        names = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
+        for name in names:
+            monkeypatch.setenv(name, given.get(name, ""))  # noted, so that the end of the test puts it back
+            if name not in given:
+                monkeypatch.delenv(name)
+        assert finetune("presets")[0] == 0
+        assert tuple(map(os.environ.get, names)) == expected
+
     def test_bugs_are_not_hidden(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken() -> None:
             raise KeyError("bug")
