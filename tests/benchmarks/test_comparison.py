@@ -118,13 +118,13 @@ def test_cached_prefix(
 
     def measure_round() -> None:
         cache = f"cache-{len(rounds)}"
-        views = {"variants": "B,C", "cache_views": workload.epochs}
+        views = {"variants": "B,C", "precision": "fp32"}  # as theirs, so that what is kept alone differs
         rounds.append(
             {
-                "one": run_ours(f"{cache}-one", variants="B,C", cache_views=1),
+                "one": run_ours(f"{cache}-one", cache_views=1, **views),
                 "theirs": theirs("tutorial", with_options(workload.arguments, workers=workers, variants="C")),
                 # With fresh views in every epoch, what is kept serves the second seed.
-                "all": run_ours(f"{cache}-all", seeds=2, **views),
+                "all": run_ours(f"{cache}-all", cache_views=workload.epochs, seeds=2, **views),
             }
         )
         figures.save(

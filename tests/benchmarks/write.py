@@ -156,7 +156,10 @@ def parts(known: Known) -> str:
         ("decoding 397 photos at 64 px, one thread", shown(known, store, "one_decode_seconds", SECONDS)),
         ("the same, two threads", shown(known, store, "two_decode_seconds", SECONDS)),
         ("the same, found in the store", shown(known, store, "warm_decode_seconds", SECONDS)),
-        ("C on them, 3 epochs, whole job, empty store", shown(known, store, "two_whole_seconds", SECONDS)),
+        (
+            "C on them, 3 epochs, fp32, empty store",
+            shown(known, store, "two_whole_seconds", SECONDS),
+        ),
         ("the same, full store", shown(known, store, "warm_whole_seconds", SECONDS)),
         (
             "the same, `--store off`: every image decoded in every epoch",
