@@ -106,7 +106,6 @@ def test_store(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
     if not measure.knows("--store"):
         pytest.skip("this version of finetune has no --store")
     words = f"--dataset imagefolder:{DATA / 'hymenoptera'} --image-size 64 --epochs 3 --weights bundled"
-    words += " --precision fp32"
     words += " --subset 20" if TINY else ""
     kinds = {
         "one": ("one", "--workers 1 --store disk"),
@@ -174,7 +173,7 @@ def test_growth(sizes: dict[str, int], tmp_path: Path, benchmark: BenchmarkFixtu
         synthetic(begun, sizes["n_images"])
         begun.rename(folder)
     words = f"--dataset imagefolder:{folder.relative_to(ROOT)} --weights bundled"
-    words += f" --precision fp32 --epochs {sizes['epochs']} --image-size {sizes['image_size']}"
+    words += f" --epochs {sizes['epochs']} --image-size {sizes['image_size']}"
     job = benchmark.pedantic(ours, (words.split(), tmp_path / "cache", tmp_path / "run"), rounds=1)
     samples = {
         "whole_seconds": [job["whole_seconds"]],

@@ -157,7 +157,7 @@ def parts(known: Known) -> str:
         ("the same, two threads", shown(known, store, "two_decode_seconds", SECONDS)),
         ("the same, found in the store", shown(known, store, "warm_decode_seconds", SECONDS)),
         (
-            "C on them, 3 epochs, fp32, empty store",
+            "C on them, 3 epochs, whole job, empty store",
             shown(known, store, "two_whole_seconds", SECONDS),
         ),
         ("the same, full store", shown(known, store, "warm_whole_seconds", SECONDS)),
