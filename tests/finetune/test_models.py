@@ -41,7 +41,10 @@ class TestNetwork:
         network.load_state_dict(reference.state_dict())
         images = torch.randn(2, 3, 40, 40)
         with torch.inference_mode():
-            torch.testing.assert_close(network(images), reference(images), rtol=0, atol=1e-5)
+            torch.testing.assert_close(network(images), reference(images), rtol=0, atol=1e-5)  # fused
+            network = Network(5).eval()  # without a frozen prefix nothing is
+            network.load_state_dict(reference.state_dict())
+            torch.testing.assert_close(network(images), reference(images), rtol=0, atol=0)
 
     def test_shapes(self) -> None:
         shapes = state_shapes(7)

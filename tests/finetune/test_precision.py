@@ -163,7 +163,9 @@ class TestTraining:
 
 
 class TestRecord:
-    @pytest.mark.parametrize(("precision", "expected"), [("auto", "bf16"), ("fp32", "fp32")])
+    @pytest.mark.parametrize(
+        ("precision", "expected"), [("auto", "bf16"), ("bf16", "bf16"), ("fp32", "fp32")]
+    )
     def test_names_what_was_computed_in(
         self,
         experiment: Run,

@@ -122,7 +122,7 @@ class TestProfile:
         self, narrow_weights: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-        for precision, expected in (("fp32", "fp32"), ("auto", "bf16")):
+        for precision, expected in (("fp32", "fp32"), ("auto", "bf16"), ("bf16", "bf16")):
             reporter = Quiet()
             config = tiny(weights=str(narrow_weights), epochs=1, subset=1, precision=precision, image_size=32)
             profile_run(config.pick("c"), reporter, StopRequest())
