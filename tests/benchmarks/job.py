@@ -96,7 +96,7 @@ class Job:
         model = resnet18(num_classes=self.n_classes)
         if variant != "A":
             # Not at the top: A alone would not need it.
-            from finetune.weights import load_weights
+            from finetune.network.weights import load_weights
 
             shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
             model.load_state_dict(load_weights(self.args.weights, shapes).state, strict=False)

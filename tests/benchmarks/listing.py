@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 
-from finetune.datasets import load_dataset
-from finetune.host import cores
-from finetune.splits import make_splits
+from finetune.data.datasets import load_dataset
+from finetune.data.splits import make_splits
+from finetune.system.host import cores
 from tests.benchmarks.job import SPLITS, options
 
 

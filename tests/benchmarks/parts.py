@@ -14,11 +14,11 @@ from torch.nn import functional
 from torchvision import transforms
 from torchvision.models import resnet18
 
-from finetune.augment import crop, plan_epoch
-from finetune.config import Recipe
-from finetune.evaluate import mixed
-from finetune.fused import in_eval_mode
-from finetune.models import STAGES, Network
+from finetune.config.experiment import Recipe
+from finetune.data.augment import crop, plan_epoch
+from finetune.network.fused import in_eval_mode
+from finetune.network.resnet18 import STAGES, Network
+from finetune.training.precision import mixed
 
 Samples = dict[str, list[float]]
 CPU = torch.device("cpu")

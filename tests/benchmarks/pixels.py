@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from finetune import stream
-from finetune.augment import crop, plan_epoch
-from finetune.config import ExperimentConfig, Recipe
-from finetune.console import Reporter
-from finetune.datasets import load_dataset
-from finetune.experiment import run_experiment
-from finetune.signals import StopRequest
-from finetune.store import decode
-from finetune.stream import training_stream
+from finetune.config.experiment import ExperimentConfig, Recipe
+from finetune.data import stream
+from finetune.data.augment import crop, plan_epoch
+from finetune.data.datasets import load_dataset
+from finetune.data.store import decode
+from finetune.data.stream import training_stream
+from finetune.run.experiment import run_experiment
+from finetune.system.console import Reporter
+from finetune.system.signals import StopRequest
 
 WHOLE = 1e9
 """In place of the ratio of stored to input size: keep the originals."""

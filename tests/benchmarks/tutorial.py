@@ -18,8 +18,8 @@ from torch import nn, optim
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from finetune.config import Recipe
-from finetune.optimize import learning_rate
+from finetune.config.experiment import Recipe
+from finetune.training.optimizer import learning_rate
 from tests.benchmarks.job import MEAN, SPLITS, STD, Job, Log, Pictures, Waiting
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune.ranks import deal, ranks
+from finetune.distributed.launcher import deal, ranks
 
 from .conftest import BASE, ROOT, run
 

@@ -165,19 +165,19 @@ class TestHost:
 
     @pytest.mark.usefixtures("images")
     def test_cpu_quota(self) -> None:
-        code = "from finetune.host import cores; print(cores())"
+        code = "from finetune.system.host import cores; print(cores())"
         assert self.python(code, "--cpus", "0.5") == "1"
         # The tests keep to one core themselves; what started them has what the engine has.
         assert self.python(code) == str(len(os.sched_getaffinity(os.getppid())))
 
     @pytest.mark.usefixtures("images")
     def test_memory_limit(self) -> None:
-        code = "from finetune.host import available_memory_bytes as a; print(a() >> 20)"
+        code = "from finetune.system.host import available_memory_bytes as a; print(a() >> 20)"
         assert 300 < int(self.python(code, "--memory", "512m")) <= 512
 
     @pytest.mark.usefixtures("images")
     def test_small_shared_memory(self) -> None:
-        code = "from finetune.host import shared_memory_note; print(shared_memory_note())"
+        code = "from finetune.system.host import shared_memory_note; print(shared_memory_note())"
         assert "holds 1 MiB, less than" in self.python(code, "--shm-size", "1m")
         assert self.python(code) == "None"
 

@@ -14,10 +14,10 @@ import safetensors.torch
 import torch
 from torchvision.models.resnet import ResNet
 
-from finetune import environment
-from finetune.experiment import run_experiment
-from finetune.models import Network
-from finetune.signals import StopRequest
+from finetune.network.resnet18 import Network
+from finetune.run import environment
+from finetune.run.experiment import run_experiment
+from finetune.system.signals import StopRequest
 from tests.finetune.conftest import _narrow_init
 from tests.finetune.helpers import Quiet, tiny
 

@@ -24,12 +24,13 @@ import safetensors.torch
 import torch
 from torchvision.models.resnet import ResNet
 
-from finetune import environment, experiment, results
-from finetune.experiment import run_experiment
-from finetune.models import Network
-from finetune.preset import load_preset
-from finetune.signals import StopRequest
-from finetune.weights import read_state
+from finetune.config.presets import load_preset
+from finetune.network.resnet18 import Network
+from finetune.network.weights import read_state
+from finetune.run import environment, experiment
+from finetune.run import folder as results
+from finetune.run.experiment import run_experiment
+from finetune.system.signals import StopRequest
 from tests.finetune.conftest import _narrow_init
 from tests.finetune.helpers import Quiet, files_of, timeless, tiny
 from tests.machine import use_one_core

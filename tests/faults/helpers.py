@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from finetune import cli
+from finetune.cli import app as cli
 from tests.finetune.helpers import files_of, timeless
 
 TINY = (

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.datasets import Sample, load_dataset
+from finetune.data.datasets import Sample, load_dataset
+from finetune.data.decode import open_image
+from finetune.data.prepare import divide, make_ready
 from finetune.errors import BadImagesError, DataError
-from finetune.images import open_image
-from finetune.load import divide, make_ready
 from tests.faults.helpers import finetune, results_of, tiny_command
 from tests.finetune.helpers import Quiet, decode_evaluation, decode_training, image_tree, photo, tiny
 

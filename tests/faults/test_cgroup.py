@@ -22,7 +22,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from finetune import host
+from finetune.system import host
 from tests.faults.crash import readable
 from tests.faults.helpers import Done, results_of
 from tests.finetune.helpers import files_of, timeless

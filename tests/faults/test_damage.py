@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune import experiment as job
-from finetune import load, results
-from finetune.signals import Stopped, StopRequest
+from finetune.data import prepare as load
+from finetune.run import experiment as job
+from finetune.run import folder as results
+from finetune.system.signals import Stopped, StopRequest
 from tests.faults.helpers import Done, assert_same, finetune, results_of, tiny_command
 from tests.finetune.helpers import image_tree, photo
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from finetune import cache, checkpoint, results, store
-from finetune import experiment as job
+from finetune.data import cache, store
+from finetune.run import experiment as job
+from finetune.run import folder as results
+from finetune.training import checkpoint
 from tests.faults.helpers import assert_same, finetune, results_of, tiny_command
 
 

@@ -19,15 +19,16 @@ import tomli_w
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from finetune import experiment as job
-from finetune import reevaluate
-from finetune.config import ExperimentConfig
+from finetune.config.experiment import ExperimentConfig
+from finetune.config.presets import load_preset, to_table
+from finetune.data.prepare import divide, make_ready
+from finetune.distributed.world import SingleProcess
 from finetune.errors import FinetuneError
-from finetune.load import divide, make_ready
-from finetune.models import Network, state_shapes
-from finetune.preset import load_preset, to_table
-from finetune.signals import StopRequest
-from finetune.weights import load_weights
+from finetune.network.resnet18 import Network, state_shapes
+from finetune.network.weights import load_weights
+from finetune.run import experiment as job
+from finetune.run import reevaluate
+from finetune.system.signals import StopRequest
 from tests.finetune.helpers import Quiet, tiny
 
 EXAMPLES = int(os.environ.get("FAULTS_EXAMPLES", "40"))
@@ -137,7 +138,7 @@ def finished(tmp_path: Path, experiment: Callable[..., Any], monkeypatch: pytest
     """A finished run folder that is resumed without decoding anything or drawing curves."""
     out = tmp_path / "run"
     experiment(out, epochs=1)
-    prepared = job.prepare(load_preset(str(out / "config.toml")), Quiet())
+    prepared = job.prepare(load_preset(str(out / "config.toml")), Quiet(), SingleProcess())
     monkeypatch.setattr(
         job,
         "prepare",

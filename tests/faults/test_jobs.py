@@ -16,15 +16,16 @@ import psutil
 import pytest
 import torch
 
-from finetune import checkpoint, results
-from finetune import experiment as job
-from finetune.config import ExperimentConfig
-from finetune.datasets import load_dataset
+from finetune.config.experiment import ExperimentConfig
+from finetune.data.datasets import load_dataset
+from finetune.data.splits import make_splits
 from finetune.errors import OutOfMemory
-from finetune.experiment import run_experiment
-from finetune.signals import StopRequest
-from finetune.splits import make_splits
-from finetune.train import Trainer
+from finetune.run import experiment as job
+from finetune.run import folder as results
+from finetune.run.experiment import run_experiment
+from finetune.system.signals import StopRequest
+from finetune.training import checkpoint
+from finetune.training.trainer import Trainer
 from grader import cli as grader
 from tests.faults.helpers import finetune, results_of, tiny_command
 from tests.finetune.helpers import Quiet, image_tree, tiny
@@ -32,7 +33,9 @@ from tests.finetune.helpers import Quiet, image_tree, tiny
 OUT_OF_MEMORY = """
 import resource, sys
 import torch
-from finetune import cli, console, environment
+from finetune.cli import app as cli
+from finetune.system import console
+from finetune.run import environment
 torch.set_num_threads(1)
 environment._git = lambda *_: None
 say = console.Reporter.say

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from finetune.config import STANDARD_VARIANTS, Recipe
-from finetune.datasets import load_dataset
-from finetune.evaluate import MEAN, STD, Predictions, evaluate
-from finetune.models import Network, build, state_shapes
-from finetune.train import Images, Trainer
-from finetune.weights import load_weights
+from finetune.config.experiment import STANDARD_VARIANTS, Recipe
+from finetune.data.datasets import load_dataset
+from finetune.data.prepare import Images
+from finetune.network.resnet18 import Network, build, state_shapes
+from finetune.network.weights import load_weights
+from finetune.training.evaluate import MEAN, STD, Predictions, evaluate
+from finetune.training.trainer import Trainer
 from tests.finetune.helpers import decode_evaluation, decode_training
 
 N_IMAGES, SIZE = 60, 32

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from finetune import results
+from finetune.run import folder as results
 from tests.faults.helpers import finetune, results_of, tiny_command
 from tests.finetune.helpers import image_tree
 

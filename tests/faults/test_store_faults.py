@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune import entry
-from finetune import experiment as job
-from finetune.cache import cache_folder, entries
+from finetune.data import entry
+from finetune.data.cache import cache_folder, entries
+from finetune.run import experiment as job
 from tests.faults.helpers import assert_same, finetune, results_of, tiny_command
 
 PLACES = ["memory", "disk"]

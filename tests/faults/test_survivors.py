@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.config import Recipe
-from finetune.datasets import load_dataset
-from finetune.evaluate import Predictions
-from finetune.models import Network
-from finetune.splits import make_splits
-from finetune.train import Images, Trainer
+from finetune.config.experiment import Recipe
+from finetune.data.datasets import load_dataset
+from finetune.data.prepare import Images
+from finetune.data.splits import make_splits
+from finetune.network.resnet18 import Network
+from finetune.training.evaluate import Predictions
+from finetune.training.trainer import Trainer
 from tests.finetune.helpers import decode_training
 
 

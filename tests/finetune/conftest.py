@@ -21,12 +21,14 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from finetune import cli, environment, files
-from finetune import experiment as experiment_module
-from finetune.config import STANDARD_VARIANTS, ExperimentConfig
-from finetune.experiment import run_experiment
-from finetune.models import Network
-from finetune.signals import Stopped, StopRequest
+from finetune.cli import app as cli
+from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig
+from finetune.network.resnet18 import Network
+from finetune.run import environment
+from finetune.run import experiment as experiment_module
+from finetune.run.experiment import run_experiment
+from finetune.system import files
+from finetune.system.signals import Stopped, StopRequest
 from tests.finetune.helpers import Quiet, tiny
 
 torch.set_num_threads(1)

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from finetune.config import ExperimentConfig, Recipe
-from finetune.console import Reporter
-from finetune.datasets import Sample
-from finetune.store import Store, decode
-from finetune.stream import evaluation_stream, training_stream
+from finetune.config.experiment import ExperimentConfig, Recipe
+from finetune.data.datasets import Sample
+from finetune.data.store import Store, decode
+from finetune.data.stream import evaluation_stream, training_stream
+from finetune.system.console import Reporter
 
 RECIPE_FIELDS = {f.name for f in dataclasses.fields(Recipe)}
 

@@ -1,0 +1,101 @@
+"""Experiments as TOML: presets, files like them, and the `config.toml` of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig, Recipe, Variant, require
+from finetune.errors import ConfigError
+
+
+def preset_names() -> dict[str, str]:
+    """Each preset that comes with finetune, with its one-line description."""
+    folder = resources.files("finetune.config") / "presets"
+    tables = {f.name.removesuffix(".toml"): tomllib.loads(f.read_text("utf-8")) for f in folder.iterdir()}
+    return {name: str(tables[name]["description"]) for name in sorted(tables)}
+
+
+def load_preset(name: str) -> ExperimentConfig:
+    """Read a preset by name, or any TOML file of the same form, such as a run's `config.toml`.
+
+    Raises:
+        ConfigError: no such preset or file, not TOML, an unknown key, or a value that breaks its rule.
+    """
+    if name.endswith(".toml"):
+        try:
+            text = Path(name).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"The preset file {name} cannot be read ({error}); check the path.") from error
+    else:
+        known = preset_names()
+        require(name in known, "preset", f"{', '.join(known)} or the path of a .toml file", name)
+        text = (resources.files("finetune.config") / "presets" / f"{name}.toml").read_text("utf-8")
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"The preset {name} must be a TOML file, but reading it gave: {error}.") from error
+    return _from_table(table, Path(name).stem if name.endswith(".toml") else name)
+
+
+def _from_table(table: dict[str, Any], name: str) -> ExperimentConfig:
+    table = {"preset": name, **{k: v for k, v in table.items() if k != "description"}}
+    recipe = table.pop("recipe", {})
+    rows = table.pop("variants", {})
+    picked = table.pop("pick", None)
+    for key, value in (("recipe", recipe), ("variants", rows)):
+        require(isinstance(value, dict), f"{key} in preset {name}", "a table", value)
+    variants = {v.name: dataclasses.asdict(v) for v in STANDARD_VARIANTS}
+    for row, fields in rows.items():
+        require(isinstance(fields, dict), f"variants.{row} in preset {name}", "a table", fields)
+        standard = next((v for v in variants if v.casefold() == row.casefold()), row)
+        variants[standard] = {"name": standard, **variants.get(standard, {}), **fields}
+    for fields in variants.values():
+        if isinstance(fields.get("train"), list):
+            fields["train"] = tuple(fields["train"])
+    config = ExperimentConfig(
+        **_checked(ExperimentConfig, table, f"preset {name}"),
+        recipe=Recipe(**_checked(Recipe, recipe, f"[recipe] of preset {name}")),
+        variants=tuple(
+            Variant(**_checked(Variant, fields, f"[variants.{row}] of preset {name}"))
+            for row, fields in variants.items()
+        ),
+    )
+    if picked is None:
+        return config
+    require(
+        isinstance(picked, list) and all(isinstance(n, str) for n in picked),
+        f"pick in preset {name}",
+        "a list of variant names",
+        picked,
+    )
+    return config.pick(",".join(picked))
+
+
+def _checked(cls: type[Any], table: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in ("variants", "recipe")}
+    for key in table:
+        if key not in fields:
+            raise ConfigError(f"{where} has an unknown key {key!r}; the valid ones are {', '.join(fields)}.")
+    missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in table]
+    if missing:
+        raise ConfigError(f"{where} lacks the key {missing[0]!r}; add it.")
+    for key, value in table.items():
+        if fields[key].type in ("str", "str | None"):
+            require(isinstance(value, str), f"{key} in {where}", "a string", value)
+    return table
+
+
+def to_table(config: ExperimentConfig) -> dict[str, Any]:
+    """The configuration as a TOML table that `load_preset` reads back; unset values are left out."""
+    table = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
+    rows = {
+        v.name: {k: x for k, x in dataclasses.asdict(v).items() if x is not None and k != "name"}
+        for v in config.variants
+    }
+    del table["variants"]
+    return {"pick": list(rows), **table, "variants": rows}

@@ -1,0 +1,66 @@
+"""One image file to upright RGB pixels, whatever people's folders hold."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from finetune.data.datasets import Sample
+
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow's decoders raise on damaged files, and reading on files that went away."""
+
+EXIF_ORIENTATION = 0x0112
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
+
+SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Pillow's modes for grey images of more than 8 bits; the files that people have hold 16."""
+
+
+def open_image(sample: Sample) -> Image.Image:
+    """Decode one image as RGB: turned upright, transparent parts on white, 16 bits scaled to 8.
+
+    Raises:
+        UNREADABLE: it is damaged, or its pixels have no known range.
+    """
+    if not isinstance(sample.content, Path):
+        return Image.fromarray(sample.content).convert("RGB")
+    with Image.open(sample.content) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode == "F":
+            raise ValueError("floating-point pixels, whose range is not known")
+        if upright.mode in SIXTEEN_BITS:
+            return Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).astype(np.uint8)).convert(
+                "RGB"
+            )
+        if upright.has_transparency_data:
+            opaque = upright.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
+        return upright.convert("RGB")
+
+
+def image_size(sample: Sample) -> tuple[int, int]:
+    """Height and width of the upright image, from its header alone.
+
+    Raises:
+        UNREADABLE: the header is damaged.
+    """
+    if not isinstance(sample.content, Path):
+        height, width = sample.content.shape
+        return height, width
+    with Image.open(sample.content) as image:
+        sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
+        return (image.width, image.height) if sideways else (image.height, image.width)
+
+
+def reason(error: Exception) -> str:
+    """Why an image could not be read, without its path."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

@@ -1,0 +1,171 @@
+"""From a configuration to images that are ready: found, divided, decoded once or whenever they are needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from finetune.config.experiment import ExperimentConfig
+from finetune.data.cache import entry_name, obtain
+from finetune.data.datasets import Dataset, load_dataset
+from finetune.data.device import DeviceStore
+from finetune.data.splits import Splits, make_splits
+from finetune.data.store import Store
+from finetune.data.stream import Stream, evaluation_stream, training_stream, visit
+from finetune.errors import BadImagesError, ConfigError
+from finetune.system.console import Reporter
+from finetune.system.host import cores
+
+CPU = torch.device("cpu")
+SHARE_OF_GPU = 4
+"""With `--store auto`, images go to the GPU if they take at most one part in so many of its free memory."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Decoded images and labels of the three splits.
+
+    Args:
+        train: training images.
+        train_labels: [n_train] int64.
+        held_out: `val` and `test` as (pixels [n x height x width x 3] uint8, labels [n] int64).
+    """
+
+    train: Store | Stream | DeviceStore
+    train_labels: torch.Tensor
+    held_out: dict[str, tuple[torch.Tensor | Stream, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A data set and its splits, and when their making began, seconds since the epoch."""
+
+    dataset: Dataset
+    splits: Splits
+    since: float
+
+
+def divide(config: ExperimentConfig, workers: int | None = None) -> Divided:
+    """Find the images and divide them.
+
+    Args:
+        config: the experiment.
+        workers: threads; None takes one a core.
+
+    Raises:
+        DataError: they are not as the configuration says.
+    """
+    return _divided(config, load_dataset(config.dataset, Path(config.data_root)), workers or cores())
+
+
+def _divided(config: ExperimentConfig, dataset: Dataset, workers: int) -> Divided:
+    since = time.time()
+    return Divided(dataset, make_splits(dataset, config.split, config.subset, config.seed, workers), since)
+
+
+def make_ready(
+    config: ExperimentConfig,
+    divided: Divided,
+    reporter: Reporter,
+    workers: int | None = None,
+    device: torch.device = CPU,
+) -> tuple[Divided, Images, float]:
+    """Decode every image once, or see that it can be; what is used in the end, and the seconds that took.
+
+    Args:
+        config: the experiment.
+        divided: its images.
+        reporter: told what is left out and where the images lie.
+        workers: threads; None takes one a core.
+        device: where they are needed.
+
+    Raises:
+        ConfigError: `--store device` without a GPU.
+        BadImagesError: images that cannot be read, if they are not to be skipped.
+        DataError: there is no room for them.
+    """
+    if config.store == "device" and device.type != "cuda":
+        raise ConfigError(
+            "--store device keeps the images in a GPU's memory, but this job runs on the CPU; use --store "
+            "memory or auto."
+        )
+    started, workers = time.perf_counter(), workers or cores()
+    while True:
+        try:
+            sources, notes = _sources(config, divided, workers, reporter)
+            break
+        except BadImagesError as error:
+            if config.on_bad_image == "fail" or len(error.reasons) == len(divided.dataset.samples):
+                raise
+            divided = _divided(config, divided.dataset.without(error.reasons), workers)
+    for note in (*divided.splits.notes, *notes):
+        reporter.say(note)
+    images, where = _placed(config, divided.splits, sources, device)
+    reporter.say(f"{sum(len(s) for s in sources.values()):,} images {where}.")
+    return divided, images, time.perf_counter() - started
+
+
+def _sources(
+    config: ExperimentConfig, divided: Divided, workers: int, reporter: Reporter
+) -> tuple[dict[str, Store | Stream], list[str]]:
+    """The images of each split, and why they were not kept for later runs, if they were not.
+
+    Raises:
+        BadImagesError: all that cannot be decoded, of all splits.
+    """
+    splits, size = divided.splits, config.recipe.image_size
+    bad = dict(splits.unreadable)
+    sources: dict[str, Store | Stream] = {}
+    problems: dict[str, None] = {}  # in order, each once
+    place = "auto" if config.store == "device" else config.store
+    label = "looking at images" if place == "off" else "decoding"
+    with reporter.bar(label, sum(len(s.samples) for s in splits.by_name.values())) as advance:
+        for name, split in splits.by_name.items():
+            kind = training_stream if name == "train" else evaluation_stream
+            make: Callable[[], Stream] = partial(kind, split.samples, size, workers)
+            try:
+                if place == "off":
+                    stream = make()
+                    visit(stream, advance)
+                    sources[name] = stream
+                else:
+                    entry = entry_name(divided.dataset.name, name, size, split.fingerprint)
+                    sources[name], problem = obtain(entry, make, place, divided.since, advance)
+                    problems |= {problem: None} if problem else {}
+            except BadImagesError as error:
+                bad |= error.reasons
+    if bad:
+        raise BadImagesError(bad)
+    return sources, [f"The decoded images were not kept for later runs: {p}." for p in problems]
+
+
+def _placed(
+    config: ExperimentConfig, splits: Splits, sources: dict[str, Store | Stream], device: torch.device
+) -> tuple[Images, str]:
+    """The images as training takes them, and where they lie, in words."""
+    labels = {name: torch.from_numpy(split.labels()) for name, split in splits.by_name.items()}
+    train = sources["train"]
+    stores = {name: s for name, s in sources.items() if isinstance(s, Store)}
+    if not isinstance(train, Store):
+        streams = {name: s for name, s in sources.items() if isinstance(s, Stream) and name != "train"}
+        images = Images(train, labels["train"], {name: (s, labels[name]) for name, s in streams.items()})
+        return images, "to be decoded whenever they are needed"
+    n_bytes = sum(s.pixels.nbytes for s in stores.values())
+    pixels = {name: store.tensor() for name, store in stores.items() if name != "train"}
+    on_gpu = config.store == "device"
+    if config.store == "auto" and device.type == "cuda":
+        on_gpu = n_bytes * SHARE_OF_GPU < torch.cuda.mem_get_info(device)[0]
+    place = (
+        "on the GPU" if on_gpu else "in memory" if all(s.in_memory for s in stores.values()) else "in files"
+    )
+    images = Images(
+        DeviceStore(train, device) if on_gpu else train,
+        labels["train"],
+        {name: (p.to(device) if on_gpu else p, labels[name]) for name, p in pixels.items()},
+    )
+    return images, f"decoded: {n_bytes / 1e6:,.0f} MB {place}"

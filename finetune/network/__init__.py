@@ -1,0 +1,1 @@
+"""The network: stages, pretrained weights, fused evaluation; all that depends on the architecture."""

@@ -1,0 +1,221 @@
+"""Pretrained weights: torchvision's, the package's, a file's or an earlier run's, safely loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+import warnings
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torchvision.models import ResNet18_Weights
+
+from finetune.errors import WeightsError, listed
+from finetune.system.download import downloading
+
+IMAGENET_URL: str = ResNet18_Weights.IMAGENET1K_V1.url
+HEAD = ("fc.weight", "fc.bias")
+
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict that fits ResNet-18, and where it came from.
+
+    Args:
+        kind: `imagenet`, `bundled`, `file` or `run`.
+        source: URL, package path or file name.
+        sha256: of the file.
+        state: float32 parameters and buffers by torchvision's names; `fc.*` only if it fits the classes.
+        dropped: head entries left out because they have another number of classes.
+        download_seconds: time spent fetching the file.
+    """
+
+    kind: str
+    source: str
+    sha256: str
+    state: State = field(repr=False)
+    dropped: tuple[str, ...] = ()
+    download_seconds: float = 0.0
+
+
+def load_weights(weights: str, shapes: dict[str, tuple[int, ...]]) -> Weights:
+    """Find, read and check pretrained weights.
+
+    Args:
+        weights: `imagenet`, `bundled`, a .safetensors or .pth file, or the folder of an earlier run.
+        shapes: name and shape of every entry of the network that will take them.
+
+    Raises:
+        WeightsError: missing, damaged or for another network; the message lists the entries that differ.
+    """
+    seconds = 0.0
+    if weights == "imagenet":
+        kind, source = "imagenet", IMAGENET_URL
+        started = time.perf_counter()
+        path = fetch(IMAGENET_URL)
+        seconds = time.perf_counter() - started
+    elif weights == "bundled":
+        kind, source = "bundled", "finetune/bundled/resnet18-tinyimagenet.safetensors"
+        path = Path(str(resources.files("finetune") / "bundled" / "resnet18-tinyimagenet.safetensors"))
+    elif (Path(weights) / "results.json").is_file():
+        kind, path = "run", _best_checkpoint(Path(weights))
+        source = path.name
+    else:
+        kind, path = "file", Path(weights)
+        source = path.name
+    state, digest = read_state(path)
+    state, dropped = _fitted(state, shapes, path)
+    return Weights(kind, source, digest, state, dropped, seconds)
+
+
+def fetch(url: str) -> Path:
+    """The file of a URL in torch.hub's cache, downloaded and hash-checked if it is not there.
+
+    The file's name carries the first digits of its SHA-256, so a cached copy is checked as well.
+
+    Raises:
+        WeightsError: no network, an HTTP error, or a file that does not have its hash.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / url.rpartition("/")[2]
+    ways_on = (
+        f"Fetch {url} on another machine and put it there (TORCH_HOME names another place), "
+        "give a file with --weights FILE, or use --weights bundled."
+    )
+    prefix = path.stem.rpartition("-")[2]
+    if not path.is_file():
+        with downloading(f"The weights file {path.name}, looked for in {folder},", ways_on, WeightsError):
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=False)
+    elif not _sha256(path.read_bytes()).startswith(prefix):
+        raise WeightsError(
+            f"The weights file {path} must have a SHA-256 that begins with {prefix}, but it does not; "
+            "it is damaged: remove it and try again."
+        )
+    return path
+
+
+def read_state(path: Path) -> tuple[State, str]:
+    """Read a state dict without running any code from it, and the file's SHA-256.
+
+    Raises:
+        WeightsError: not there, of another kind, damaged, or not a dictionary of tensors.
+    """
+    if path.suffix not in (".safetensors", ".pth"):
+        raise WeightsError(
+            "--weights must be imagenet, bundled, a .safetensors or .pth file, or a run folder with a "
+            f"results.json, but {str(path)!r} was given."
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"The weights file {path} cannot be read ({error.strerror}); check the path."
+        ) from error
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load(content)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # remarks on old formats and on bytes that make no sense
+                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes make the readers raise almost anything
+        reason = str(error).strip().split("\n")[0]
+        raise WeightsError(
+            f"The weights file {path} is damaged or holds more than tensors ({reason})."
+        ) from error
+    named = isinstance(state, dict) and all(isinstance(k, str) for k in state)
+    if not named or not all(_plain(v) for v in state.values()):
+        keys = listed([str(k) for k in state]) if isinstance(state, dict) else type(state).__name__
+        raise WeightsError(
+            f"The weights file {path} must hold a dictionary of tensors, but it holds: {keys}."
+        )
+    return state, _sha256(content)
+
+
+def _plain(value: object) -> bool:
+    """Whether a value is an ordinary tensor: not sparse, nested, quantized, complex or without content."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_nested
+        and not value.is_quantized
+        and not value.is_complex()
+    )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _best_checkpoint(run: Path) -> Path:
+    """The checkpoint with the highest validation accuracy in an earlier run."""
+    try:
+        runs = json.loads((run / "results.json").read_text("utf-8"))["runs"]
+        scored = [
+            (r["epochs"][r["best_epoch"] - 1]["val"]["n_correct"], r["artifacts"]["checkpoint"]["path"])
+            for r in runs
+            if r["artifacts"] is not None
+        ]
+        best = max(scored, key=lambda pair: pair[0])[1]
+        return inside(run, str(best))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(
+            f"The run folder {run} must hold a results.json with a finished run; it does not."
+        ) from error
+
+
+def inside(run: Path, path: str) -> Path:
+    """A file of a run folder by the path that its results give.
+
+    Raises:
+        WeightsError: the path leads out of the folder.
+    """
+    file = run / path
+    if not file.resolve().is_relative_to(run.resolve()):
+        raise WeightsError(f"A run's files must lie inside its folder, but its results name {path!r}.")
+    return file
+
+
+def _fitted(state: State, shapes: dict[str, tuple[int, ...]], path: Path) -> tuple[State, tuple[str, ...]]:
+    """The entries that fit; a missing head or one of another size is left out, anything else is an error."""
+    dropped = tuple(
+        n
+        for n in HEAD
+        if n in state and (state[n].shape[:1] != shapes[n][:1] or state[n].ndim != len(shapes[n]))
+    )
+    kept = {n: t for n, t in state.items() if n not in dropped}
+    # Files of early PyTorch, torchvision's own among them, lack BatchNorm's step counter; nothing reads it.
+    required = {n for n in shapes if n not in HEAD and not n.endswith("num_batches_tracked")}
+    if len(dropped) < len(HEAD) and any(n in kept for n in HEAD):
+        required |= set(HEAD)
+    missing = sorted(required - set(kept))
+    unexpected = sorted(set(kept) - set(shapes))
+    misshapen = [
+        f"{n} {list(t.shape)} instead of {list(shapes[n])}"
+        for n, t in sorted(kept.items())
+        if n in shapes and tuple(t.shape) != shapes[n]
+    ]
+    problems = [
+        f"{word}: {listed(names)}"
+        for word, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise WeightsError(
+            f"The weights in {path} must be a ResNet-18's, but they are not: {'; '.join(problems)}."
+        )
+    # Not before the shapes are known: a small file can claim a tensor larger than memory.
+    return {n: t.float() if t.is_floating_point() else t for n, t in kept.items()}, dropped

@@ -1,0 +1,102 @@
+"""What the results say about the machine and the program: no host names, no user names, no paths."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from finetune import __version__
+from finetune.errors import ConfigError
+from finetune.system import host
+
+_IMPORTED = time.perf_counter()
+_AGE_AT_IMPORT = max(0.0, time.time() - psutil.Process().create_time())
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of `auto`, `cpu` or `cuda`.
+
+    Raises:
+        ConfigError: `cuda` without a GPU that PyTorch can use.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ConfigError(
+            "--device cuda needs a GPU that PyTorch can use, but there is none; use --device cpu or auto "
+            "(in Compose: train-cpu)."
+        )
+    return torch.device("cuda" if available and device != "cpu" else "cpu")
+
+
+def choose_algorithms(deterministic: bool) -> None:
+    """On a GPU: measure which convolution is fastest, or take only those whose result never varies.
+
+    The workspace setting is what PyTorch asks for with CUDA's matrix products.
+    """
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """CPU: the process's largest resident set so far; CUDA: most tensor memory since the last reset."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource  # only on POSIX systems
+
+    scale = 1 if platform.system() == "Darwin" else 1024  # macOS counts bytes, Linux kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """The `environment` object of the results."""
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "pillow")},
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "cpu_cores": host.cores(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def describe_tool() -> dict[str, Any]:
+    """The `tool` object of the results; the commit only when running from a source tree."""
+    root = Path(__file__).resolve().parents[2]
+    commit = dirty = None
+    if (root / ".git").exists():
+        commit = _git(root, "rev-parse", "HEAD")
+        dirty = None if commit is None else bool(_git(root, "status", "--porcelain"))
+    return {"name": "finetune", "version": __version__, "git_commit": commit, "git_dirty": dirty}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603 - fixed arguments
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def elapsed_seconds() -> float:
+    """Seconds since this process began; a clock that is set back meanwhile does not matter."""
+    return _AGE_AT_IMPORT + time.perf_counter() - _IMPORTED

@@ -1,0 +1,113 @@
+"""Lines, table and curves for people, made from the same records as the results file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from finetune.system.files import write_atomically
+from finetune.training.trainer import Epoch
+
+COLOURS = {"train": "#7f7f7f", "val": "#1f77b4", "test": "#d62728"}
+NAMES = {"train": "train", "val": "validation", "test": "test"}
+
+
+def start_line(run: dict[str, Any]) -> str:
+    """What a run starts from and trains."""
+    total = run["n_trained"] + run["n_frozen"]
+    return (
+        f"{run['variant']} seed {run['seed']}: {run['init']} start; trains "
+        f"{', '.join(run['trained_groups'])}: {run['n_trained']:,} of {total:,} parameters; "
+        f"learning rate {run['learning_rate']:g}"
+    )
+
+
+def epoch_line(name: str, epoch: Epoch, epochs: int) -> str:
+    """Loss and accuracy on the three splits, and the seconds they took."""
+    parts = "  ".join(
+        f"{label} {metrics.loss:.3f} {metrics.accuracy:6.1%}"
+        for label, metrics in (("train", epoch.train), ("val", epoch.val), ("test", epoch.test))
+    )
+    return (
+        f"  {name} {epoch.epoch:>{len(str(epochs))}}/{epochs}  {parts}  "
+        f"{epoch.train_seconds:.1f} s + {epoch.evaluation_seconds:.1f} s"
+    )
+
+
+def summary(record: dict[str, Any]) -> Table:
+    """One row a run: what it trained, what it reached, what it took."""
+    table = Table("variant", "seed", "trained parameters", "best epoch", "val", "test", "train s", "images/s")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for run in record["runs"]:
+        seconds = sum(e["train_seconds"] for e in run["epochs"])
+        cells = [run["variant"], str(run["seed"]), f"{run['n_trained']:,}"]
+        if run["best_epoch"] is None:
+            table.add_row(*cells, "failed")
+            continue
+        best = run["epochs"][run["best_epoch"] - 1]
+        accuracies = [f"{best[s]['n_correct'] / best[s]['n_samples']:.1%}" for s in ("val", "test")]
+        mark = "" if run["status"] == "completed" else " (failed)"
+        cells += [
+            f"{run['best_epoch']}{mark}",
+            *accuracies,
+            f"{seconds:.1f}",
+            f"{run['images_per_second']:.0f}",
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def curves(record: dict[str, Any], path: Path) -> None:
+    """Accuracy and loss over the epochs, a column for each variant, the chosen epoch marked.
+
+    Raises:
+        RunFolderError: the picture cannot be written.
+    """
+    from matplotlib.figure import Figure  # slow to import, needed once
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    variants = list(dict.fromkeys(run["variant"] for run in record["runs"]))
+    figure = Figure(figsize=(1.5 + 3.6 * len(variants), 6.4), layout="constrained")
+    axes = figure.subplots(2, len(variants), sharex=True, sharey="row", squeeze=False)
+    for column, variant in enumerate(variants):
+        for run in (r for r in record["runs"] if r["variant"] == variant):
+            _draw(axes[0][column], axes[1][column], run)
+        first = next(r for r in record["runs"] if r["variant"] == variant)
+        axes[0][column].set_title(f"{variant}: {first['init']} start,\ntrains {_groups(first)}", fontsize=10)
+        axes[1][column].set_xlabel("epoch")
+    axes[0][0].set_ylabel("accuracy")
+    axes[1][0].set_ylabel("loss (cross-entropy, nats)")
+    # Logarithmic: a first epoch from random weights can have a hundred times the last one's loss.
+    axes[1][0].set_yscale("log")
+    axes[1][0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[1][0].yaxis.set_major_formatter("{x:g}")
+    axes[1][0].yaxis.set_minor_formatter(NullFormatter())
+    axes[0][0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes[0][0].xaxis.get_major_locator().set_params(integer=True)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=4, frameon=False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    write_atomically(path, picture.getvalue())
+
+
+def _draw(accuracy: Any, loss: Any, run: dict[str, Any]) -> None:
+    numbers = [e["epoch"] for e in run["epochs"]]
+    for split, colour in COLOURS.items():
+        sums = [e[split] for e in run["epochs"]]
+        style = {"color": colour, "label": NAMES[split], "marker": ".", "linewidth": 1.4, "alpha": 0.85}
+        accuracy.plot(numbers, [m["n_correct"] / m["n_samples"] for m in sums], **style)
+        loss.plot(numbers, [m["loss_sum"] / m["n_samples"] for m in sums], **style)
+    if run["best_epoch"] is not None:
+        for axis in (accuracy, loss):
+            axis.axvline(run["best_epoch"], color="black", linestyle=":", linewidth=1, label="chosen epoch")
+            axis.grid(alpha=0.25)
+
+
+def _groups(run: dict[str, Any]) -> str:
+    return "every layer" if run["n_frozen"] == 0 else ", ".join(run["trained_groups"])

@@ -1,0 +1,1 @@
+"""What the machine gives: cores and memory, atomic files and locks, signals, downloads, the console."""

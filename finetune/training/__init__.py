@@ -1,0 +1,1 @@
+"""Train one variant with one seed: optimizer, precision, evaluation, cached features, checkpoints."""

@@ -1,0 +1,505 @@
+"""Kept images: found again to the pixel, dropped if a bit is wrong, and never in the way of a run."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL
+import pytest
+
+from finetune.data import cache, entry, store
+from finetune.data.cache import cache_folder, clear, entries, entry_name, obtain
+from finetune.data.datasets import Sample
+from finetune.data.store import Store, decode
+from finetune.data.stream import Stream, training_stream
+from finetune.errors import BadImagesError, ConfigError, RunFolderError
+from tests.finetune.helpers import photo
+
+NAME = entry_name("pets", "train", 16, "fingerprint")
+SIZES = [(24, 20), (9, 33), (40, 40)]
+PLACES = ["memory", "disk", "auto"]
+
+
+def later() -> float:
+    """A moment after which no file changes."""
+    return time.time() + 3600
+
+
+def never() -> Stream:
+    raise AssertionError("the images were decoded again")
+
+
+class Given(NamedTuple):
+    """Images and what they decode to."""
+
+    make: Callable[[], Stream]
+    pixels: np.ndarray
+    samples: list[Sample]
+
+    def obtain(self, place: str = "memory", since: float | None = None) -> tuple[Store, str]:
+        """Decoded, or opened, and held to the right pixels."""
+        return self.checked(obtain(NAME, self.make, place, since or later(), lambda _: None))
+
+    def reopen(self, place: str = "memory") -> tuple[Store, str]:
+        """Opened without being decoded."""
+        return self.checked(obtain(NAME, never, place, later(), lambda _: None))
+
+    def checked(self, obtained: tuple[Store, str]) -> tuple[Store, str]:
+        found, _ = obtained
+        np.testing.assert_array_equal(np.asarray(found.pixels), self.pixels)
+        assert found.sizes.tolist() == [[h, w] for w, h in SIZES]
+        assert found.offsets.tolist() == [0, 24 * 20 * 3, (24 * 20 + 9 * 33) * 3]
+        return obtained
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A cache that is not there yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "finetune" / "images"
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Given:
+    """Three images of different sizes."""
+    paths = [photo(tmp_path / f"{i}.png", i, *size) for i, size in enumerate(SIZES)]
+    samples = [Sample(p.name, 0, p) for p in paths]
+
+    def make() -> Stream:
+        return training_stream(samples, 32, 2)
+
+    return Given(make, decode(make(), lambda _: None).pixels, samples)
+
+
+def files_left(folder: Path) -> list[str]:
+    """What lies in the cache but locks."""
+    return sorted(p.name for p in folder.iterdir() if p.suffix != ".lock")
+
+
+def set_free_memory(monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
+    for module in (cache, store):
+        monkeypatch.setattr(module, "available_memory_bytes", lambda: n_bytes)
+
+
+class TestObtain:
+    @pytest.mark.parametrize("first", PLACES)
+    @pytest.mark.parametrize("second", PLACES)
+    def test_decoded_once_and_opened_after_that(self, given: Given, first: str, second: str) -> None:
+        found, problem = given.obtain(first)
+        assert (found.in_memory, problem) == (first != "disk", "")
+        found, problem = given.reopen(second)
+        assert (found.in_memory, problem) == (second != "disk", "")
+
+    @pytest.mark.parametrize(("spare", "in_memory"), [(1, False), (2, True)])
+    def test_auto_takes_memory_where_as_much_stays_free(
+        self, given: Given, monkeypatch: pytest.MonkeyPatch, spare: int, in_memory: bool
+    ) -> None:
+        set_free_memory(monkeypatch, 2 * len(given.pixels) + spare)
+        assert given.obtain("auto")[0].in_memory == in_memory
+        assert given.reopen("auto")[0].in_memory == in_memory
+
+    def test_progress_comes_to_the_same_whether_decoded_or_opened(self, given: Given) -> None:
+        for make in (given.make, never):
+            told: list[int] = []
+            obtain(NAME, make, "memory", later(), told.append)
+            assert sum(told) == 3
+
+    @pytest.mark.parametrize("place", ["memory", "disk"])
+    def test_what_a_run_writes_into_its_pixels_is_not_kept(self, given: Given, place: str) -> None:
+        for obtained in (given.obtain(place), given.reopen(place)):
+            obtained[0].pixels[:] = 0
+        given.reopen(place)
+
+    def test_the_name_tells_what_it_was_made_from(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        names = {
+            NAME,
+            entry_name("dogs", "train", 16, "fingerprint"),
+            entry_name("pets", "val", 16, "fingerprint"),
+            entry_name("pets", "train", 17, "fingerprint"),
+            entry_name("pets", "train", 16, "fingerprinT"),
+        }
+        assert entry_name("pets", "train", 16, "fingerprint") == NAME
+        monkeypatch.setattr(PIL, "__version__", "0.0")
+        names.add(entry_name("pets", "train", 16, "fingerprint"))
+        monkeypatch.undo()
+        monkeypatch.setattr(cache, "FORMAT", 0)
+        names.add(entry_name("pets", "train", 16, "fingerprint"))
+        assert len(names) == 7
+
+    def test_the_home_folder_serves_without_the_variable(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", "")
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        assert cache_folder() == tmp_path / "home" / ".cache" / "finetune" / "images"
+
+    @pytest.mark.parametrize("place", PLACES)
+    @pytest.mark.parametrize("free_memory", [0, 1 << 40])
+    def test_bad_images_leave_nothing(
+        self, given: Given, folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, free_memory: int
+    ) -> None:
+        set_free_memory(monkeypatch, free_memory)
+        path = given.samples[1].content
+        assert isinstance(path, Path)
+        path.write_bytes(path.read_bytes()[:200])
+        with pytest.raises(BadImagesError, match=r"1\.png"):
+            given.obtain(place)
+        assert files_left(folder) == []
+        assert entries() == []
+
+
+class TestChanged:
+    @pytest.mark.parametrize("place", PLACES)
+    def test_an_image_that_changed_after_its_fingerprint(
+        self, given: Given, folder: Path, place: str
+    ) -> None:
+        found, problem = given.obtain(place, since=1.0)
+        assert problem == "an image changed while it was read"
+        assert found.in_memory == (place != "disk")
+        assert files_left(folder) == []
+
+    @pytest.mark.parametrize("place", ["memory", "disk"])
+    @pytest.mark.parametrize("vanish", [False, True])
+    def test_while_it_was_decoded(self, given: Given, folder: Path, place: str, vanish: bool) -> None:
+        path = given.samples[0].content
+        assert isinstance(path, Path)
+        since = path.stat().st_ctime + 0.05  # later than all three were written
+        time.sleep(0.1)
+
+        def change(_: int) -> None:
+            if vanish:
+                path.unlink(missing_ok=True)
+            else:
+                path.chmod(0o600)
+
+        single = training_stream(given.samples, 32, 1)
+        _, problem = obtain(NAME, lambda: single, place, since, change)
+        assert problem == "an image changed while it was read"
+        assert files_left(folder) == []
+
+    def test_an_older_change_is_none(self, given: Given) -> None:
+        assert given.obtain(since=later())[1] == ""
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def halved(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+class TestDamage:
+    @pytest.mark.parametrize("place", ["memory", "disk"])
+    @pytest.mark.parametrize("name", [entry.PIXELS, entry.SIZES, entry.ENTRY])
+    @pytest.mark.parametrize("damage", [cut, emptied, halved, Path.unlink, a_folder])
+    def test_a_file(
+        self, given: Given, folder: Path, place: str, name: str, damage: Callable[[Path], None]
+    ) -> None:
+        given.obtain(place)
+        damage(folder / NAME / name)
+        with pytest.raises(AssertionError, match="decoded again"):
+            given.reopen(place)
+        assert files_left(folder) == []  # dropped
+        assert given.obtain(place)[1] == ""
+        given.reopen(place)
+
+    @pytest.mark.parametrize("name", [entry.PIXELS, entry.SIZES, entry.ENTRY])
+    def test_a_flipped_bit(self, given: Given, folder: Path, tmp_path: Path, name: str) -> None:
+        """In headers above all, where one in a hundred changes nothing of what NumPy reads: | to < in |u1."""
+        given.obtain()
+        shutil.copytree(folder / NAME, tmp_path / "whole")
+        n_bits = 8 * (folder / NAME / name).stat().st_size
+        bits = [*range(0, min(1024, n_bits), 37), *random.Random(0).sample(range(n_bits), 8)]  # noqa: S311
+        harmless = 0
+        for bit in bits:
+            flip(folder / NAME / name, bit)
+            try:
+                given.reopen()
+                harmless += 1
+            except AssertionError as error:
+                assert "decoded again" in str(error), bit  # noqa: PT017 - so that wrong pixels are told apart
+                assert files_left(folder) == []
+            shutil.copytree(tmp_path / "whole", folder / NAME, dirs_exist_ok=True)
+        assert harmless <= (0 if name == entry.ENTRY else 2)
+
+    @pytest.mark.parametrize("bit", range(0, 8 * 24 * 20 * 3, 997))
+    def test_a_flipped_bit_of_a_pixel(self, given: Given, folder: Path, bit: int) -> None:
+        given.obtain()
+        flip(folder / NAME / entry.PIXELS, 8 * 128 + bit)
+        with pytest.raises(AssertionError, match="decoded again"):
+            given.reopen("disk")
+        given.obtain("disk")
+
+    def test_pixels_are_digested_in_pieces(
+        self, given: Given, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(entry, "CHUNK_BYTES", 1000)
+        given.obtain()
+        given.reopen("disk")
+        flip(folder / NAME / entry.PIXELS, 8 * (folder / NAME / entry.PIXELS).stat().st_size - 1)
+        with pytest.raises(AssertionError, match="decoded again"):
+            given.reopen("disk")
+
+    @pytest.mark.parametrize("place", ["memory", "disk"])
+    @pytest.mark.parametrize("name", [NAME, NAME + entry.PARTIAL])
+    @pytest.mark.parametrize("kind", ["file", "link to a file", "link to a folder", "link to nothing"])
+    def test_something_else_in_its_place(
+        self, given: Given, folder: Path, tmp_path: Path, place: str, name: str, kind: str
+    ) -> None:
+        folder.mkdir(parents=True)
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "mine.txt").write_text("mine")
+        if kind == "file":
+            (folder / name).write_text("x")
+        else:
+            target = {"link to a file": "other/mine.txt", "link to a folder": "other"}.get(kind, "nothing")
+            (folder / name).symlink_to(tmp_path / target)
+        assert given.obtain(place)[1] == ""
+        given.reopen(place)
+        assert (tmp_path / "other" / "mine.txt").read_text() == "mine"
+        assert files_left(folder) == [NAME]
+
+    @pytest.mark.parametrize("place", ["memory", "disk"])
+    def test_what_a_killed_process_left(self, given: Given, folder: Path, place: str) -> None:
+        given.obtain()
+        left = folder / (NAME + entry.PARTIAL)
+        (folder / NAME).rename(left)
+        (left / "deep").mkdir()
+        assert entries() == []
+        assert given.obtain(place)[1] == ""
+        assert files_left(folder) == [NAME]
+
+
+class TestNoRoom:
+    @pytest.mark.parametrize("stands", ["", "finetune", "finetune/images"])
+    def test_a_file_where_the_folder_should_be(
+        self, given: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stands: str
+    ) -> None:
+        base = tmp_path / "base"
+        (base / stands).parent.mkdir(parents=True, exist_ok=True)
+        (base / stands).write_text("mine")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(base))
+        for place in ("memory", "auto"):
+            found, problem = given.obtain(place)
+            assert found.in_memory
+            assert problem.startswith(f"{cache_folder()} cannot be written (")
+        with pytest.raises(
+            RunFolderError, match=r"^--store disk keeps .* cannot be written .*XDG_CACHE_HOME\.$"
+        ):
+            given.obtain("disk")
+        assert (base / stands).read_text() == "mine"
+        assert entries() == []
+        assert clear() == 0
+
+    @pytest.mark.parametrize(("spare", "kept"), [(-1, False), (0, True)])
+    def test_as_much_again_must_stay_free(
+        self, given: Given, folder: Path, monkeypatch: pytest.MonkeyPatch, spare: int, kept: bool
+    ) -> None:
+        usage = shutil.disk_usage(".")._replace(free=2 * len(given.pixels) + spare)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+        said = "" if kept else f"{folder} would have too little room left (0.0 GB are free)"
+        assert given.obtain()[1] == said
+        assert files_left(folder) == [NAME] * kept
+
+    @pytest.mark.parametrize("place", ["memory", "disk", "auto"])
+    @pytest.mark.parametrize("free_memory", [0, 1 << 40])
+    def test_a_volume_that_fills_up(
+        self, given: Given, folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, free_memory: int
+    ) -> None:
+        def full(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        set_free_memory(monkeypatch, free_memory)
+        monkeypatch.setattr(np, "save", full)
+        monkeypatch.setattr(entry, "reserve", full)
+        if place == "disk":
+            with pytest.raises(
+                RunFolderError, match=r"cannot hold .* \(No space left on device\); make room"
+            ):
+                given.obtain(place)
+        else:
+            _, problem = given.obtain(place)
+            assert problem.startswith(f"{folder} cannot hold ")
+            assert problem.endswith("(No space left on device)")
+        assert files_left(folder) == []
+
+    def test_room_is_taken_before_the_mapping_is_written_to(
+        self, given: Given, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken: list[int] = []
+        monkeypatch.setattr(entry, "reserve", lambda _, n_bytes: taken.append(n_bytes))
+        given.obtain("disk")
+        assert taken == [128 + len(given.pixels)]
+
+
+class TestTogether:
+    @pytest.mark.parametrize("place", ["memory", "disk"])
+    def test_those_who_ask_at_once_decode_once(self, given: Given, place: str) -> None:
+        asked: list[int] = []
+        inside = threading.Event()
+
+        def make() -> Stream:
+            asked.append(1)
+            inside.wait(0.1)  # the others come while the lock is held
+            return given.make()
+
+        def ask(number: int) -> None:
+            problems[number] = given.checked(obtain(NAME, make, place, later(), lambda _: None))[1]
+
+        problems: dict[int, str] = {}
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert problems == dict.fromkeys(range(4), "")
+        assert len(asked) == 1
+
+    def test_another_entry_does_not_wait(self, given: Given) -> None:
+        def make() -> Stream:
+            obtain("other", given.make, "memory", later(), lambda _: None)
+            return given.make()
+
+        obtain(NAME, make, "memory", later(), lambda _: None)
+        assert {e.name for e in entries()} == {NAME, "other"}
+
+    def test_another_process_waits_until_the_lock_is_free(self, given: Given, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        program = (
+            "import fcntl, sys\nfile = open(sys.argv[1], 'ab')\nfcntl.flock(file, fcntl.LOCK_EX)\n"
+            "print('held', flush=True)\nsys.stdin.read()\n"
+        )
+        command = [sys.executable, "-S", "-c", program, str(folder / f"{NAME}.lock")]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdin is not None
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            done = threading.Event()
+            thread = threading.Thread(target=lambda: (given.obtain(), done.set()))
+            thread.start()
+            assert not done.wait(0.1)
+            other.kill()  # the kernel frees what it held
+            thread.join(10)
+        assert done.is_set()
+
+    def test_clearing_while_an_entry_is_decoded_lets_nobody_else_in(self, given: Given, folder: Path) -> None:
+        """With a new lock file a second process would write into the folder of the first."""
+        inside, go_on, second = threading.Event(), threading.Event(), threading.Event()
+
+        def make() -> Stream:
+            inside.set()
+            go_on.wait(10)
+            return given.make()
+
+        threads = [
+            threading.Thread(target=lambda: obtain(NAME, make, "disk", later(), lambda _: None)),
+            threading.Thread(target=lambda: (given.obtain(), second.set())),
+        ]
+        threads[0].start()
+        assert inside.wait(10)
+        clear()
+        threads[1].start()
+        assert not second.wait(0.1)
+        go_on.set()
+        for thread in threads:
+            thread.join(10)
+        assert second.is_set()
+        assert files_left(folder) == [NAME]
+
+
+class TestList:
+    @pytest.fixture
+    def three(self, given: Given, folder: Path) -> list[str]:
+        """The names of three entries, the most recently used first."""
+        for age, name in enumerate(["c", "a", "b"]):
+            obtain(name, given.make, "memory", later(), lambda _: None)
+            os.utime(folder / name / entry.ENTRY, (1e9 - age, 1e9 - age))
+        return ["c", "a", "b"]
+
+    def test_what_there_is(self, three: list[str], folder: Path) -> None:
+        found = entries()
+        assert [e.name for e in found] == three
+        assert {e.n_images for e in found} == {3}
+        assert found[0].n_bytes == sum(p.stat().st_size for p in (folder / "c").iterdir())
+        assert found[0].used_at.timestamp() == 1e9
+
+    def test_opening_is_use(self, three: list[str]) -> None:
+        obtain(three[-1], never, "memory", later(), lambda _: None)
+        assert [e.name for e in entries()] == ["b", "c", "a"]
+
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"n_images": null}', "\x00"])
+    def test_a_damaged_description_is_passed_over(self, three: list[str], folder: Path, content: str) -> None:
+        (folder / three[0] / entry.ENTRY).write_text(content)
+        assert [e.name for e in entries()] == three[1:]
+
+    @pytest.mark.parametrize("names", [["a"], ["a", "a"], ["b", "a"]])
+    def test_clear_those_named(self, three: list[str], names: list[str]) -> None:
+        size = entries()[0].n_bytes
+        assert clear(names) == size * len(set(names))
+        assert [e.name for e in entries()] == [n for n in three if n not in names]
+
+    @pytest.mark.parametrize("name", ["d", "", ".", "..", "a.lock", "../images/a"])
+    def test_clear_an_unknown_name(self, three: list[str], name: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            clear(["a", name])
+        assert str(caught.value) == (
+            f"Each name must be one that finetune data list shows, but {name!r} was given; there are c, a, b."
+        )
+        assert [e.name for e in entries()] == three
+
+    def test_there_is_nothing_to_name(self) -> None:
+        with pytest.raises(ConfigError, match="there are none"):
+            clear(["x"])
+
+    @pytest.mark.usefixtures("three")
+    def test_clear_all_with_what_is_damaged_or_left_over(self, folder: Path) -> None:
+        whole = sum(e.n_bytes for e in entries())
+        (folder / "damaged").mkdir()
+        (folder / "left.partial").mkdir()
+        (folder / "link").symlink_to(folder.parent)
+        assert clear() == whole
+        assert files_left(folder) == []
+        assert clear() == 0
+
+    def test_what_cannot_be_removed_is_said(self, three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        def refused(_: Path) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(shutil, "rmtree", refused)
+        for names in ([], three[:1]):
+            with pytest.raises(
+                RunFolderError, match=r"cannot be cleared \(Permission denied\); check its perm"
+            ):
+                clear(names)
+
+    def test_a_run_keeps_what_it_has_open(self, given: Given) -> None:
+        found = given.obtain("disk")
+        clear()
+        given.checked(found)

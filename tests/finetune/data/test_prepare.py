@@ -1,0 +1,241 @@
+"""Images made ready: kept between runs, placed as asked, and the same results wherever they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig
+from finetune.data import cache, store
+from finetune.data import prepare as load
+from finetune.data.cache import entries
+from finetune.data.prepare import Images, divide, make_ready
+from finetune.data.store import Store
+from finetune.data.stream import Stream
+from finetune.errors import BadImagesError, ConfigError
+from tests.finetune.conftest import Command
+from tests.finetune.helpers import Quiet, files_of, image_tree, photo, timeless, tiny
+
+Run = Callable[..., dict[str, Any]]
+
+_, _, C = STANDARD_VARIANTS
+N_IMAGES = 60  # ten digits, two of each in each split
+OPTIONS = ["--dataset", "digits", "--subset", "2", "--workers", "1", "--image-size", "16"]
+
+
+@pytest.fixture(autouse=True)
+def folder(narrow: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:  # noqa: ARG001 - for its effect
+    """A cache that is not there yet, and digits that are read once."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "finetune" / "images"
+
+
+def never(*_: object) -> Stream:
+    raise AssertionError("the images were decoded again")
+
+
+def ready(config: ExperimentConfig) -> tuple[Images, list[str]]:
+    """Images and what was said."""
+    reporter = Quiet()
+    _, images, seconds = make_ready(config, divide(config), reporter)
+    assert seconds > 0
+    return images, reporter.said
+
+
+def pets(tmp_path: Path) -> Path:
+    """A divided folder: ten images of each of two classes in each split."""
+    return image_tree(tmp_path / "pets", {f"{s}/{c}": 10 for s in ("train", "val", "test") for c in "ab"})
+
+
+class TestPlaces:
+    @pytest.mark.parametrize(
+        ("place", "where"),
+        [
+            ("auto", "decoded: 0 MB in memory"),
+            ("memory", "decoded: 0 MB in memory"),
+            ("disk", "decoded: 0 MB in files"),
+            ("off", "to be decoded whenever they are needed"),
+        ],
+    )
+    def test_where_the_images_lie_is_said(self, place: str, where: str) -> None:
+        for _ in ("decoded", "opened"):
+            images, said = ready(tiny(store=place))
+            assert said[-1] == f"{N_IMAGES} images {where}."
+            assert len(images.train) == 20
+        assert len(entries()) == (0 if place == "off" else 3)
+        if place == "off":
+            assert isinstance(images.train, Stream)
+            assert all(isinstance(held, Stream) for held, _ in images.held_out.values())
+        else:
+            assert isinstance(images.train, Store)
+            assert images.train.in_memory == (place != "disk")
+
+    def test_labels_and_pixels_are_those_of_the_split_wherever_they_lie(self) -> None:
+        reference, _ = ready(tiny(store="memory"))
+        assert isinstance(reference.train, Store)
+        for place in ("disk", "off"):
+            images, _ = ready(tiny(store=place))
+            assert not isinstance(images.train, load.DeviceStore)
+            assert torch.equal(images.train_labels, reference.train_labels)
+            for i in range(20):
+                np.testing.assert_array_equal(images.train.image(i), reference.train.image(i))
+            for name, (held, labels) in images.held_out.items():
+                pixels = torch.cat(list(held.split(7)))
+                assert torch.equal(pixels, torch.cat(list(reference.held_out[name][0].split(7))))
+                assert torch.equal(labels, reference.held_out[name][1])
+
+    @pytest.mark.parametrize("place", ["off", "disk"])
+    def test_training_comes_to_the_same(self, experiment: Run, tmp_path: Path, place: str) -> None:
+        data = {"variants": (C,), "flip_probability": 0.5, "epochs": 1}
+        memory = experiment(tmp_path / "memory", store="memory", **data)
+        other = experiment(tmp_path / "other", store=place, **data)
+        assert other["config"].pop("store", place) == place
+        memory["config"].pop("store", None)
+        assert timeless(other) == timeless(memory)
+        skip = ("results.json", ".lock", "curves.png", "config.toml")
+        assert files_of(tmp_path / "other", skip) == files_of(tmp_path / "memory", skip)
+
+    def test_a_second_run_decodes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        config = tiny()
+        ready(config)
+        monkeypatch.setattr(load, "training_stream", never)
+        monkeypatch.setattr(load, "evaluation_stream", never)
+        ready(config)
+
+    def test_another_size_is_another_entry(self) -> None:
+        ready(tiny())
+        ready(tiny(image_size=17))
+        assert len(entries()) == 6
+
+    def test_the_device_must_be_a_gpu(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            ready(tiny(store="device"))
+        assert str(caught.value) == (
+            "--store device keeps the images in a GPU's memory, but this job runs on the CPU; use --store "
+            "memory or auto."
+        )
+        assert entries() == []
+
+    def test_why_they_were_not_kept_is_said_once(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        _, said = ready(tiny())
+        assert [line for line in said if "not kept" in line] == [
+            f"The decoded images were not kept for later runs: {tmp_path / 'file' / 'finetune' / 'images'} "
+            "cannot be written (Not a directory)."
+        ]
+        assert said[-1].endswith("in memory.")
+
+    def test_neither_memory_nor_cache(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """The temporary folder takes over, as without a cache."""
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        for module in (cache, store):
+            monkeypatch.setattr(module, "available_memory_bytes", lambda: 0)
+        images, said = ready(tiny())
+        assert said[-1].endswith("in files.")
+        assert isinstance(images.train, Store)
+        assert not images.train.in_memory
+
+
+class TestBadImages:
+    @pytest.mark.parametrize("place", ["memory", "disk", "off"])
+    @pytest.mark.parametrize("split", ["train", "val"])
+    def test_skipped_in_one_split(self, tmp_path: Path, place: str, split: str) -> None:
+        root = pets(tmp_path)
+        bad = root / split / "a" / "003.png"
+        bad.write_bytes(bad.read_bytes()[:300])  # its header is whole
+        config = tiny(dataset=f"imagefolder:{root}", store=place, subset=None, on_bad_image="skip")
+        for _ in ("decoded", "opened"):
+            divided, images, _ = make_ready(config, divide(config), reporter := Quiet())
+            assert [name for name, _ in divided.dataset.excluded] == [f"{split}/a/003.png"]
+            assert "Images left out, since they cannot be read: 1." in reporter.said
+            counts = {"train": len(images.train)} | {n: len(held) for n, (held, _) in images.held_out.items()}
+            assert counts == {"train": 20, "val": 20, "test": 20} | {split: 19}
+            assert len(images.train_labels) == counts["train"]
+
+    @pytest.mark.parametrize("place", ["memory", "disk", "off"])
+    def test_all_of_all_splits_are_told_and_nothing_of_theirs_is_kept(
+        self, tmp_path: Path, folder: Path, place: str
+    ) -> None:
+        root = pets(tmp_path)
+        for split in ("train", "test"):
+            (root / split / "a" / "003.png").write_bytes(split.encode())
+        config = tiny(dataset=f"imagefolder:{root}", store=place, subset=None)
+        with pytest.raises(BadImagesError) as caught:
+            ready(config)
+        assert list(caught.value.reasons) == ["test/a/003.png", "train/a/003.png"]
+        assert [e.name.split("-")[1] for e in entries()] == ([] if place == "off" else ["val"])
+        assert not list(folder.glob("*.partial"))
+
+    def test_other_content_under_the_same_name_is_decoded(self, tmp_path: Path) -> None:
+        root = pets(tmp_path)
+        config = tiny(dataset=f"imagefolder:{root}", subset=None)
+        before, _ = ready(config)
+        photo(root / "train" / "a" / "003.png", 4321)
+        after, _ = ready(config)
+        assert isinstance(before.train, Store)
+        assert isinstance(after.train, Store)
+        changed = [i for i in range(20) if (before.train.image(i) != after.train.image(i)).any()]
+        assert changed == [3]
+
+
+class TestDataCommands:
+    def test_prepare_list_clear(self, finetune: Command, folder: Path) -> None:
+        code, out, err = finetune("data", "prepare", *OPTIONS)
+        assert (code, err) == (0, "")
+        assert f"{N_IMAGES} images decoded: 0 MB in files." in out
+        code, out, err = finetune("data", "list")
+        assert (code, err) == (0, "")
+        names = [e.name for e in entries()]
+        *lines, total = out.splitlines()
+        assert [line.split()[:4] for line in lines] == [[n, "20", "0", "MB"] for n in names]
+        assert {n.rpartition("-")[0] for n in names} == {f"digits-{s}-16px" for s in ("train", "val", "test")}
+        assert total == f"0 MB in {folder}"
+        assert finetune("data", "clear", names[0]) == (0, "0 MB freed\n", "")
+        assert [e.name for e in entries()] == names[1:]
+        assert finetune("data", "clear") == (0, "0 MB freed\n", "")
+        assert finetune("data", "list") == (0, f"0 MB in {folder}\n", "")
+
+    def test_a_run_finds_what_was_prepared(
+        self, finetune: Command, narrow_weights: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert finetune("data", "prepare", *OPTIONS)[0] == 0
+        monkeypatch.setattr(load, "training_stream", never)
+        monkeypatch.setattr(load, "evaluation_stream", never)
+        options = ["--device", "cpu", "--epochs", "1", "--batch-size", "8", "--variants", "a", "--out", "run"]
+        code, out, _ = finetune("train", *OPTIONS, *options, "--weights", str(narrow_weights))
+        assert code == 0
+        assert f"{N_IMAGES} images decoded: 0 MB in memory." in out
+
+    def test_megabytes_are_counted(self, finetune: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        shown = cache.Entry("big", 1234567, 1_234_567_890, cache.datetime(2026, 2, 3, 4, 5))
+        monkeypatch.setattr(cache, "entries", lambda: [shown])
+        out = finetune("data", "list")[1].splitlines()
+        assert out[0].split() == ["big", "1,234,567", "1,235", "MB", "2026-02-03", "04:05"]
+        assert out[1].startswith("1,235 MB in ")
+
+    def test_refused(self, finetune: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert finetune("data", "clear", "nope") == (
+            2,
+            "",
+            "Error: Each name must be one that finetune data list shows, but 'nope' was given; there are "
+            "none.\n",
+        )
+        folder.parents[1].write_text("a file")
+        code, out, err = finetune("data", "prepare", *OPTIONS)
+        assert (code, out) == (2, "")
+        assert err.startswith("Error: --store disk keeps the decoded images in a folder, but ")
+        assert err.count("\n") == 1
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        code, _, err = finetune("train", *OPTIONS, "--variants", "a", "--store", "device", "--out", "run")
+        assert code == 2
+        assert "--store device keeps the images in a GPU's memory" in err
+        assert not Path("run").exists()

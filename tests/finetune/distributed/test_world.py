@@ -1,0 +1,534 @@
+"""Processes that train one network together: a step of theirs is the whole batch's, and so are its sums."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from finetune.cli import app as cli
+from finetune.config.experiment import STANDARD_VARIANTS, Variant
+from finetune.config.presets import load_preset
+from finetune.distributed.launcher import Ranks, ranks
+from finetune.distributed.world import DataParallel, SingleProcess, World
+from finetune.errors import ConfigError
+from finetune.run import shards as parallel
+from finetune.run.shards import connect
+from finetune.system.signals import Stopped, StopRequest
+from finetune.training.optimizer import require_statistics
+from finetune.training.trainer import Trainer
+from grader.findings import Status
+from grader.grade import Job, grade
+from grader.policy import load_policy
+from tests.finetune.helpers import files_of, timeless
+from tests.finetune.run.test_shards import free_port
+from tests.finetune.training.test_trainer import RECIPE, images, nothing, trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+A, B, C = STANDARD_VARIANTS
+HEAD = Variant(name="H", init="random", train=("fc",))
+"""Its batch normalisation is frozen, so shares of a batch are normalised as the whole is."""
+
+
+ALONE = SingleProcess()
+
+
+class TestSingleProcess:
+    def test_has_everything(self) -> None:
+        batch = np.arange(5)
+        assert ALONE.is_main
+        assert np.array_equal(ALONE.shard(batch), batch)
+        assert batch[ALONE.shard_range(5)].tolist() == batch.tolist()
+        network = nn.Linear(2, 2)
+        assert ALONE.wrap(network) is network
+
+    def test_adds_nothing(self) -> None:
+        assert ALONE.all_reduce_sum(torch.tensor(1.5), torch.tensor(2)) == [1.5, 2.0]
+        assert ALONE.all_reduce_max(3, -4) == [3, -4]
+        assert ALONE.all_equal({"a": [1, None]})
+        values = np.array([1])
+        assert ALONE.all_gather(values) is values
+        buffer = torch.ones(2)
+        ALONE.broadcast([buffer])
+        assert buffer.tolist() == [1, 1]
+
+    def test_stops_at_a_signal(self) -> None:
+        stop = StopRequest()
+        ALONE.raise_if_stopped(stop)
+        stop.number = signal.SIGINT
+        with pytest.raises(Stopped):
+            ALONE.raise_if_stopped(stop)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("n", [4, 5, 8, 9, 64])
+def test_parts_are_all_there_once_and_in_order(size: int, n: int) -> None:
+    world, shares, spans = SingleProcess(), [], []
+    world.size = size
+    for world.rank in range(size):
+        shares.append(world.shard(np.arange(n)))
+        spans.append(np.arange(n)[world.shard_range(n)])
+    for parts in (shares, spans):
+        assert np.concatenate(parts).tolist() == list(range(n))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize(("n_train", "fits"), [(20, True), (19, False), (16, True), (17, False)])
+def test_every_process_needs_two_images_of_every_batch(n_train: int, fits: bool) -> None:
+    if fits:
+        require_statistics(HEAD, n_train, RECIPE, processes=2)
+        return
+    with pytest.raises(
+        ConfigError, match=rf"Each of 2 processes needs two images .* {n_train} training images"
+    ):
+        require_statistics(HEAD, n_train, RECIPE, processes=2)
+
+
+Work = Callable[[DataParallel], object]
+"""What each of the processes does."""
+
+
+class Teams:
+    """Two real processes that are connected; what each found, as a file of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.children: list[int] = []
+
+    def start(self, work: Callable[[], object], **environ: str) -> None:
+        environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        for rank in range(2):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    os.environ.update({**environ, "RANK": str(rank)})
+                    torch.save(work(), self.folder / f"found{rank}")
+                    code = 0
+                except SystemExit as ended:
+                    code = int(ended.code or 0)
+                except BaseException:
+                    (self.folder / f"error{rank}").write_text(traceback.format_exc())
+                finally:
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(code)
+            self.children.append(child)
+
+    def codes(self, seconds: float = 60) -> list[int]:
+        """Both exit codes; processes that do not end are a failure."""
+        limit, codes = time.monotonic() + seconds, {}
+        while len(codes) < len(self.children):
+            for child in set(self.children) - set(codes):
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    codes[child] = os.waitstatus_to_exitcode(status)
+            assert time.monotonic() < limit, "a process does not end"
+            time.sleep(0.01)
+        ordered = [codes[child] for child in self.children]
+        self.children.clear()
+        return ordered
+
+    def run(self, work: Work) -> list[Any]:
+        """What each process found."""
+
+        def connected() -> object:
+            with connect(ranks()) as group:
+                assert group is not None
+                return work(DataParallel(group, 2))
+
+        self.start(connected)
+        codes = self.codes()
+        said = "".join(path.read_text() for path in self.folder.glob("error*"))
+        assert codes == [0, 0], said
+        return [torch.load(self.folder / f"found{rank}", weights_only=False) for rank in range(2)]
+
+    def close(self) -> None:
+        for child in self.children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+@pytest.fixture
+def teams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Teams]:
+    for name in [n for n in os.environ if n.startswith(("SLURM_", "LOCAL_", "TORCHELASTIC_"))]:
+        monkeypatch.delenv(name)
+    running = Teams(tmp_path)
+    yield running
+    running.close()
+
+
+def test_what_processes_tell_each_other(teams: Teams) -> None:
+    def tell(world: DataParallel) -> dict[str, Any]:
+        stop = StopRequest()
+        world.raise_if_stopped(stop)
+        if world.rank == 1:
+            stop.number = signal.SIGTERM
+        buffers = [torch.full((2, 3), float(world.rank)), torch.tensor(world.rank + 7)]
+        world.broadcast(buffers)
+        n = 5  # odd: the parts are two and three images
+        mine = world.shard_range(n)
+        try:
+            world.raise_if_stopped(stop)
+            stopped = 0
+        except Stopped as error:
+            stopped = error.number
+        return {
+            "total": world.all_reduce_sum(
+                torch.tensor(0.5 + world.rank, dtype=torch.float64), torch.tensor(3)
+            ),
+            "agree": world.all_reduce_max(world.rank, -world.rank),
+            "same": [world.all_equal({"a": 1}), world.all_equal(world.rank)],
+            "buffers": buffers,
+            "gathered": world.all_gather(np.arange(n, dtype=np.float32)[mine] / 2),
+            "stopped": stopped,
+            "first": world.is_main,
+        }
+
+    found = teams.run(tell)
+    assert [f["first"] for f in found] == [True, False]
+    for each in found:
+        assert each["total"] == [2.0, 6.0]
+        assert each["agree"] == [1, 0]
+        assert each["same"] == [True, False]
+        assert each["buffers"][0].tolist() == [[0.0] * 3] * 2
+        assert each["buffers"][1].item() == 7
+        assert each["gathered"].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
+        assert each["stopped"] == signal.SIGTERM  # though it came to one of them only
+
+
+def trained(made: Trainer) -> dict[str, Any]:
+    """What one epoch left: parameters, gradients of its last step, and the record."""
+    training = made.run(nothing)
+    network = made.network
+    return {
+        "state": {n: t.clone() for n, t in network.state_dict().items()},
+        "gradients": {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None},
+        "epochs": [(e.train, e.val, e.test) for e in training.epochs],
+        "budget": (training.steps, training.images, training.stream_sha256),
+        "best": training.best_predictions,
+    }
+
+
+@pytest.mark.usefixtures("narrow")
+class TestStep:
+    """Twenty images in batches of eight, of which the last has four; nine images in each held-out split."""
+
+    def test_is_the_whole_batchs(self, teams: Teams) -> None:
+        alone = trained(trainer(HEAD))
+        for each in teams.run(lambda world: trained(trainer(HEAD, world=world))):
+            assert each["budget"] == alone["budget"] == (6, 40, alone["budget"][2])
+            assert each["gradients"].keys() == alone["gradients"].keys() == {"fc.weight", "fc.bias"}
+            for name, gradient in alone["gradients"].items():
+                torch.testing.assert_close(each["gradients"][name], gradient, rtol=1e-4, atol=1e-6)
+            for name, tensor in alone["state"].items():
+                torch.testing.assert_close(each["state"][name], tensor, rtol=1e-4, atol=1e-6)
+            for mine, expected in zip(each["epochs"], alone["epochs"], strict=True):
+                for found, metrics in zip(mine, expected, strict=True):
+                    assert (found.n_samples, found.n_correct) == (metrics.n_samples, metrics.n_correct)
+                    assert found.loss_sum == pytest.approx(metrics.loss_sum, rel=1e-5)
+            for split, predictions in alone["best"].items():
+                assert np.array_equal(each["best"][split].predicted, predictions.predicted)
+                np.testing.assert_allclose(each["best"][split].nll, predictions.nll, rtol=1e-4)
+
+    def test_shares_of_different_size_are_weighed(self, teams: Teams) -> None:
+        """Five images: one process has three of them and the other two."""
+
+        def gradient(world: World) -> torch.Tensor:
+            made = trainer(HEAD, world=world, images=images(n_train=5))
+            return trained(made)["gradients"]["fc.weight"]  # type: ignore[no-any-return]
+
+        expected = gradient(ALONE)
+        for found in teams.run(gradient):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+    def test_statistics_end_as_the_first_processs(self, teams: Teams) -> None:
+        one, two = teams.run(lambda world: trained(trainer(A, world=world)))
+        assert one["epochs"] == two["epochs"]
+        assert [metrics.n_samples for metrics in one["epochs"][0]] == [20, 9, 9]
+        for name, tensor in one["state"].items():
+            assert torch.equal(tensor, two["state"][name]), name
+
+    def test_a_failure_is_everyones(self, teams: Teams) -> None:
+        def failure(world: World) -> str | None:
+            made = trainer(HEAD, world=world, peak=1e30)
+            return made.run(nothing).failure
+
+        one, two = teams.run(failure)
+        assert one == two
+        assert "stopped being a finite number" in one
+
+
+TINY = ["--dataset", "digits", "--subset", "2", "--device", "cpu", "--workers", "1", "--epochs", "2"]
+TINY += ["--batch-size", "8", "--image-size", "16", "--lr", "0.02", "--variants", "a,c"]
+
+
+def finetune(folder: Path, *arguments: str) -> None:
+    """The command line as the process of a team calls it; what it says becomes two files in the folder."""
+    rank = os.environ["RANK"]
+    sys.argv = ["finetune", *arguments]
+    with (
+        (folder / f"out{rank}").open("w") as out,
+        (folder / f"err{rank}").open("w") as err,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        cli.main()
+
+
+class Together:
+    """Runs a command line in both processes of a team."""
+
+    def __init__(self, teams: Teams) -> None:
+        self.teams = teams
+
+    def __call__(self, *arguments: str, before: Callable[[], object] = lambda: None) -> list[int]:
+        """Both exit codes; `before` is called in each process first."""
+
+        def work() -> None:
+            before()
+            finetune(self.teams.folder, *arguments)
+
+        self.teams.start(work)
+        return self.teams.codes()
+
+    def said(self, kind: str) -> list[str]:
+        return [(self.teams.folder / f"{kind}{rank}").read_text() for rank in range(2)]
+
+
+@pytest.fixture
+def together(teams: Teams, monkeypatch: pytest.MonkeyPatch) -> Together:
+    monkeypatch.chdir(teams.folder)
+    return Together(teams)
+
+
+def results_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "results.json").read_text("utf-8"))  # type: ignore[no-any-return]
+
+
+def signalled(number: int, ranks: str) -> Callable[[], None]:
+    """Makes a signal come to these processes in their second step."""
+
+    def prepare() -> None:
+        real, taken = Trainer._step, []
+
+        def step(self: Trainer, *arguments: Any) -> None:
+            taken.append(1)
+            if len(taken) == 2 and os.environ["RANK"] in ranks:
+                os.kill(os.getpid(), number)
+            real(self, *arguments)
+
+        Trainer._step = step  # type: ignore[method-assign]
+
+    return prepare
+
+
+class TestCommandLine:
+    def test_trains_each_image_once_an_epoch(
+        self, together: Together, narrow_weights: Path, tmp_path: Path
+    ) -> None:
+        options = ("train", *TINY, "--weights", str(narrow_weights), "--parallel", "data", "--out", "run")
+        assert together(*options) == [0, 0], together.said("err")
+        record = results_of(tmp_path / "run")
+        assert record["config"]["processes"] == 2
+        assert load_preset(str(tmp_path / "run" / "config.toml")).processes == 2
+        for run in record["runs"]:
+            assert run["status"] == "completed"
+            assert (run["budget"]["steps"], run["budget"]["images"]) == (6, 40)
+            for epoch in run["epochs"]:
+                assert [epoch[split]["n_samples"] for split in ("train", "val", "test")] == [20] * 3
+        assert len({run["budget"]["stream_sha256"] for run in record["runs"]}) == 1
+        rows = (tmp_path / "run" / "predictions" / "C-seed0-test.csv").read_text().splitlines()
+        assert len(rows) == len(set(rows)) == 21
+        first, second = together.said("out")
+        assert "trained parameters" in first
+        assert second == ""
+        judged = grade(Job(tmp_path / "run", "run", load_policy("default")))
+        assert not judged.problems
+        assert judged.findings["times-add-up"].status is Status.HOLDS
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("asked", ["1", "01"])
+    def test_a_signal_stops_both_and_both_go_on(
+        self,
+        together: Together,
+        narrow_weights: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        asked: str,
+    ) -> None:
+        options = ("train", *TINY, "--weights", str(narrow_weights), "--parallel", "data", "--out")
+        assert together(*options, "whole") == [0, 0], together.said("err")
+        assert together(*options, "run", before=signalled(signal.SIGTERM, asked)) == [143, 143]
+        way_on = "Go on with: the same number of processes and --parallel data --resume run"
+        assert together.said("err") == [f"Interrupted. {way_on}\n"] * 2
+        assert list((tmp_path / "run" / "state").glob("A-seed0-0000000002-000000-*"))
+
+        for name, value in {"RANK": "0", "WORLD_SIZE": "3"}.items():
+            monkeypatch.setenv(name, value)
+        said = refused(capsys, monkeypatch, "train", "--parallel", "data", "--resume", "run")
+        assert said == (
+            "A run that shares each batch must be gone on with by as many processes as began it, but 2 did "
+            "and there are 3; start as many."
+        )
+        said = refused(capsys, monkeypatch, "train", "--resume", "run")
+        assert said.startswith("This run shares each batch among 2 processes, so it must be gone on with by")
+
+        assert together("train", "--parallel", "data", "--resume", "run") == [0, 0], together.said("err")
+        assert "resumed after 2 steps" in together.said("out")[0]
+        assert timeless(results_of(tmp_path / "run")) == timeless(results_of(tmp_path / "whole"))
+        assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
+
+    def test_one_that_is_killed_ends_the_other_with_a_sentence(
+        self, together: Together, narrow_weights: Path
+    ) -> None:
+        options = ("train", *TINY, "--weights", str(narrow_weights), "--parallel", "data", "--out", "run")
+        began = time.monotonic()
+        assert together(*options, before=signalled(signal.SIGKILL, "1")) == [2, -signal.SIGKILL]
+        assert time.monotonic() - began < 30
+        assert together.said("err")[0] == (
+            "Error: Every process must live to the end, but one has died (its launcher says which); what was "
+            "trained is kept: go on with as many processes and --parallel data --resume run.\n"
+        )
+
+    def test_a_folder_that_the_first_refuses_ends_both(
+        self, together: Together, narrow_weights: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "mine.txt").touch()
+        options = ("train", *TINY, "--weights", str(narrow_weights), "--parallel", "data", "--out", "run")
+        assert together(*options) == [2, 2]
+        first, second = together.said("err")
+        assert "--out must name a new or empty folder" in first
+        # It may still be connecting when the first has gone, and gloo writes what it thinks of that first.
+        assert second.splitlines()[-1].startswith("Error: ")
+        assert "Traceback" not in second
+        assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+    def test_a_batch_too_small_for_both(
+        self, together: Together, narrow_weights: Path, tmp_path: Path
+    ) -> None:
+        options = ("train", *TINY, "--weights", str(narrow_weights), "--parallel", "data", "--out", "run")
+        assert together(*options, "--batch-size", "6") == [2, 2]
+        for said in together.said("err"):
+            assert "Each of 2 processes needs two images of every batch" in said
+            assert said.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+
+
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """The one sentence of a command line that is refused."""
+    monkeypatch.setattr(sys, "argv", ["finetune", *arguments])
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
+    return err.strip().removeprefix("Error: ")
+
+
+class TestRefused:
+    @pytest.fixture(autouse=True)
+    def _place(self, teams: Teams, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(teams.folder)
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--parallel", "data"], "--parallel needs a run folder .* but --out is not given; name one."),
+            (["--parallel", "runs"], "--parallel needs a run folder .* but --out is not given; name one."),
+            (
+                ["--parallel", "data", "--out", "run"],
+                "processes that can reach one another, but MASTER_ADDR is not set; start them with torchrun.",
+            ),
+            *(
+                (
+                    ["--parallel", mode, "--out", "run", "--cache-views", "auto"],
+                    "--cache-views auto .* must be a number, but auto was given; name the number of epochs",
+                )
+                for mode in ("runs", "data")
+            ),
+            (["--cache-views", "0"], "cache_views must be auto or a whole number of at least 1, but 0 was"),
+            (["--cache-views", "-1"], "cache_views must be auto or .* but '-1' was given"),
+            (["--cache-views", "few"], "cache_views must be auto or .* but 'few' was given"),
+        ],
+    )
+    def test_options(
+        self,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        options: list[str],
+        message: str,
+    ) -> None:
+        assert re.search(message, refused(capsys, monkeypatch, "train", *TINY, *options))
+        assert not list(tmp_path.iterdir())
+
+    def test_without_a_launcher(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("RANK")
+        said = refused(capsys, monkeypatch, "train", *TINY, "--parallel", "data", "--out", "run")
+        assert "RANK must be a whole number for that, but it is not set; start the processes with" in said
+
+    def test_kept_views_with_shared_batches(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(free_port()))
+        monkeypatch.setenv("WORLD_SIZE", "1")
+        monkeypatch.setattr(parallel, "DataParallel", lambda *_: ALONE)
+        options = ("--parallel", "data", "--out", "run", "--cache-views", "2")
+        monkeypatch.setattr(parallel, "ranks", lambda: Ranks(0, 2, connected=True))
+        monkeypatch.setattr(parallel, "connect", lambda _: contextlib.nullcontext("a group"))
+        said = refused(capsys, monkeypatch, "train", *TINY, *options)
+        assert said == "cache_views with --parallel data must be left out, but 2 was given."
+
+    def test_runs_of_their_own_go_on_without_being_told(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.toml").write_text('dataset = "digits"\n')
+        said = refused(capsys, monkeypatch, "train", "--parallel", "runs", "--resume", "run")
+        assert said.startswith("With --parallel runs the same command goes on with what it began")
+        assert said.endswith("start the command that began the run.")
+
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port")
+
+
+@pytest.mark.slow
+def test_torchrun_trains_the_real_network_with_two_processes(tmp_path: Path) -> None:
+    options = ["--preset", "smoke", "--subset", "4", "--epochs", "1", "--batch-size", "16", "--device", "cpu"]
+    words = [*TORCHRUN, str(free_port()), "-m", "finetune", "train", *options, "--parallel", "data"]
+    done = subprocess.run(
+        [*words, "--out", str(tmp_path / "run")], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    record = results_of(tmp_path / "run")
+    assert record["config"]["processes"] == 2
+    assert [run["budget"]["images"] for run in record["runs"]] == [40] * 3
+    assert done.stdout.count("Results: ") == 1
+    assert not grade(Job(tmp_path / "run", "run", load_policy("default"))).problems

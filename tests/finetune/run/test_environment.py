@@ -1,0 +1,73 @@
+"""What a run says of the machine, where this machine cannot show it: a GPU, another system, no git."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune.run import environment
+
+
+def test_a_gpu_is_named_and_its_memory_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 1000 + device.index)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    found = environment.describe(gpu)
+    assert (found["device"], found["device_name"], found["cuda"]) == ("cuda", "card 0", "13.0")
+    assert environment.peak_memory_bytes(gpu) == 1000
+
+
+def test_a_processor_has_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")  # installed, but not used
+    found = environment.describe(torch.device("cpu"))
+    assert found["cuda"] is None
+    assert found["device_name"]
+
+
+def test_memory_is_in_bytes_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    linux = environment.peak_memory_bytes(torch.device("cpu"))
+    assert linux > 50_000_000  # torch alone takes more
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert environment.peak_memory_bytes(torch.device("cpu")) == pytest.approx(linux / 1024, rel=0.1)
+
+
+@pytest.mark.parametrize("text", [None, "flags: fpu\n"])
+def test_a_processor_that_proc_does_not_name(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+    def read(_path: Path, *_arguments: Any) -> str:
+        if text is None:
+            raise FileNotFoundError
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert environment._processor() == "riscv64"
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(), subprocess.TimeoutExpired("git", 10)])
+def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_arguments: Any, **_options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    assert environment._git(Path(), "status") is None
+    found = environment.describe_tool()
+    assert (found["git_commit"], found["git_dirty"]) == (None, None)
+
+
+def test_deterministic_algorithms_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    environment.choose_algorithms(deterministic=True)
+    assert asked == [True]
+    assert not torch.backends.cudnn.benchmark
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    environment.choose_algorithms(deterministic=True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

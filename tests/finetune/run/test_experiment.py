@@ -1,0 +1,446 @@
+"""Whole experiments with a narrow network: repeatable, resumable, and held to what they began with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from finetune.config.experiment import STANDARD_VARIANTS, Variant
+from finetune.errors import BadImagesError, ConfigError, FinetuneError, RunFolderError
+from finetune.run import environment
+from finetune.run import experiment as experiment_module
+from finetune.run.experiment import run_experiment
+from finetune.system import host
+from finetune.system.files import locked
+from finetune.system.signals import Stopped, StopRequest
+from tests.finetune.conftest import StopAt
+from tests.finetune.helpers import Quiet, files_of, image_tree, photo, timeless, tiny
+
+A, B, C = STANDARD_VARIANTS
+Run = Callable[..., dict[str, Any]]
+
+
+Copy = Callable[[Path, int], dict[str, Any] | None]
+NEVER = 10**9
+
+
+class TestWhole:
+    def test_two_runs_are_the_same_but_for_times(self, experiment: Run, tmp_path: Path) -> None:
+        one, two = experiment(tmp_path / "1"), experiment(tmp_path / "2", workers=3)
+        assert timeless(one) == timeless(two)
+        assert files_of(tmp_path / "1", (".lock", "results.json", "curves.png", "config.toml")) == files_of(
+            tmp_path / "2", (".lock", "results.json", "curves.png", "config.toml")
+        )
+
+    def test_files_are_the_same_to_the_byte(self, experiment: Run, tmp_path: Path) -> None:
+        for name in ("1", "2"):
+            experiment(tmp_path / name, variants=(A, C))
+        assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
+        assert not (tmp_path / "1" / "state").exists()
+
+    def test_other_seeds(self, experiment: Run, tmp_path: Path) -> None:
+        record = experiment(tmp_path / "run", variants=(A, C), seed=4, seeds=2)
+        assert [(r["variant"], r["seed"]) for r in record["runs"]] == [("A", 4), ("C", 4), ("A", 5), ("C", 5)]
+        streams = [r["budget"]["stream_sha256"] for r in record["runs"]]
+        assert streams[0] == streams[1] != streams[2] == streams[3]
+        starts = [r["initial_sha256"] for r in record["runs"]]
+        assert len(set(starts)) == 4 or starts[1] == starts[3]
+
+    def test_a_variants_own_learning_rate_is_said(self, experiment: Run, tmp_path: Path) -> None:
+        record = experiment(tmp_path / "run", variants=(A, dataclasses.replace(C, lr=0.25)))
+        assert [r["learning_rate"] for r in record["runs"]] == [0.02, 0.25]
+
+    def test_random_starts_need_no_weights(self, narrow: None, tmp_path: Path) -> None:  # noqa: ARG002
+        config = tiny(variants=(A,), weights=str(tmp_path / "none.pth"))
+        record = run_experiment(config, tmp_path / "run", Quiet(), StopRequest())
+        assert record["weights"] is None
+
+    def test_a_dropped_head_is_said(self, narrow_weights: Path, tmp_path: Path) -> None:
+        image_tree(tmp_path / "pets", {"a": 6, "b": 6, "c": 6})
+        config = tiny(dataset=f"imagefolder:{tmp_path / 'pets'}", weights=str(narrow_weights), variants=(C,))
+        reporter = Quiet()
+        record = run_experiment(config, tmp_path / "run", reporter, StopRequest())
+        assert record["weights"]["dropped"] == ["fc.weight", "fc.bias"]
+        assert any("dropped: fc.weight, fc.bias" in line for line in reporter.said)
+
+    def test_an_earlier_run_as_weights(self, experiment: Run, narrow: None, tmp_path: Path) -> None:  # noqa: ARG002
+        first = experiment(tmp_path / "first", variants=(A, B))
+        config = tiny(weights=str(tmp_path / "first"), variants=(C,))
+        second = run_experiment(config, tmp_path / "second", Quiet(), StopRequest())
+        scores = {r["variant"]: r["epochs"][r["best_epoch"] - 1]["val"]["n_correct"] for r in first["runs"]}
+        winner = max(scores, key=lambda v: scores[v])
+        assert second["weights"]["kind"] == "run"
+        assert second["weights"]["source"] == f"{winner}-seed0.safetensors"
+        by_name = {r["variant"]: r for r in first["runs"]}
+        assert second["weights"]["sha256"] == by_name[winner]["artifacts"]["checkpoint"]["sha256"]
+
+    def test_what_was_decided_is_said(
+        self, experiment: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        image_tree(tmp_path / "pets", {"train/a": 20, "train/b": 20})
+        record = experiment(tmp_path / "run", dataset=f"imagefolder:{tmp_path / 'pets'}", variants=(A,))
+        assert any("no val/" in note for note in record["dataset"]["notes"])
+        assert capsys.readouterr().out == ""
+
+    def test_bad_images_stop_it_or_are_left_out(self, experiment: Run, tmp_path: Path) -> None:
+        image_tree(tmp_path / "pets", {"a": 8, "b": 8})
+        (tmp_path / "pets" / "a" / "bad.png").write_bytes(b"bad")
+        (tmp_path / "pets" / "b" / "gone.png").symlink_to(tmp_path / "nowhere")
+        photo(tmp_path / "pets" / "a" / "extra.png", 99)
+        options = {"dataset": f"imagefolder:{tmp_path / 'pets'}", "variants": (A,)}
+        with pytest.raises(BadImagesError) as caught:
+            experiment(tmp_path / "run", **options)
+        assert set(caught.value.reasons) == {"a/bad.png", "b/gone.png"}
+        record = experiment(tmp_path / "run", on_bad_image="skip", **options)
+        excluded = {e["sample_id"] for e in record["dataset"]["excluded"]}
+        assert excluded == {"a/bad.png", "b/gone.png"}
+
+
+@pytest.fixture
+def whole(stopped_at: Copy, tmp_path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Results without times and the files of an experiment with A and C that nobody disturbed."""
+    record = stopped_at(tmp_path / "whole", NEVER)
+    return timeless(record), files_of(tmp_path / "whole")
+
+
+class TestFailure:
+    def test_of_one_variant_does_not_stop_the_others(self, experiment: Run, tmp_path: Path) -> None:
+        rows = (dataclasses.replace(A, lr=1e12), C)
+        record = experiment(tmp_path / "run", variants=rows)
+        a, c = record["runs"]
+        assert (a["status"], c["status"]) == ("failed", "completed")
+        assert "1e+12" in a["failure"]
+        assert c["failure"] is None
+        assert (tmp_path / "run" / "results.json").is_file()
+        assert (tmp_path / "run" / "curves.png").is_file()
+        if a["best_epoch"] is None:
+            assert a["artifacts"] is None
+
+    def test_of_all(self, experiment: Run, tmp_path: Path) -> None:
+        record = experiment(tmp_path / "run", variants=(A,), lr=1e12)
+        assert [r["status"] for r in record["runs"]] == ["failed"]
+        assert json.loads((tmp_path / "run" / "results.json").read_text())["runs"][0]["status"] == "failed"
+
+    def test_a_full_disk_keeps_what_has_ended(
+        self,
+        experiment: Run,
+        tmp_path: Path,
+        whole: tuple[dict[str, Any], dict[str, str]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        real = Path.replace
+
+        def full(self: Path, target: Path) -> Path:
+            if "C-seed0" in self.name:
+                raise OSError(28, "No space left on device")
+            return real(self, target)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(Path, "replace", full)
+            with pytest.raises(RunFolderError, match="No space left on device"):
+                experiment(tmp_path / "run", variants=(A, C))
+        kept = json.loads((tmp_path / "run" / "results.json").read_text())
+        assert [r["variant"] for r in kept["runs"]] == ["A"]
+        assert timeless(experiment(tmp_path / "run", variants=(A, C), resume=True)) == whole[0]
+        assert files_of(tmp_path / "run") == whole[1]
+
+    def test_too_little_room_is_found_before_training(
+        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(host, "_room", lambda _: (1000, 1000))
+        with pytest.raises(RunFolderError, match=r"needs .* of room"):
+            experiment(tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_a_folder_in_use_is_left_alone(self, experiment: Run, tmp_path: Path) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "mine.txt").touch()
+        with pytest.raises(RunFolderError, match="has content"):
+            experiment(tmp_path / "run")
+        assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+    def test_memory_that_runs_out_names_the_batch_size_to_try(
+        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def exhausted(*_: object, **__: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr("finetune.training.trainer.Trainer.run", exhausted)
+        with pytest.raises(FinetuneError, match=r"A batch of 8 images .* try --batch-size 4"):
+            experiment(tmp_path / "run")
+
+    def test_a_gpu_where_there_is_none(
+        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(ConfigError, match="--device cuda needs a GPU"):
+            experiment(tmp_path / "run", device="cuda")
+
+
+class TestResume:
+    """Three steps, six batches of evaluation and an epoch's end: ten safe points an epoch, two epochs."""
+
+    @pytest.mark.parametrize("n", [1, 3, 4, 9, 10, 20, 25])
+    def test_a_signal_anywhere(
+        self, experiment: Run, tmp_path: Path, whole: tuple[dict[str, Any], dict[str, str]], n: int
+    ) -> None:
+        with pytest.raises(Stopped):
+            experiment(tmp_path / "run", variants=(A, C), stop=StopAt(n))
+        resumed = experiment(tmp_path / "run", variants=(A, C), resume=True)
+        assert timeless(resumed) == whole[0]
+        assert files_of(tmp_path / "run") == whole[1]
+
+    def test_again_and_again(
+        self, experiment: Run, tmp_path: Path, whole: tuple[dict[str, Any], dict[str, str]]
+    ) -> None:
+        resume, stops = False, 0
+        for _ in range(30):
+            try:
+                record = experiment(tmp_path / "run", variants=(A, C), stop=StopAt(7), resume=resume)
+                break
+            except Stopped:
+                resume, stops = True, stops + 1
+        assert stops >= 4
+        assert timeless(record) == whole[0]
+        assert files_of(tmp_path / "run") == whole[1]
+
+    def test_finished_variants_are_not_run_again(
+        self, experiment: Run, stopped_at: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stopped_at(tmp_path / "run", 25)
+        trained: list[str] = []
+        real = experiment_module._run
+
+        def watched(prepared: Any, variant: Variant, *rest: Any) -> dict[str, Any]:
+            trained.append(variant.name)
+            return real(prepared, variant, *rest)
+
+        monkeypatch.setattr(experiment_module, "_run", watched)
+        experiment(tmp_path / "run", variants=(A, C), resume=True)
+        assert trained == ["C"]
+        experiment(tmp_path / "run", variants=(A, C), resume=True)  # a finished experiment
+        assert trained == ["C"]
+
+    def test_checkpoints_within_an_epoch(
+        self,
+        experiment: Run,
+        tmp_path: Path,
+        whole: tuple[dict[str, Any], dict[str, str]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """As after a crash in mid-epoch: the last step's checkpoint is there, though no signal came."""
+        monkeypatch.setattr("finetune.run.experiment.CHECKPOINT_SECONDS", 0.0)
+
+        class Crash(StopRequest):
+            left = 5
+
+            def check(self) -> None:
+                self.left -= 1
+                if self.left == 0:
+                    raise KeyError("crash")
+
+        with pytest.raises(KeyError):
+            experiment(tmp_path / "run", variants=(A, C), stop=Crash())
+        assert list((tmp_path / "run" / "state").glob("A-seed0-0000000003-000000-*"))
+        assert timeless(experiment(tmp_path / "run", variants=(A, C), resume=True)) == whole[0]
+        assert files_of(tmp_path / "run") == whole[1]
+
+    def test_a_damaged_newest_checkpoint(
+        self,
+        experiment: Run,
+        stopped_at: Copy,
+        tmp_path: Path,
+        whole: tuple[dict[str, Any], dict[str, str]],
+    ) -> None:
+        stopped_at(tmp_path / "run", 12)
+        newest = sorted((tmp_path / "run" / "state").glob("A-seed0-0*"))[-1]
+        newest.write_bytes(newest.read_bytes()[:-1])
+        assert timeless(experiment(tmp_path / "run", variants=(A, C), resume=True)) == whole[0]
+        assert files_of(tmp_path / "run") == whole[1]
+
+    def test_seconds_of_all_processes_count(self, experiment: Run, tmp_path: Path) -> None:
+        with pytest.raises(Stopped):
+            experiment(tmp_path / "run", variants=(C,), stop=StopAt(12))
+        newest = sorted((tmp_path / "run" / "state").glob("C-seed0-0*"))[-1]
+        content = newest.read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["training"])
+        assert 0 < metadata["seconds"] < 60
+        record = experiment(tmp_path / "run", variants=(C,), resume=True)
+        assert record["runs"][0]["total_seconds"] > metadata["seconds"]
+
+
+class TestIdentity:
+    @pytest.mark.parametrize(
+        ("change", "named"),
+        [
+            ({"epochs": 3}, r"config\.recipe\.epochs was 2 and is 3"),
+            ({"lr": 0.5}, r"config\.recipe\.lr was 0\.02 and is 0\.5"),
+            ({"subset": 3}, r"config\.subset was 2 and is 3"),
+            ({"variants": (A, B)}, r"config\.variants was"),
+            ({"seed": 1}, r"config\.seeds was \[0\] and is \[1\]"),
+        ],
+    )
+    def test_another_configuration(
+        self, experiment: Run, stopped_at: Copy, tmp_path: Path, change: dict[str, Any], named: str
+    ) -> None:
+        stopped_at(tmp_path / "run", 25)
+        with pytest.raises(RunFolderError, match=f"can only go on with what it began with, but .* {named}"):
+            experiment(tmp_path / "run", resume=True, **{"variants": (A, C), **change})
+
+    @pytest.mark.parametrize("ended", [True, False])
+    def test_other_images(self, experiment: Run, tmp_path: Path, ended: bool) -> None:
+        image_tree(tmp_path / "pets", {f"{s}/{c}": 10 for s in ("train", "val", "test") for c in "ab"})
+        fields = {"dataset": f"imagefolder:{tmp_path / 'pets'}", "subset": None, "variants": (A, C)}
+        with pytest.raises(Stopped):
+            experiment(tmp_path / "run", stop=StopAt(25 if ended else 2), **fields)
+        photo(tmp_path / "pets" / "val" / "a" / "000.png", 12345)
+        with pytest.raises(RunFolderError, match=r"dataset\.splits\.val\.fingerprint was .* and is"):
+            experiment(tmp_path / "run", resume=True, **fields)
+
+    def test_other_weights(
+        self, experiment: Run, stopped_at: Copy, narrow_weights: Path, tmp_path: Path
+    ) -> None:
+        stopped_at(tmp_path / "run", 25)
+        state = safetensors.torch.load(narrow_weights.read_bytes())
+        state["conv1.weight"][0, 0, 0, 0] += 1
+        other = tmp_path / narrow_weights.name
+        other.write_bytes(safetensors.torch.save(state))
+        with pytest.raises(RunFolderError, match=r"weights\.sha256 was .* and is"):
+            experiment(tmp_path / "run", resume=True, variants=(A, C), weights=str(other))
+
+    @pytest.mark.parametrize("name", ["results.json", "state/identity.json"])
+    @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 1}', "null", "[" * 100_000])
+    def test_a_tampered_file_is_refused(
+        self, experiment: Run, stopped_at: Copy, tmp_path: Path, name: str, content: str
+    ) -> None:
+        stopped_at(tmp_path / "run", 25 if name == "results.json" else 12)
+        (tmp_path / "run" / name).write_text(content)
+        with pytest.raises(RunFolderError):
+            experiment(tmp_path / "run", resume=True, variants=(A, C))
+
+    def test_a_folder_that_another_process_uses(
+        self, experiment: Run, stopped_at: Copy, tmp_path: Path
+    ) -> None:
+        stopped_at(tmp_path / "run", 25)
+        with locked(tmp_path / "run"), pytest.raises(RunFolderError, match="Only one process"):
+            experiment(tmp_path / "run", resume=True, variants=(A, C))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+class TestCrash:
+    """Killed for good, in a process of its own that is forked where everything is loaded."""
+
+    fields: dict[str, Any] = {"variants": (A, C)}  # noqa: RUF012 - never changed
+
+    def forked(self, work: Callable[[], object]) -> int:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                work()
+                code = 0
+            finally:
+                os._exit(code)
+        return child
+
+    def ended(self, child: int) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def go_on(self, experiment: Run, out: Path) -> dict[str, Any]:
+        resume = (out / "config.toml").is_file()
+        if resume:
+            tomllib.loads((out / "config.toml").read_text())  # whole, if it is there at all
+        return experiment(out, resume=resume, **self.fields)
+
+    def crash_at_write(self, experiment: Run, out: Path, n: int) -> int:
+        """Die at the n-th sync or renaming of a file; the exit code, 0 if there are fewer."""
+
+        def work() -> None:
+            left = [n]
+
+            def dying(real: Callable[..., Any]) -> Callable[..., Any]:
+                def call(*arguments: Any) -> Any:
+                    left[0] -= 1
+                    if left[0] == 0:
+                        os._exit(77)
+                    return real(*arguments)
+
+                return call
+
+            Path.replace = dying(Path.replace)  # type: ignore[method-assign]
+            os.fsync = dying(lambda _: None)
+            self.go_on(experiment, out)
+
+        return self.ended(self.forked(work))
+
+    @pytest.mark.parametrize("n", [1, 2, 4, 8, 14, 26])
+    def test_at_a_write(
+        self, experiment: Run, tmp_path: Path, whole: tuple[dict[str, Any], dict[str, str]], n: int
+    ) -> None:
+        assert self.crash_at_write(experiment, tmp_path / "run", n) == 77
+        assert timeless(self.go_on(experiment, tmp_path / "run")) == whole[0]
+        assert files_of(tmp_path / "run") == whole[1]
+
+    @pytest.mark.slow
+    def test_at_every_write(self, experiment: Run, tmp_path: Path) -> None:
+        expected = timeless(experiment(tmp_path / "whole", **self.fields))
+        for n in range(1, 1000):
+            out = tmp_path / f"run{n}"
+            code = self.crash_at_write(experiment, out, n)
+            assert code in (0, 77), n
+            if code == 0:
+                break
+            assert timeless(self.go_on(experiment, out)) == expected, n
+            assert files_of(out) == files_of(tmp_path / "whole"), n
+        assert n > 40
+
+    @pytest.mark.slow
+    def test_killed_at_random_instants(self, experiment: Run, tmp_path: Path) -> None:
+        """FINETUNE_KILLS says how many kills the job must survive; each comes at a random instant."""
+        wanted = int(os.environ.get("FINETUNE_KILLS", "5"))
+        began = time.monotonic()
+        expected = timeless(experiment(tmp_path / "whole", **self.fields))
+        duration = time.monotonic() - began
+        files = files_of(tmp_path / "whole")
+        chance = random.Random(0)  # noqa: S311 - no secret
+        kills = 0
+        for number in range(10 * wanted):
+            out = tmp_path / f"run{number}"
+            for _ in range(100):
+                child = self.forked(lambda out=out: self.go_on(experiment, out))  # type: ignore[misc]
+                time.sleep(chance.uniform(0, duration))
+                os.kill(child, signal.SIGKILL)
+                code = self.ended(child)
+                assert code in (0, -signal.SIGKILL)
+                if code == 0:
+                    break
+                kills += 1
+                if (out / "results.json").is_file():
+                    json.loads((out / "results.json").read_text())
+                if kills == wanted:
+                    break
+            record = self.go_on(experiment, out)
+            assert timeless(record) == expected
+            assert files_of(out) == files
+            if kills >= wanted:
+                break
+        assert kills == wanted
+
+
+def test_the_start_of_the_process_does_not_jump_with_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = environment.elapsed_seconds()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert 0 < before <= environment.elapsed_seconds() < before + 60

@@ -1,0 +1,124 @@
+"""What people see: lines, table, curves."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from finetune.config.experiment import ExperimentConfig
+from finetune.errors import RunFolderError
+from finetune.run.report import curves, epoch_line, summary
+from finetune.system.console import Reporter
+from finetune.training.evaluate import Metrics
+from finetune.training.trainer import Epoch
+from tests.finetune.helpers import Quiet
+
+Finished = tuple[Path, ExperimentConfig, dict[str, Any], Quiet]
+
+
+def shown(table: Any) -> str:
+    text = io.StringIO()
+    Reporter(Console(file=text, width=80)).table(table)
+    return text.getvalue()
+
+
+def failed(record: dict[str, Any], *, all_of_them: bool = False) -> dict[str, Any]:
+    """The same results, had the first variant, or all, failed in their first epoch."""
+    record = copy.deepcopy(record)
+    for run in record["runs"] if all_of_them else record["runs"][:1]:
+        run |= {"status": "failed", "failure": "It did.", "best_epoch": None, "artifacts": None, "epochs": []}
+    return record
+
+
+class TestSaid:
+    def test_each_variants_trainable_part_before_it(self, finished: Finished) -> None:
+        starts = [i for i, line in enumerate(finished[3].said) if "parameters" in line and "seed 0" in line]
+        assert len(starts) == 3
+        c = finished[3].said[starts[2]]
+        assert all(part in c for part in ("C", "layer4", "fc", "8,398,858", "11,181,642", "0.02"))
+
+    def test_a_line_for_each_epoch(self, finished: Finished) -> None:
+        for name in "ABC":
+            assert len([line for line in finished[3].said if line.startswith(f"  {name} ")]) == 2
+
+    def test_weights_and_files(self, finished: Finished) -> None:
+        text = "\n".join(finished[3].said)
+        assert "resnet18-tinyimagenet.safetensors" in text
+        assert str(finished[0] / "results.json") in text
+        assert str(finished[0] / "curves.png") in text
+
+
+def test_epoch_line() -> None:
+    metrics = Metrics(5.0, 1, 4)
+    epoch = Epoch(3, 0.1, metrics, metrics, Metrics(4.0, 3, 4), 1.23, 0.1, 0.56)
+    line = epoch_line("C", epoch, 20)
+    assert " C  3/20 " in line
+    assert line.count("1.250  25.0%") == 2
+    assert "test 1.000  75.0%" in line
+    assert line.endswith("1.2 s + 0.6 s")
+
+
+class TestSummary:
+    def test_a_row_for_each_run(self, finished: Finished) -> None:
+        lines = shown(summary(finished[2])).splitlines()
+        for run in finished[2]["runs"]:
+            best = run["epochs"][run["best_epoch"] - 1]
+            (line,) = [text for text in lines if f" {run['variant']} " in text]
+            assert f"{run['n_trained']:,}" in line
+            assert f"{best['val']['n_correct'] / 20:.1%}" in line
+            assert f"{best['test']['n_correct'] / 20:.1%}" in line
+
+    def test_failed_runs(self, finished: Finished) -> None:
+        lines = shown(summary(failed(finished[2]))).splitlines()
+        assert len([line for line in lines if "failed" in line]) == 1
+        late = copy.deepcopy(finished[2])
+        late["runs"][1]["status"] = "failed"
+        assert "(failed)" in shown(summary(late))
+
+
+class TestCurves:
+    def test_of_the_run(self, finished: Finished) -> None:
+        with Image.open(finished[0] / "curves.png") as image:
+            assert image.format == "PNG"
+            assert image.width > image.height > 600
+        assert 30_000 < (finished[0] / "curves.png").stat().st_size < 1_000_000
+
+    def test_one_variant_is_narrower(self, finished: Finished, tmp_path: Path) -> None:
+        curves({**finished[2], "runs": finished[2]["runs"][:1]}, tmp_path / "one.png")
+        with Image.open(tmp_path / "one.png") as one, Image.open(finished[0] / "curves.png") as three:
+            assert one.width < three.width
+            assert one.height == three.height
+
+    @pytest.mark.parametrize("all_of_them", [False, True])
+    def test_with_failed_runs(self, finished: Finished, tmp_path: Path, all_of_them: bool) -> None:
+        curves(failed(finished[2], all_of_them=all_of_them), tmp_path / "x.png")
+        assert (tmp_path / "x.png").stat().st_size > 10_000
+
+    def test_a_place_that_cannot_be_written(self, finished: Finished, tmp_path: Path) -> None:
+        (tmp_path / "none").touch()
+        with pytest.raises(RunFolderError, match=r"x\.png cannot be written"):
+            curves(finished[2], tmp_path / "none" / "x.png")
+
+
+class TestReporter:
+    def test_plain_lines_where_there_is_no_terminal(self) -> None:
+        text = io.StringIO()
+        reporter = Reporter(Console(file=text, width=40, highlight=False))
+        reporter.say("[bold]as it is[/bold] " + "x" * 100)
+        with reporter.bar("training", 10) as advance:
+            advance(10)
+        assert text.getvalue() == "[bold]as it is[/bold] " + "x" * 100 + "\n"
+
+    def test_a_bar_in_a_terminal(self) -> None:
+        text = io.StringIO()
+        reporter = Reporter(Console(file=text, width=80, force_terminal=True))
+        with reporter.bar("training", 10) as advance:
+            advance(10)
+        assert "training" in text.getvalue()
+        assert "10/10" in text.getvalue()

@@ -1,0 +1,112 @@
+"""Files that are whole or not there, and the lock on a run folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import RunFolderError
+from finetune.system import files
+from finetune.system.files import locked, write_atomically
+
+
+class TestWriteAtomically:
+    def test_content_and_hash(self, tmp_path: Path) -> None:
+        digest = write_atomically(tmp_path / "deep" / "er" / "f", b"content")
+        assert (tmp_path / "deep" / "er" / "f").read_bytes() == b"content"
+        assert digest == hashlib.sha256(b"content").hexdigest()
+        assert [p.name for p in (tmp_path / "deep" / "er").iterdir()] == ["f"]
+
+    def test_synced_before_it_is_renamed_and_its_folder_after(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[tuple[bool, bool]] = []
+        real = os.fsync
+
+        def fsync(handle: int) -> None:
+            is_folder = os.path.isdir(f"/proc/self/fd/{handle}")  # noqa: PTH112
+            seen.append((is_folder, (tmp_path / "f").exists()))
+            real(handle)
+
+        monkeypatch.setattr(files.os, "fsync", fsync)
+        write_atomically(tmp_path / "f", b"x")
+        assert seen == [(False, False), (True, True)]
+
+    @pytest.mark.parametrize("step", ["fsync", "replace"])
+    def test_a_full_disk_leaves_the_old_file_and_no_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        write_atomically(tmp_path / "f", b"old")
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        target = Path if step == "replace" else files.os
+        with monkeypatch.context() as broken:
+            broken.setattr(target, step, full)
+            with pytest.raises(
+                RunFolderError, match=r"f cannot be written \(No space left on device\); make room"
+            ):
+                write_atomically(tmp_path / "f", b"new")
+        assert [p.name for p in tmp_path.iterdir()] == ["f"]
+        assert (tmp_path / "f").read_bytes() == b"old"
+
+    def test_a_file_where_a_folder_should_be(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(RunFolderError, match="cannot be written"):
+            write_atomically(tmp_path / "file" / "f", b"x")
+
+
+class TestLocked:
+    def test_makes_the_folder(self, tmp_path: Path) -> None:
+        with locked(tmp_path / "a" / "b"):
+            assert (tmp_path / "a" / "b").is_dir()
+
+    def test_one_at_a_time(self, tmp_path: Path) -> None:
+        with locked(tmp_path):
+            with (
+                pytest.raises(RunFolderError, match="Only one process may use a run folder"),
+                locked(tmp_path),
+            ):
+                pass
+            with pytest.raises(RunFolderError), locked(tmp_path):  # a failed attempt does not free it
+                pass
+        with locked(tmp_path):
+            pass
+
+    def test_freed_by_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(KeyError), locked(tmp_path):
+            raise KeyError
+        with locked(tmp_path):
+            pass
+
+    def test_held_by_another_process_until_it_is_killed(self, tmp_path: Path) -> None:
+        program = (
+            "import pathlib, sys, time\nfrom finetune.system.files import locked\n"
+            "with locked(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE
+        ) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"held\n"
+            with pytest.raises(RunFolderError, match="another one is using"), locked(tmp_path):
+                pass
+            other.kill()
+            other.wait()
+        with locked(tmp_path):  # the lock file is still there, but no one holds it
+            assert (tmp_path / ".lock").exists()
+
+    def test_a_file_in_the_way(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with (
+            pytest.raises(RunFolderError, match=r"cannot be written .*; name another with --out"),
+            locked(tmp_path / "file"),
+        ):
+            pass

@@ -1,0 +1,324 @@
+"""Outputs of a frozen prefix that are kept: the same training as if they were computed each time."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.config.experiment import STANDARD_VARIANTS, Recipe, Variant
+from finetune.config.presets import load_preset
+from finetune.data.augment import Plan, Views, batches, crop, plan_epoch
+from finetune.data.store import Store
+from finetune.network.resnet18 import Network, build, state_shapes
+from finetune.network.weights import load_weights
+from finetune.run import experiment as experiment_module
+from finetune.run.experiment import Prepared, run_experiment
+from finetune.system.signals import Stopped, StopRequest
+from finetune.training import features
+from finetune.training.evaluate import normalised
+from finetune.training.features import Features, features_bytes, view_features
+from tests.finetune.conftest import StopAt, _narrowed
+from tests.finetune.helpers import Quiet, files_of, timeless, tiny
+
+A, B, C = STANDARD_VARIANTS
+FROZEN = dataclasses.replace(C, init="random")
+HEAD = Variant(name="H", init="pretrained", train=("fc",))
+CPU = torch.device("cpu")
+SIZES = np.tile(np.array([[40, 50]]), (30, 1))
+MIRRORING = Recipe(epochs=4, image_size=64, flip_probability=0.5)
+N_TRAIN, N_HELD_OUT = 20, 40
+"""Images of an experiment with `tiny`."""
+
+Run = Callable[..., dict[str, Any]]
+
+
+def drawn(seed: int, epoch: int, views: Views | None = None) -> Plan:
+    return plan_epoch(seed, epoch, SIZES, MIRRORING, views)
+
+
+def same_images(one: Plan, two: Plan) -> bool:
+    return np.array_equal(one.boxes, two.boxes) and np.array_equal(one.flips, two.flips)
+
+
+class TestViews:
+    @pytest.mark.parametrize("epoch", [1, 2, 4])
+    def test_as_many_as_epochs_leave_the_seed_they_are_of_as_it_is(self, epoch: int) -> None:
+        fresh, viewed = drawn(7, epoch), drawn(7, epoch, Views(4, 7))
+        assert np.array_equal(fresh.order, viewed.order)
+        assert same_images(fresh, viewed)
+        assert fresh.digest("") == viewed.digest("")
+
+    def test_another_seed_has_its_own_order_of_the_same_crops_and_flips(self) -> None:
+        own, other = drawn(7, 2, Views(4, 7)), drawn(8, 2, Views(4, 7))
+        assert same_images(own, other)
+        assert np.array_equal(other.order, drawn(8, 2).order)
+        assert not np.array_equal(own.order, other.order)
+        assert not same_images(other, drawn(8, 2))
+
+    def test_fewer_than_epochs_take_turns(self) -> None:
+        plans = [drawn(0, epoch, Views(3, 0)) for epoch in range(1, 8)]
+        assert [Views(3, 0).of_epoch(epoch) for epoch in range(1, 8)] == [1, 2, 3, 1, 2, 3, 1]
+        for i, one in enumerate(plans):
+            for j, two in enumerate(plans):
+                assert same_images(one, two) == (i % 3 == j % 3)
+                assert np.array_equal(one.order, two.order) == (i == j)
+
+    @pytest.mark.slow
+    def test_all_variants_of_a_seed_have_the_same_stream(self, experiment: Run, tmp_path: Path) -> None:
+        record = experiment(tmp_path / "run", seeds=2, cache_views=1)
+        streams = [run["budget"]["stream_sha256"] for run in record["runs"]]
+        assert [run["variant"] for run in record["runs"]] == ["A", "B", "C"] * 2
+        assert len(set(streams[:3])) == len(set(streams[3:])) == 1
+        assert streams[0] != streams[3]  # the order is each seed's own
+
+
+def random_images(n: int, side: int) -> Store:
+    pixels = np.random.default_rng(0).integers(0, 256, n * side * side * 3, dtype=np.uint8)
+    return Store(pixels, np.tile(np.array([[side, side]]), (n, 1)), np.arange(n) * side * side * 3)
+
+
+def kept_view(network: Network, store: Store, plan: Plan, image_size: int, batch_size: int) -> torch.Tensor:
+    every = np.array_split(np.arange(len(store)), -(-len(store) // batch_size))
+    with ThreadPoolExecutor(1) as pool:
+        images = batches(store, plan, every, image_size, pool, 2)
+        return view_features(network, images, len(store), "fp32", lambda: None)
+
+
+def live_images(store: Store, plan: Plan, image_size: int) -> torch.Tensor:
+    """All images, augmented and normalised, in their own order."""
+    pixels = [crop(store.image(i), plan.boxes[i], bool(plan.flips[i]), image_size) for i in range(len(store))]
+    return normalised(torch.from_numpy(np.stack(pixels)), CPU)
+
+
+class TestKept:
+    @pytest.mark.usefixtures("narrow")
+    def test_logits_are_those_of_the_whole_network(self) -> None:
+        self.compare(build(FROZEN, 10, 0, None), n=21, image_size=64)
+
+    def test_logits_are_those_of_the_real_network(self) -> None:
+        self.compare(build(C, 10, 0, load_weights("bundled", state_shapes(10)).state), n=9, image_size=32)
+
+    def compare(self, network: Network, n: int, image_size: int) -> None:
+        network.to(memory_format=torch.channels_last)
+        store = random_images(n, image_size)
+        plan = plan_epoch(0, 1, store.sizes, MIRRORING)
+        kept = kept_view(network, store, plan, image_size, 4)
+        order = torch.from_numpy(plan.order)
+        with torch.no_grad():
+            expected = network.eval()(live_images(store, plan, image_size))[order]
+            found = network.forward_trained(kept[order])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        assert not torch.allclose(found[0], expected[1], rtol=1e-2)  # the tolerance tells images apart
+        assert kept.is_contiguous(memory_format=torch.channels_last)
+
+    @pytest.mark.usefixtures("narrow")
+    def test_images_are_mirrored_and_features_never(self) -> None:
+        network, store = build(FROZEN, 10, 0, None), random_images(8, 64)
+        plan = plan_epoch(0, 1, store.sizes, MIRRORING)
+        assert 0 < plan.flips.sum() < 8
+        straight = dataclasses.replace(plan, flips=np.zeros(8, dtype=np.bool_))
+        kept = kept_view(network, store, plan, 64, 3)
+        expected = network.forward_frozen(live_images(store, plan, 64))
+        torch.testing.assert_close(kept, expected, rtol=1e-4, atol=1e-5)
+        of_straight = network.forward_frozen(live_images(store, straight, 64))
+        for i, flipped in enumerate(plan.flips):
+            assert torch.allclose(kept[i], of_straight[i], rtol=1e-4, atol=1e-5) == (not flipped)
+            assert not torch.allclose(kept[i], of_straight[i].flip(2), rtol=1e-2, atol=1e-3)
+
+    @pytest.mark.usefixtures("narrow")
+    def test_a_stop_is_heard_after_each_batch(self) -> None:
+        store, told = random_images(7, 16), []
+        images = [(i, torch.zeros(len(i), 16, 16, 3, dtype=torch.uint8)) for i in np.array_split(range(7), 3)]
+        network = build(FROZEN, 10, 0, None)
+        view_features(network, images, len(store), "fp32", lambda: told.append(1))
+        assert len(told) == 3
+        assert not network.training
+
+
+@pytest.fixture
+def prefix_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of real images that frozen prefixes were given since the test began."""
+    seen: list[int] = []
+    real = Network.forward_frozen
+
+    def counted(self: Network, images: torch.Tensor) -> torch.Tensor:
+        if self.first_trained > 0 and images.any():  # a black one only asks for the size
+            seen.append(len(images))
+        return real(self, images)
+
+    monkeypatch.setattr(Network, "forward_frozen", counted)
+    return seen
+
+
+class TestSharing:
+    @pytest.mark.parametrize(
+        ("variant", "cache_views", "expected"),
+        [
+            (C, None, N_TRAIN * 3 * 2 + N_HELD_OUT),
+            (C, 1, N_TRAIN + N_HELD_OUT),
+            (C, 2, N_TRAIN * 2 + N_HELD_OUT),
+            (C, 3, N_TRAIN * 3 + N_HELD_OUT),
+            # Each seed's frozen layers are its own.
+            (FROZEN, 1, 2 * (N_TRAIN + N_HELD_OUT)),
+            (HEAD, 2, N_TRAIN * 2 + N_HELD_OUT),
+        ],
+    )
+    def test_each_image_and_view_is_computed_once_over_three_epochs_and_two_seeds(
+        self,
+        experiment: Run,
+        tmp_path: Path,
+        prefix_images: list[int],
+        variant: Variant,
+        cache_views: int | None,
+        expected: int,
+    ) -> None:
+        record = experiment(tmp_path / "run", variants=(variant,), seeds=2, epochs=3, cache_views=cache_views)
+        assert sum(prefix_images) == expected
+        assert record["config"]["cache_views"] == cache_views
+        assert [run["budget"]["images"] for run in record["runs"]] == [N_TRAIN * 3] * 2
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("init", ["pretrained", "random"])
+    def test_what_another_seed_left_changes_nothing(
+        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: str
+    ) -> None:
+        fields = {"variants": (dataclasses.replace(C, init=init),), "seeds": 2, "cache_views": 1}
+        shared = experiment(tmp_path / "shared", **fields)
+        monkeypatch.setattr(Prepared, "features_of", lambda *_: Features())
+        assert timeless(experiment(tmp_path / "apart", **fields)) == timeless(shared)
+
+    @pytest.mark.slow
+    def test_as_many_views_as_epochs_train_as_without(self, experiment: Run, tmp_path: Path) -> None:
+        live = experiment(tmp_path / "live", flip_probability=0.5, epochs=3)
+        kept = experiment(tmp_path / "kept", flip_probability=0.5, epochs=3, cache_views=3)
+        for one, two in zip(live["runs"], kept["runs"], strict=True):
+            assert one["budget"] == two["budget"]
+            for before, after in zip(one["epochs"], two["epochs"], strict=True):
+                for split in ("train", "val", "test"):
+                    assert after[split]["loss_sum"] == pytest.approx(before[split]["loss_sum"], rel=1e-4)
+                    assert after[split]["n_correct"] == before[split]["n_correct"]
+        a, b, c = kept["runs"]
+        assert [a["epochs"], b["epochs"]] != [c["epochs"]] * 2
+
+    def test_fewer_views_train_otherwise(self, experiment: Run, tmp_path: Path) -> None:
+        live = experiment(tmp_path / "live", variants=(C,))
+        kept = experiment(tmp_path / "kept", variants=(C,), cache_views=1)
+        (one,), (two,) = live["runs"], kept["runs"]
+        assert one["epochs"][0]["train"]["loss_sum"] == pytest.approx(two["epochs"][0]["train"]["loss_sum"])
+        assert one["epochs"][1]["train"]["loss_sum"] != pytest.approx(two["epochs"][1]["train"]["loss_sum"])
+
+
+class TestRoom:
+    def test_features_too_large_for_memory_lie_in_a_file(
+        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        in_memory = experiment(tmp_path / "memory", variants=(C,), cache_views=2)
+        places: list[type] = []
+        real = features.allocate
+
+        def watched(n_bytes: int) -> Any:
+            place = real(n_bytes)
+            places.append(type(place))
+            return place
+
+        monkeypatch.setattr(features, "allocate", watched)
+        monkeypatch.setattr("finetune.data.store.available_memory_bytes", lambda: 0)
+        in_file = experiment(tmp_path / "file", variants=(C,), cache_views=2)
+        assert places == [np.memmap] * 2
+        assert timeless(in_file) == timeless(in_memory)
+
+    def test_held_out_images_are_computed_each_time_where_there_is_no_room(
+        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix_images: list[int]
+    ) -> None:
+        kept = experiment(tmp_path / "kept", variants=(C,))
+        assert sum(prefix_images) == N_TRAIN * 2 + N_HELD_OUT
+        prefix_images.clear()
+        monkeypatch.setattr("finetune.training.trainer.free_bytes", lambda _: 0)
+        assert timeless(experiment(tmp_path / "computed", variants=(C,))) == timeless(kept)
+        assert sum(prefix_images) == (N_TRAIN + N_HELD_OUT) * 2
+
+
+class TestAuto:
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("fields", "expected"),
+        [
+            ({"seeds": 2}, 2),
+            ({"seeds": 2, "epochs": 3}, 3),
+            ({"seeds": 1}, None),  # nobody to share them with
+            ({"seeds": 2, "variants": (A, B)}, None),  # nothing is frozen
+        ],
+    )
+    def test_is_settled_when_a_run_begins(
+        self, experiment: Run, tmp_path: Path, fields: dict[str, Any], expected: int | None
+    ) -> None:
+        record = experiment(tmp_path / "run", **{"variants": (A, C), **fields}, cache_views="auto")
+        table = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+        assert table.get("cache_views") == record["config"]["cache_views"] == expected
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("spare_bytes", "expected"), [(0, None), (1, 2)])
+    def test_wants_room_for_every_view_of_every_frozen_prefix(
+        self,
+        experiment: Run,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        spare_bytes: int,
+        expected: int | None,
+    ) -> None:
+        one_image = sum(features_bytes(Network(10, v.groups), 16, "fp32") for v in (C, HEAD))
+        room = one_image * N_TRAIN * 2 + spare_bytes
+        monkeypatch.setattr(experiment_module, "free_bytes", lambda _: room)
+        record = experiment(tmp_path / "run", variants=(A, C, HEAD), seeds=2, cache_views="auto")
+        assert record["config"]["cache_views"] == expected
+
+
+FIELDS: dict[str, Any] = {"variants": (C,), "cache_views": 1, "seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, _narrow_file: Path
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Results without times and the files of an experiment with these fields that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _narrowed(monkeypatch)
+        config = tiny(weights=str(_narrow_file), **FIELDS)
+        record = run_experiment(config, out, Quiet(), StopRequest())
+    return timeless(record), files_of(out)
+
+
+class TestResume:
+    """Three batches of features, then two epochs of ten safe points; the other seed finds the features."""
+
+    @pytest.mark.parametrize("n", [1, 3, 4, 5, 9, 13, 15, 23 + 2])
+    def test_a_signal_anywhere(
+        self, experiment: Run, tmp_path: Path, whole: tuple[dict[str, Any], dict[str, str]], n: int
+    ) -> None:
+        with pytest.raises(Stopped):
+            experiment(tmp_path / "run", **FIELDS, stop=StopAt(n))
+        resumed = experiment(tmp_path / "run", **FIELDS, resume=True)
+        assert timeless(resumed) == whole[0]
+        assert files_of(tmp_path / "run") == whole[1]
+
+    @pytest.mark.slow
+    def test_auto_goes_on_with_what_it_meant_when_it_began(
+        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fields = {"variants": (C,), "cache_views": "auto", "seeds": 2}
+        whole = experiment(tmp_path / "whole", **{**fields, "cache_views": 2})
+        with pytest.raises(Stopped):
+            experiment(tmp_path / "run", **fields, stop=StopAt(5))
+        monkeypatch.setattr(experiment_module, "free_bytes", lambda _: 0)
+        config = load_preset(str(tmp_path / "run" / "config.toml"))
+        resumed = run_experiment(config, tmp_path / "run", Quiet(), StopRequest(), resume=True)
+        assert timeless(resumed) == timeless(whole)

@@ -1,0 +1,314 @@
+"""Training one variant: budget, schedule, choice of the epoch, what moves and what does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+
+from finetune.config.experiment import STANDARD_VARIANTS, Recipe, Variant
+from finetune.data.prepare import Images
+from finetune.data.store import Store
+from finetune.errors import ConfigError
+from finetune.network.resnet18 import Network, build, fingerprint
+from finetune.training import trainer as train
+from finetune.training.evaluate import Metrics, normalised
+from finetune.training.optimizer import learning_rate, require_statistics
+from finetune.training.trainer import Epoch, Trainer, Training, best_epoch
+
+A, B, C = STANDARD_VARIANTS
+RECIPE = Recipe(epochs=2, batch_size=8, image_size=16, lr=0.05)
+SIDE = 20
+
+
+def images(n_train: int = 20, n_held_out: int = 9, seed: int = 0) -> Images:
+    """Random pixels with random labels out of four."""
+    rng = np.random.default_rng(seed)
+    sizes = np.tile(np.array([[SIDE, SIDE]]), (n_train, 1))
+    length = SIDE * SIDE * 3
+    pixels = rng.integers(0, 256, n_train * length, dtype=np.uint8)
+
+    def held_out() -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (n_held_out, RECIPE.image_size, RECIPE.image_size, 3)
+        return torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)), labels(n_held_out)
+
+    def labels(n: int) -> torch.Tensor:
+        return torch.from_numpy(rng.integers(0, 4, n))
+
+    store = Store(pixels, sizes, np.arange(n_train) * length)
+    return Images(store, labels(n_train), {"val": held_out(), "test": held_out()})
+
+
+def trainer(variant: Variant = A, recipe: Recipe = RECIPE, **options: Any) -> Trainer:
+    start = build(Variant(name="P", init="random", train="all"), 4, 99, None).state_dict()
+    defaults = {"peak": recipe.lr, "seed": 0, "workers": 1, "images": images(), "device": torch.device("cpu")}
+    options = defaults | options
+    network = build(variant, 4, options["seed"], start)
+    return Trainer(network, options.pop("images"), recipe, **options)
+
+
+def nothing(_: Epoch) -> None:
+    """What is called after an epoch."""
+
+
+def timeless(training: Training) -> list[dict[str, Any]]:
+    rows = [dataclasses.asdict(e) for e in training.epochs]
+    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
+
+
+def epoch(number: int, n_correct: int, loss: float, test_correct: int = 0) -> Epoch:
+    return Epoch(
+        epoch=number,
+        learning_rate=0.1,
+        train=Metrics(1.0, 0, 10),
+        val=Metrics(loss, n_correct, 10),
+        test=Metrics(1.0, test_correct, 10),
+        train_seconds=1,
+        data_wait_seconds=0,
+        evaluation_seconds=0,
+    )
+
+
+class TestBestEpoch:
+    @pytest.mark.parametrize(
+        ("epochs", "expected"),
+        [
+            ([(5, 1.0)], 1),
+            ([(5, 1.0), (6, 9.0), (4, 0.1)], 2),  # accuracy first
+            ([(6, 1.0), (6, 0.5), (6, 0.7)], 2),  # ties by lower loss
+            ([(6, 0.5), (6, 0.5), (6, 0.5)], 1),  # then the earlier
+            ([(0, 2.0), (0, 1.0)], 2),
+        ],
+    )
+    def test_rule(self, epochs: list[tuple[int, float]], expected: int) -> None:
+        assert best_epoch([epoch(i + 1, c, loss) for i, (c, loss) in enumerate(epochs)]) == expected
+
+    @given(
+        rows=st.lists(
+            st.tuples(st.integers(0, 4), st.sampled_from([0.5, 1.0, 2.0]), st.integers(0, 10)), min_size=1
+        )
+    )
+    def test_the_test_split_never_takes_part(self, rows: list[tuple[int, float, int]]) -> None:
+        epochs = [epoch(i + 1, c, loss, t) for i, (c, loss, t) in enumerate(rows)]
+        blind = [dataclasses.replace(e, test=Metrics(math.nan, 0, 0)) for e in epochs]
+        chosen = best_epoch(epochs)
+        assert chosen == best_epoch(blind) == best_epoch(epochs[::-1])
+        best = epochs[chosen - 1]
+        for other in epochs:
+            key = (-other.val.n_correct, other.val.loss_sum, other.epoch)
+            assert (-best.val.n_correct, best.val.loss_sum, best.epoch) <= key
+
+
+class TestLearningRate:
+    def rates(self, recipe: Recipe, steps: int, peak: float = 0.1) -> list[float]:
+        return [learning_rate(s, steps, recipe, peak) for s in range(recipe.epochs * steps)]
+
+    def test_warm_up_then_cosine(self) -> None:
+        rates = self.rates(Recipe(epochs=10, warmup_epochs=1), 4)
+        np.testing.assert_allclose(rates[:4], [0.02, 0.04, 0.06, 0.08])
+        assert rates[4] == 0.1
+        assert rates[4 + 18] == pytest.approx(0.05)  # half-way down
+        assert rates[-1] == pytest.approx(0.1 * (1 + math.cos(math.pi * 35 / 36)) / 2)
+
+    def test_none(self) -> None:
+        assert self.rates(Recipe(epochs=2, warmup_epochs=0), 3)[0] == 0.1
+
+    def test_half_an_epoch(self) -> None:
+        rates = self.rates(Recipe(epochs=5, warmup_epochs=0.5), 4)
+        np.testing.assert_allclose(rates[:3], [0.1 / 3, 0.2 / 3, 0.1])
+
+    def test_a_job_shorter_than_two_warm_ups(self) -> None:
+        rates = self.rates(Recipe(epochs=2, warmup_epochs=5), 4)
+        assert rates.index(max(rates)) == 4
+        assert max(rates) == 0.1
+
+    @given(
+        epochs=st.integers(1, 30), steps=st.integers(1, 30), warmup=st.floats(0, 40), peak=st.floats(1e-6, 10)
+    )
+    @example(epochs=1, steps=1, warmup=1.0, peak=1.0)
+    def test_between_zero_and_the_peak_with_one_summit(
+        self, epochs: int, steps: int, warmup: float, peak: float
+    ) -> None:
+        rates = self.rates(Recipe(epochs=epochs, warmup_epochs=warmup), steps, peak)
+        assert all(0 < r <= peak * (1 + 1e-12) for r in rates)
+        summit = rates.index(max(rates))
+        assert rates[: summit + 1] == sorted(rates[: summit + 1])
+        assert rates[summit:] == sorted(rates[summit:], reverse=True)
+
+
+@pytest.mark.usefixtures("narrow")
+class TestTrainer:
+    def test_a_warm_up_meets_every_size_of_batch_and_learns_nothing(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = trainer(images=images(n_train=20, n_held_out=9))
+        before, sizes = fingerprint(made.network.state_dict()), set()
+
+        def noted(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+            sizes.add(len(pixels))
+            return normalised(pixels, device)
+
+        monkeypatch.setattr(train, "normalised", noted)
+        made._warm_up()
+        assert sizes == {8, 4, 1}
+        assert fingerprint(made.network.state_dict()) == before
+        assert all(p.grad is None for p in made.network.parameters())
+
+    def test_budget_and_sums(self) -> None:
+        seen: list[int] = []
+        made = trainer(step_ended=seen.append)
+        training = made.run(nothing)
+        assert seen == [8, 8, 4] * 2
+        assert (training.steps, training.images) == (6, 40)
+        assert [e.epoch for e in training.epochs] == [1, 2]
+        assert all(
+            e.train.n_samples == 20 and e.val.n_samples == e.test.n_samples == 9 for e in training.epochs
+        )
+        assert training.epochs[0].learning_rate == pytest.approx(
+            np.mean([learning_rate(s, 3, RECIPE, 0.05) for s in range(3)])
+        )
+        assert training.failure is None
+        for e in training.epochs:
+            assert 0 <= e.train.n_correct <= 20
+            assert e.train.loss > 0
+            assert e.train_seconds >= e.data_wait_seconds >= 0
+            assert e.evaluation_seconds > 0
+
+    def test_first_step_is_the_textbooks(self) -> None:
+        recipe = dataclasses.replace(RECIPE, epochs=1, batch_size=20, warmup_epochs=0, weight_decay=0.1)
+        made = trainer(recipe=recipe)
+        start = {n: p.detach().clone() for n, p in made.network.named_parameters()}
+        made.run(nothing)
+        for name, parameter in made.network.named_parameters():
+            assert parameter.grad is not None
+            gradient = parameter.grad + (0.1 * start[name] if parameter.ndim > 1 else 0)
+            # Nesterov's first step with momentum 0.9 is 1.9 gradients long.
+            expected = start[name] - 0.05 * 1.9 * gradient
+            torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-6)
+
+    def test_the_chosen_epochs_predictions_are_kept(self) -> None:
+        made = trainer(recipe=dataclasses.replace(RECIPE, epochs=4))
+        training = made.run(nothing)
+        assert training.best_epoch is not None
+        best = training.epochs[training.best_epoch - 1]
+        for split in ("val", "test"):
+            labels = made.images.held_out[split][1].numpy()
+            assert training.best_predictions[split].metrics(labels) == getattr(best, split)
+
+    def test_learns(self) -> None:
+        data = images(16)
+        pixels = data.train.pixels.reshape(16, -1)
+        pixels[:] = (data.train_labels.numpy() * 80)[:, None]  # brightness tells the class
+        recipe = dataclasses.replace(RECIPE, epochs=20, lr=0.02)
+        losses = [e.train.loss for e in trainer(recipe=recipe, images=data).run(nothing).epochs]
+        assert losses[-1] < losses[0] / 2
+
+    @pytest.mark.parametrize(
+        "variant",
+        [
+            C,
+            Variant(name="H", init="pretrained", train="fc"),
+            Variant(name="M", init="random", train=("conv1", "fc")),
+        ],
+    )
+    def test_frozen_stays_bit_identical_and_the_rest_moves(self, variant: Variant) -> None:
+        made = trainer(variant)
+        before = {n: t.clone() for n, t in made.network.state_dict().items()}
+        digest = made.network.frozen_sha256()
+        made.run(nothing)
+        assert made.network.frozen_sha256() == digest
+        for name, tensor in made.network.state_dict().items():
+            moved = not torch.equal(tensor, before[name])
+            assert moved == (name.partition(".")[0] in variant.groups), name
+
+    def test_all_train(self) -> None:
+        made = trainer(B)
+        before = {n: t.clone() for n, t in made.network.state_dict().items()}
+        made.run(nothing)
+        assert all(not torch.equal(t, before[n]) for n, t in made.network.state_dict().items())
+
+    def test_the_same_stream_for_all_variants(self) -> None:
+        runs = [trainer(v).run(nothing) for v in (A, B, C)]
+        assert len({t.stream_sha256 for t in runs}) == 1
+        assert len({(t.steps, t.images) for t in runs}) == 1
+        assert len(runs[0].stream_sha256) == 64
+
+    def test_another_stream_for_another_seed(self) -> None:
+        assert trainer().run(nothing).stream_sha256 != trainer(seed=1).run(nothing).stream_sha256
+
+    def test_neither_workers_nor_batch_size_change_the_stream(self) -> None:
+        other = dataclasses.replace(RECIPE, batch_size=5)
+        runs = [trainer().run(nothing), trainer(workers=3).run(nothing), trainer(recipe=other).run(nothing)]
+        assert len({t.stream_sha256 for t in runs}) == 1
+        assert timeless(runs[0]) == timeless(runs[1])
+
+    def test_two_runs_are_identical(self) -> None:
+        one, two = trainer(C), trainer(C)
+        assert timeless(one.run(nothing)) == timeless(two.run(nothing))
+        assert fingerprint(one.network.state_dict()) == fingerprint(two.network.state_dict())
+
+    def test_the_test_split_changes_nothing_but_its_own_row(self) -> None:
+        usual, other = images(), images()
+        pixels, labels = other.held_out["test"]
+        other.held_out["test"] = (255 - pixels, (labels + 1) % 4)
+        one, two = trainer(images=usual).run(nothing), trainer(images=other).run(nothing)
+        assert [(e.train, e.val) for e in one.epochs] == [(e.train, e.val) for e in two.epochs]
+        assert [e.test for e in one.epochs] != [e.test for e in two.epochs]
+        assert one.best_epoch == two.best_epoch
+
+    def test_a_loss_that_is_no_number_ends_it(self) -> None:
+        ended: list[Epoch] = []
+        training = trainer(recipe=dataclasses.replace(RECIPE, epochs=5), peak=1e12).run(ended.append)
+        assert training.failure is not None
+        assert "the loss stopped being a finite number at a peak learning rate of 1e+12" in training.failure
+        assert len(training.epochs) < 5
+        assert training.epochs == ended
+        assert all(math.isfinite(m.loss_sum) for e in ended for m in (e.train, e.val, e.test))
+
+    def test_callbacks_may_stop_it(self) -> None:
+        class Enough(Exception):  # noqa: N818 - no error
+            pass
+
+        def stop() -> Callable[..., None]:
+            def raising(*_: object) -> None:
+                raise Enough
+
+            return raising
+
+        for made in (trainer(step_ended=stop()), trainer(batch_evaluated=stop())):
+            with pytest.raises(Enough):
+                made.run(nothing)
+        with pytest.raises(Enough):
+            trainer().run(stop())
+
+    @pytest.mark.parametrize(("n_train", "batch_size"), [(17, 8), (4, 1)])
+    def test_a_batch_of_one_image_has_no_statistics(self, n_train: int, batch_size: int) -> None:
+        recipe = dataclasses.replace(RECIPE, batch_size=batch_size)
+        with pytest.raises(
+            ConfigError, match=r"a single image .* another --batch-size, or an --image-size above 32"
+        ):
+            require_statistics(A, n_train, recipe)
+        head = Variant(name="H", init="random", train="fc")
+        require_statistics(head, n_train, recipe)
+        assert trainer(head, recipe, images=images(n_train)).run(nothing).failure is None
+        require_statistics(A, n_train, dataclasses.replace(recipe, image_size=33))
+
+
+def test_network_ends_on_the_device_it_was_given() -> None:
+    made = Trainer(
+        Network(4, ("fc",)),
+        images(),
+        RECIPE,
+        peak=0.1,
+        seed=0,
+        device=torch.device("cpu"),
+        workers=1,
+    )
+    assert made.network.conv1.weight.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,109 @@
+"""No step waits for its device: PyTorch's device without memory, which has no values to ask for, shows it."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from finetune.config.experiment import STANDARD_VARIANTS, Variant
+from finetune.data.augment import Views
+from finetune.data.device import DeviceStore
+from finetune.data.prepare import Images
+from finetune.data.store import Store
+from finetune.training import trainer as train
+from finetune.training.features import Features
+from tests.finetune.training.test_trainer import RECIPE, images, nothing, trainer
+
+A, _, C = STANDARD_VARIANTS
+CPU, META = torch.device("cpu"), torch.device("meta")
+
+
+class Copies(TorchDispatchMode):
+    """Notes each copy from the host to another device, and whether it waits for that device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[bool] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.ops.aten._to_copy.default and torch.device(options.get("device") or CPU) != CPU:
+            self.waits.append(not options.get("non_blocking"))
+        return func(*args, **options)
+
+
+def on_device(found: Images) -> Images:
+    assert isinstance(found.train, Store)
+    return Images(DeviceStore(found.train, META), found.train_labels, found.held_out)
+
+
+@pytest.mark.parametrize("variant", [A, C], ids=lambda v: v.name)
+def test_labels_and_the_crops_weights_and_places_go_without_waiting(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = copies_of_a_pass(monkeypatch, variant, images=on_device(images(n_train=32)))
+    assert copies.waits == [False] * 4 * 5
+
+
+@pytest.mark.parametrize("variant", [A, C], ids=lambda v: v.name)
+def test_labels_and_pixels_go_without_waiting(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = copies_of_a_pass(monkeypatch, variant, images=images(n_train=32))
+    assert copies.waits == [False] * 4 * 2
+
+
+@pytest.mark.parametrize("kept", [META, CPU], ids=str)
+def test_kept_features_go_without_waiting(kept: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = {1: torch.zeros(32, 256, 1, 1, device=kept)}
+    copies = copies_of_a_pass(
+        monkeypatch, C, images=images(n_train=32), views=Views(1, 0), features=Features(views=views)
+    )
+    assert copies.waits == [False] * 4 * 2
+
+
+def copies_of_a_pass(monkeypatch: pytest.MonkeyPatch, variant: Variant, **options: Any) -> Copies:
+    """What a pass of four steps copies, but for what a first step makes once."""
+    monkeypatch.setattr(train, "mixed", lambda *_: contextlib.nullcontext())  # knows only real devices
+    one = trainer(variant, device=META, **options)
+    monkeypatch.setattr(one, "settle", lambda: None)  # at the end the sums are waited for
+    train.normalised(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), META)
+    with ThreadPoolExecutor(1) as pool, Copies() as copies:
+        one._pass(1, pool)
+    return copies
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", [A, C], ids=lambda v: v.name)
+def test_more_steps_wait_no_more_often_for_a_gpu(variant: Variant) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    gpu = torch.device("cuda")
+
+    def waits(n_train: int) -> int:
+        for _ in range(2):  # at first libraries load and choose their algorithms
+            found = images(n_train)
+            assert isinstance(found.train, Store)
+            kept = Images(DeviceStore(found.train, gpu), found.train_labels, found.held_out)
+            one = trainer(variant, device=gpu, images=kept)
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                with warnings.catch_warnings(record=True) as said:
+                    warnings.simplefilter("always")
+                    one.run(nothing)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in said)
+
+    assert waits(4 * RECIPE.batch_size) == waits(16 * RECIPE.batch_size)
