@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
+from pathlib import Path
+
+import pytest
 
 
 def use_one_core() -> None:
@@ -13,3 +17,21 @@ def use_one_core() -> None:
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def free_port() -> int:
+    """A TCP port that nothing listened on a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def real_data(name: str) -> Path:
+    """A folder of real images beside the repository; the test is skipped where there is none."""
+    folder = DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"needs ../shared/data/{name}, which is not there")
+    return folder

@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from tests.benchmarks import figures, measure
 from tests.benchmarks.measure import ROUNDS, WORKLOADS, Workload, ours, theirs
-from tests.conftest import real_data
+from tests.machine import real_data
 
 pytestmark = pytest.mark.usefixtures("at_length")
 

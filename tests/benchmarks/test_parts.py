@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from tests.benchmarks import figures, measure
 from tests.benchmarks.measure import DATA, ROOT, ROUNDS, TINY, ours
-from tests.conftest import real_data
+from tests.machine import real_data
 
 SYNTHETIC = ROOT / ".benchmarks" / "synthetic"
 """Made once and kept: writing 15,000 files takes a minute."""

@@ -13,8 +13,7 @@ import pytest
 import yaml
 
 from finetune.distributed.launcher import deal, ranks
-
-from .conftest import BASE, ROOT, run
+from tests.container.engine import BASE, ROOT, run
 
 TOOLS = Path(sys.executable).parent
 LOCK = ROOT / "requirements" / "train.lock"

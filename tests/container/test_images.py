@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import BASE, GRADE, ROOT, TRAIN, build, checked, docker
+from tests.container.engine import BASE, GRADE, ROOT, TRAIN, build, checked, docker
 
 pytestmark = [pytest.mark.container, pytest.mark.usefixtures("images")]
 BOTH = pytest.mark.parametrize("image", [TRAIN, GRADE])

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from .conftest import GRADE, OWNER, TRAIN, Done, Project, checked, docker
+from tests.container.engine import GRADE, OWNER, TRAIN, Done, Project, checked, docker
 
 pytestmark = pytest.mark.container
 

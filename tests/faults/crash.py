@@ -20,19 +20,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torchvision.models.resnet import ResNet
 
 from finetune.config.presets import load_preset
-from finetune.network.resnet18 import Network
 from finetune.network.weights import read_state
 from finetune.run import environment, experiment
 from finetune.run import folder as results
 from finetune.run.experiment import run_experiment
 from finetune.system.signals import StopRequest
-from tests.finetune.conftest import _narrow_init
-from tests.finetune.helpers import Quiet, files_of, timeless, tiny
+from tests.builders.config import tiny_config
+from tests.builders.networks import narrow_init, write_weights
+from tests.builders.runs import RecordingReporter
+from tests.compare_runs import file_digests, without_times
 from tests.machine import use_one_core
 
 
@@ -79,14 +79,14 @@ def half_written(out: Path) -> bool:
 def crash(folder: Path, kills: int, seed: int, weights: str) -> dict[str, Any]:
     """Figures of an experiment killed that many times; an AssertionError if anything is lost."""
     chance = random.Random(seed)  # noqa: S311 - instants, not secrets
-    config = tiny(weights=weights)
+    config = tiny_config(weights=weights)
     folder.mkdir(parents=True)
     started = time.monotonic()
-    child = fork(lambda: run_experiment(config, folder / "whole", Quiet(), StopRequest()))
+    child = fork(lambda: run_experiment(config, folder / "whole", RecordingReporter(), StopRequest()))
     while not ended(child):
         time.sleep(0.01)
     duration = time.monotonic() - started
-    expected = timeless(json.loads((folder / "whole" / "results.json").read_text("utf-8")))
+    expected = without_times(json.loads((folder / "whole" / "results.json").read_text("utf-8")))
     figures = {"kills": 0, "kills_in_a_write": 0, "kills_aimed_at_a_write": 0, "finished_and_equal": 0}
     figures |= {"attempts": 0, "resumed": 0, "results_lost": 0}
     number = 0
@@ -96,7 +96,9 @@ def crash(folder: Path, kills: int, seed: int, weights: str) -> dict[str, Any]:
         resume = (out / "config.toml").is_file()
         before = len(_runs(out))
         child = fork(
-            lambda out=out, resume=resume: run_experiment(config, out, Quiet(), StopRequest(), resume)
+            lambda out=out, resume=resume: run_experiment(
+                config, out, RecordingReporter(), StopRequest(), resume
+            )
         )
         figures["attempts"] += 1
         figures["resumed"] += resume
@@ -114,8 +116,8 @@ def crash(folder: Path, kills: int, seed: int, weights: str) -> dict[str, Any]:
         assert len(_runs(out)) >= before, "a finished variant was lost"
         if done:
             found = json.loads((out / "results.json").read_text("utf-8"))
-            assert timeless(found) == expected
-            assert files_of(out) == files_of(folder / "whole")
+            assert without_times(found) == expected
+            assert file_digests(out) == file_digests(folder / "whole")
             figures["finished_and_equal"] += 1
         else:
             figures["kills"] += 1
@@ -138,11 +140,8 @@ def main(folder: str, kills: str, seed: str, *options: str) -> None:
     environment._git = lambda *_: None
     weights = "bundled"
     if "--narrow" in options:
-        ResNet.__init__ = _narrow_init
-        path = Path(folder).with_suffix(".safetensors")
-        torch.manual_seed(3)
-        path.write_bytes(safetensors.torch.save(dict(Network(10).state_dict())))
-        weights = str(path)
+        ResNet.__init__ = narrow_init
+        weights = str(write_weights(Path(folder).with_suffix(".safetensors")))
     print(json.dumps(crash(Path(folder), int(kills), int(seed), weights)))  # noqa: T201 - its answer
 
 

@@ -19,8 +19,9 @@ from finetune.data.datasets import Sample, load_dataset
 from finetune.data.decode import open_image
 from finetune.data.prepare import divide, make_ready
 from finetune.errors import BadImagesError, DataError
-from tests.faults.helpers import finetune, results_of, tiny_command
-from tests.finetune.helpers import Quiet, decode_evaluation, decode_training, image_tree, photo, tiny
+from tests.builders.config import tiny_command, tiny_config
+from tests.builders.images import decode_evaluation, decode_training, image_tree, photo
+from tests.builders.runs import RecordingReporter, results_of, run_finetune
 
 RGB = np.random.default_rng(5).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 """The upright pixels [6 x 9 x 3] that most good files below hold."""
@@ -89,7 +90,7 @@ def test_all_bad_images_are_told_before_training(
     expected = bad_files(folder / "cat")
     out = tmp_path / "run"
     more = ["--dataset", f"imagefolder:{folder}", "--variants", "a", "--subset", "100"]
-    done = finetune(capsys, *tiny_command(out, narrow_weights, *more))
+    done = run_finetune(capsys, *tiny_command(out, narrow_weights, *more))
     said = done.refused()
     assert f"but {len(expected)} cannot be:" in said
     for name, reason in expected.items():
@@ -98,7 +99,7 @@ def test_all_bad_images_are_told_before_training(
     assert "A seed 0" not in done.out
     assert not out.exists()
 
-    done = finetune(capsys, *tiny_command(out, narrow_weights, *more, "--on-bad-image", "skip"))
+    done = run_finetune(capsys, *tiny_command(out, narrow_weights, *more, "--on-bad-image", "skip"))
     assert done.code == 0, done
     assert f"Images left out, since they cannot be read: {len(expected)}." in done.out
     record = results_of(out)["dataset"]
@@ -241,10 +242,10 @@ def test_unreadable_image(public: Path, hidden: str, said: str, request: pytest.
     image_tree(public / "images", {"cat": 5, "dog": 5})
     (public / "images" / hidden).chmod(0)
     request.getfixturevalue("nobody")
-    config = tiny(dataset=f"imagefolder:{public / 'images'}", subset=None)
+    config = tiny_config(dataset=f"imagefolder:{public / 'images'}", subset=None)
 
     def look() -> None:
-        make_ready(config, divide(config), Quiet())
+        make_ready(config, divide(config), RecordingReporter())
 
     with pytest.raises(DataError) as refused:
         look()
@@ -272,6 +273,6 @@ def test_loop_of_folders(tmp_path: Path, narrow_weights: Path, capsys: pytest.Ca
     (folder / "self").symlink_to(folder / "self")
     out = tmp_path / "run"
     more = ["--dataset", f"imagefolder:{folder}", "--variants", "a"]
-    assert finetune(capsys, *tiny_command(out, narrow_weights, *more)).code == 0
+    assert run_finetune(capsys, *tiny_command(out, narrow_weights, *more)).code == 0
     record = results_of(out)["dataset"]
     assert record["classes"] == ["cat", "dog"]

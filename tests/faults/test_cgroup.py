@@ -23,9 +23,9 @@ import pytest
 from PIL import Image
 
 from finetune.system import host
+from tests.builders.runs import CommandResult
+from tests.compare_runs import assert_same_run
 from tests.faults.crash import readable
-from tests.faults.helpers import Done, results_of
-from tests.finetune.helpers import files_of, timeless
 
 pytestmark = pytest.mark.slow
 
@@ -77,11 +77,11 @@ class Group:
             env={**os.environ, **environment},
         )
 
-    def run(self, *arguments: object, **environment: str) -> Done:
+    def run(self, *arguments: object, **environment: str) -> CommandResult:
         """Run `finetune` to its end in the group."""
         process = self.start(*arguments, **environment)
         out, err = process.communicate()
-        return Done(process.returncode, out, err)
+        return CommandResult(process.returncode, out, err)
 
 
 def command(*arguments: object) -> list[str]:
@@ -144,11 +144,6 @@ def options(images: Path) -> list[object]:
     return ["--dataset", f"imagefolder:{images}", *small.split()]
 
 
-def assert_same(found: Path, expected: Path) -> None:
-    assert timeless(results_of(found)) == timeless(results_of(expected))
-    assert files_of(found) == files_of(expected)
-
-
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_images_beyond_half_of_the_limit_lie_in_a_file(
     tmp_path: Path,
@@ -167,7 +162,7 @@ def test_images_beyond_half_of_the_limit_lie_in_a_file(
     assert done.code == 0, done
     assert " MB in files" in done.out
     assert group.kills() == 0
-    assert_same(tmp_path / "run", undisturbed(*options(long_images)))
+    assert_same_run(tmp_path / "run", undisturbed(*options(long_images)), ignore=())
 
 
 def test_no_room_for_the_file(
@@ -204,4 +199,4 @@ def test_killed_by_the_kernel_and_resumed(
     group.limit(4 * LIMIT)
     done = group.run("train", "--resume", out, XDG_CACHE_HOME=cache)
     assert done.code == 0, done
-    assert_same(out, undisturbed(*job))
+    assert_same_run(out, undisturbed(*job), ignore=())

@@ -14,8 +14,10 @@ from finetune.data import prepare as load
 from finetune.run import experiment as job
 from finetune.run import folder as results
 from finetune.system.signals import Stopped, StopRequest
-from tests.faults.helpers import Done, assert_same, finetune, results_of, tiny_command
-from tests.finetune.helpers import image_tree, photo
+from tests.builders.config import tiny_command
+from tests.builders.images import image_tree, photo
+from tests.builders.runs import CommandResult, results_of, run_finetune
+from tests.compare_runs import assert_same_run
 
 Damage = Callable[[Path], None]
 
@@ -37,7 +39,7 @@ def empty(path: Path) -> None:
 
 def interrupted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[object], saves: int
-) -> Done:
+) -> CommandResult:
     """A training that a signal ends after a number of checkpoints."""
     save, count = job.Checkpoints.save, [0]
     request: list[StopRequest] = []
@@ -52,7 +54,7 @@ def interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(job.Checkpoints, "save", counted)
         patch.setattr(StopRequest, "__init__", lambda self: (begin(self), request.append(self))[0])
-        done = finetune(capsys, *arguments)
+        done = run_finetune(capsys, *arguments)
     assert done.code == 143
     assert "Go on with: finetune train --resume" in done.err
     return done
@@ -65,7 +67,7 @@ def whole(
     """The run folder of a training of variant B that nothing disturbed; made once."""
     out = tmp_path_factory.getbasetemp() / "undamaged"
     if not out.exists():
-        done = finetune(capsys, *tiny_command(out, narrow_weights, "--variants", "b", "--epochs", "3"))
+        done = run_finetune(capsys, *tiny_command(out, narrow_weights, "--variants", "b", "--epochs", "3"))
         assert done.code == 0
     return out
 
@@ -98,11 +100,11 @@ def test_damaged_checkpoint(
     assert len(positions) == 2
     for path in {"newest": positions[-1:], "all": positions, "best": bests}[files]:
         damage(path)
-    done = finetune(capsys, "train", "--resume", out)
+    done = run_finetune(capsys, "train", "--resume", out)
     assert done.code == 0
     assert (steps or "") in done.out
     assert steps is not None or "resumed after" not in done.out
-    assert_same(out, whole)
+    assert_same_run(out, whole)
 
 
 def test_best_network_damaged_while_training(
@@ -123,10 +125,10 @@ def test_best_network_damaged_while_training(
     with monkeypatch.context() as patch:
         patch.setattr(job.Checkpoints, "best", damaged)
         arguments = tiny_command(out, narrow_weights, "--variants", "b", "--epochs", "3")
-        said = finetune(capsys, *arguments).refused()
+        said = run_finetune(capsys, *arguments).refused()
     assert "gone or damaged; go on with --resume" in said
-    assert finetune(capsys, "train", "--resume", out).code == 0
-    assert_same(out, whole)
+    assert run_finetune(capsys, "train", "--resume", out).code == 0
+    assert_same_run(out, whole)
 
 
 def test_undamaged_file_that_is_no_checkpoint(
@@ -138,10 +140,10 @@ def test_undamaged_file_that_is_no_checkpoint(
     name = f"A-seed0-0000000099-000009-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     planted = out / results.STATE / name
     planted.write_bytes(content)
-    said = finetune(capsys, "train", "--resume", out).refused()
+    said = run_finetune(capsys, "train", "--resume", out).refused()
     assert f"{planted} must be a checkpoint of this run, but it is none" in said
     planted.unlink()
-    assert finetune(capsys, "train", "--resume", out).code == 0
+    assert run_finetune(capsys, "train", "--resume", out).code == 0
 
 
 @pytest.mark.parametrize(
@@ -170,13 +172,13 @@ def test_damaged_results(
     config[line] = f'weights = "{narrow_weights}"'
     (out / "config.toml").write_text("\n".join(config))
     (out / "results.json").write_bytes(content)
-    said = finetune(capsys, "train", "--resume", out).refused()
+    said = run_finetune(capsys, "train", "--resume", out).refused()
     assert reason in said
     assert "remove it to train those runs again" in said
     assert (out / "results.json").read_bytes() == content
     (out / "results.json").unlink()
-    assert finetune(capsys, "train", "--resume", out).code == 0
-    assert_same(out, whole)
+    assert run_finetune(capsys, "train", "--resume", out).code == 0
+    assert_same_run(out, whole)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"config": 1, "dataset": 2, "weights": 3}', b"7"])
@@ -190,7 +192,7 @@ def test_damaged_identity(
     out = tmp_path / "run"
     interrupted(capsys, monkeypatch, tiny_command(out, narrow_weights, "--variants", "a"), saves=1)
     (out / results.STATE / "identity.json").write_bytes(content)
-    finetune(capsys, "train", "--resume", out).refused()
+    run_finetune(capsys, "train", "--resume", out).refused()
 
 
 def test_best_epoch_that_is_none(tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +203,7 @@ def test_best_epoch_that_is_none(tmp_path: Path, whole: Path, capsys: pytest.Cap
     (out / "results.json").write_text(json.dumps(record))
     assert (
         "the best epoch of variant B is none of its epochs"
-        in finetune(capsys, "train", "--resume", out).refused()
+        in run_finetune(capsys, "train", "--resume", out).refused()
     )
 
 
@@ -236,18 +238,18 @@ class TestImages:
         lost = tmp_path / "images" / "cat" / "003.png"
         content = lost.read_bytes()
         lost.unlink()
-        said = finetune(capsys, "train", "--resume", run).refused()
+        said = run_finetune(capsys, "train", "--resume", run).refused()
         assert "A run can only go on with what it began with, but in" in said
         assert "dataset.splits." in said
         assert " was " in said
         assert " and is " in said
         lost.write_bytes(content)
-        assert finetune(capsys, "train", "--resume", run).code == 0
+        assert run_finetune(capsys, "train", "--resume", run).code == 0
         assert [r["variant"] for r in results_of(run)["runs"]] == ["A", "B"]
 
     def test_one_changes(self, tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         photo(tmp_path / "images" / "dog" / "000.png", 999)
-        said = finetune(capsys, "train", "--resume", run).refused()
+        said = run_finetune(capsys, "train", "--resume", run).refused()
         assert "dataset.splits.train.fingerprint was" in said
 
     def test_weights_change(
@@ -256,7 +258,7 @@ class TestImages:
         content = bytearray(narrow_weights.read_bytes())
         content[-1] ^= 1  # in the last tensor's values: still weights, but others
         narrow_weights.write_bytes(content)
-        assert "weights.sha256 was" in finetune(capsys, "train", "--resume", run).refused()
+        assert "weights.sha256 was" in run_finetune(capsys, "train", "--resume", run).refused()
 
     def test_one_vanishes_between_hashing_and_decoding(
         self,
@@ -286,7 +288,7 @@ class TestImages:
             "--batch-size",
             "5",
         ]
-        said = finetune(capsys, *tiny_command(out, narrow_weights, *more)).refused()
+        said = run_finetune(capsys, *tiny_command(out, narrow_weights, *more)).refused()
         assert "dog/001.png (No such file or directory), dog/002.png (No such file or directory)" in said
 
 
@@ -297,7 +299,7 @@ def test_bit_flipped_cached_weights(
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"these bytes have another hash")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    said = finetune(capsys, *tiny_command(tmp_path / "run", "imagenet")).refused()
+    said = run_finetune(capsys, *tiny_command(tmp_path / "run", "imagenet")).refused()
     assert "must have a SHA-256 that begins with f37072fd, but it does not; it is damaged" in said
 
 
@@ -308,7 +310,7 @@ def test_a_stopped_job_can_be_stopped_again(
         raise Stopped(15)
 
     monkeypatch.setattr(job, "prepare", stopped)
-    done = finetune(capsys, *tiny_command(tmp_path / "run", narrow_weights))
+    done = run_finetune(capsys, *tiny_command(tmp_path / "run", narrow_weights))
     assert done.code == 143
     assert done.err.strip() == "Interrupted. Nothing was trained yet."
     assert not (tmp_path / "run").exists()

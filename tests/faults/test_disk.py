@@ -16,7 +16,9 @@ from finetune.data import cache, store
 from finetune.run import experiment as job
 from finetune.run import folder as results
 from finetune.training import checkpoint
-from tests.faults.helpers import assert_same, finetune, results_of, tiny_command
+from tests.builders.config import tiny_command
+from tests.builders.runs import results_of, run_finetune
+from tests.compare_runs import assert_same_run
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def whole(
     """The run folder of a training that nothing disturbed; made once."""
     out = tmp_path_factory.getbasetemp() / "undisturbed"
     if not out.exists():
-        assert finetune(capsys, *tiny_command(out, narrow_weights)).code == 0
+        assert run_finetune(capsys, *tiny_command(out, narrow_weights)).code == 0
     return out
 
 
@@ -70,12 +72,12 @@ def test_no_room_for_the_decoded_images(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmpfs("16k")))
     monkeypatch.setattr(tempfile, "tempdir", str(tmpfs("16k")))
     out = tmp_path / "run"
-    said = finetune(capsys, *tiny_command(out, narrow_weights)).refused()
+    said = run_finetune(capsys, *tiny_command(out, narrow_weights)).refused()
     assert "the folder for temporary files cannot hold them (No space left on device)" in said
     assert "set TMPDIR" in said
     assert not out.exists()
     monkeypatch.setattr(tempfile, "tempdir", str(tmpfs("2m")))
-    assert finetune(capsys, *tiny_command(out, narrow_weights)).code == 0
+    assert run_finetune(capsys, *tiny_command(out, narrow_weights)).code == 0
     assert {r["status"] for r in results_of(out)["runs"]} == {"completed"}
 
 
@@ -106,7 +108,7 @@ def test_disk_full_while_writing(
     out = volume / "run"
     with monkeypatch.context() as patch:
         fails_full(patch, volume, module, name, call)
-        said = finetune(capsys, *tiny_command(out, narrow_weights)).refused()
+        said = run_finetune(capsys, *tiny_command(out, narrow_weights)).refused()
     assert "No space left on device" in said
     assert "make room" in said
     assert not list(out.rglob("*.partial"))
@@ -117,11 +119,11 @@ def test_disk_full_while_writing(
     (volume / "filler").unlink()
     begun = (out / "config.toml").exists()
     again = ["train", "--resume", out] if begun else tiny_command(out, narrow_weights)
-    done = finetune(capsys, *again)
+    done = run_finetune(capsys, *again)
     assert done.code == 0, done
     for variant in ["A", "B", "C"][:finished]:
         assert f"{variant} seed 0:" not in done.out, "a finished variant was run again"
-    assert_same(out, whole)
+    assert_same_run(out, whole)
 
 
 @pytest.mark.usefixtures("small_needs")
@@ -133,7 +135,7 @@ def test_too_little_room_is_told_before_anything_is_trained(
 ) -> None:
     monkeypatch.setattr(job, "STATE_BYTES", 8 << 20)
     out = tmpfs("4m") / "run"
-    done = finetune(capsys, *tiny_command(out, narrow_weights))
+    done = run_finetune(capsys, *tiny_command(out, narrow_weights))
     assert "needs 8 MiB of room, but its volume has 4 MiB free" in done.refused()
     assert done.out == ""
     assert not out.exists()
@@ -144,10 +146,10 @@ def test_read_only_volume(
     tmpfs: Callable[..., Path], narrow_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     volume = tmpfs("8m")
-    assert finetune(capsys, *tiny_command(volume / "old", narrow_weights, "--variants", "a")).code == 0
+    assert run_finetune(capsys, *tiny_command(volume / "old", narrow_weights, "--variants", "a")).code == 0
     subprocess.run(["mount", "-o", "remount,ro", str(volume)], check=True)
     for arguments in (tiny_command(volume / "new", narrow_weights), ["train", "--resume", volume / "old"]):
-        said = finetune(capsys, *arguments).refused()
+        said = run_finetune(capsys, *arguments).refused()
         assert "read-only file system; mount the volume writable" in said
 
 
@@ -173,10 +175,10 @@ def test_run_folder_turns_read_only(
     with monkeypatch.context() as patch:
         patch.setattr(job.Checkpoints, "save", covered)
         try:
-            said = finetune(capsys, *tiny_command(out, narrow_weights)).refused()
+            said = run_finetune(capsys, *tiny_command(out, narrow_weights)).refused()
         finally:
             subprocess.run(["umount", str(state)], check=True)
     assert "cannot be written (Read-only file system)" in said
     assert [r["variant"] for r in results_of(out)["runs"]] == ["A"]
-    assert finetune(capsys, "train", "--resume", out).code == 0
-    assert_same(out, whole)
+    assert run_finetune(capsys, "train", "--resume", out).code == 0
+    assert_same_run(out, whole)

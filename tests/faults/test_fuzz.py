@@ -29,7 +29,8 @@ from finetune.network.weights import load_weights
 from finetune.run import experiment as job
 from finetune.run import reevaluate
 from finetune.system.signals import StopRequest
-from tests.finetune.helpers import Quiet, tiny
+from tests.builders.config import tiny_config
+from tests.builders.runs import RecordingReporter
 
 EXAMPLES = int(os.environ.get("FAULTS_EXAMPLES", "40"))
 """Inputs tried by each test; `make soak` tries many more."""
@@ -115,13 +116,13 @@ class TestConfiguration:
     @fuzzed
     @given(data=st.data())
     def test_damaged_bytes(self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-        content = tomli_w.dumps(to_table(tiny())).encode()
+        content = tomli_w.dumps(to_table(tiny_config())).encode()
         self.load(tmp_path_factory.getbasetemp() / "damaged.toml", damaged(data, content))
 
     @fuzzed
     @given(data=st.data())
     def test_other_values(self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-        table = mutated(data, to_table(tiny()), VALUES.filter(lambda v: v is not None))
+        table = mutated(data, to_table(tiny_config()), VALUES.filter(lambda v: v is not None))
         try:
             content = tomli_w.dumps(table).encode()
         except (TypeError, ValueError, AttributeError):  # TOML has no word for it
@@ -138,13 +139,13 @@ def finished(tmp_path: Path, experiment: Callable[..., Any], monkeypatch: pytest
     """A finished run folder that is resumed without decoding anything or drawing curves."""
     out = tmp_path / "run"
     experiment(out, epochs=1)
-    prepared = job.prepare(load_preset(str(out / "config.toml")), Quiet(), SingleProcess())
+    prepared = job.prepare(load_preset(str(out / "config.toml")), RecordingReporter(), SingleProcess())
     monkeypatch.setattr(
         job,
         "prepare",
         lambda *_: dataclasses.replace(prepared, record=copy.deepcopy(prepared.record)),
     )
-    ready = make_ready(prepared.config, divide(prepared.config), Quiet())
+    ready = make_ready(prepared.config, divide(prepared.config), RecordingReporter())
     monkeypatch.setattr(reevaluate, "make_ready", lambda *_, **__: ready)
     monkeypatch.setattr(job, "curves", lambda *_: None)
     return out
@@ -154,9 +155,9 @@ def resume_and_evaluate(out: Path) -> None:
     """Both commands that read a run folder."""
     config = load_preset(str(out / "config.toml"))
     for work in (
-        lambda: job.run_experiment(config, out, Quiet(), StopRequest(), resume=True),
+        lambda: job.run_experiment(config, out, RecordingReporter(), StopRequest(), resume=True),
         lambda: reevaluate.evaluate_run(
-            out, out.parent / "fresh", Quiet(), dataset=None, data_root=None, device="cpu"
+            out, out.parent / "fresh", RecordingReporter(), dataset=None, data_root=None, device="cpu"
         ),
         lambda: load_weights(str(out), state_shapes(10)),
     ):

@@ -27,8 +27,9 @@ from finetune.system.signals import StopRequest
 from finetune.training import checkpoint
 from finetune.training.trainer import Trainer
 from grader import cli as grader
-from tests.faults.helpers import finetune, results_of, tiny_command
-from tests.finetune.helpers import Quiet, image_tree, tiny
+from tests.builders.config import tiny_command, tiny_config
+from tests.builders.images import image_tree
+from tests.builders.runs import RecordingReporter, results_of, run_finetune
 
 OUT_OF_MEMORY = """
 import resource, sys
@@ -90,13 +91,13 @@ def test_out_of_memory_in_the_second_variant(
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", greedy)
-        said = finetune(capsys, *tiny_command(out, narrow_weights)).refused()
+        said = run_finetune(capsys, *tiny_command(out, narrow_weights)).refused()
     assert "A batch of 8 images of 16 pixels does not fit" in said
     assert "try --batch-size 4" in said
     record = results_of(out)
     assert [(r["variant"], r["status"]) for r in record["runs"]] == [("A", "completed")]
     assert results.schema_problem(record) == ""
-    done = finetune(capsys, "train", "--resume", out)
+    done = run_finetune(capsys, "train", "--resume", out)
     assert done.code == 0
     assert "resumed after 3 steps" in done.out
     assert [r["status"] for r in results_of(out)["runs"]] == ["completed"] * 3
@@ -123,7 +124,7 @@ def test_loss_of_one_variant_turns_nan(
     arguments = tiny_command(out, narrow_weights, "--preset", preset)
     at = arguments.index("--lr")
     del arguments[at : at + 2]  # it would outrank the preset's
-    done = finetune(capsys, *arguments)
+    done = run_finetune(capsys, *arguments)
     assert done.code == 1, done
     assert "B-seed0 failed. In epoch 1 the loss stopped being a finite number" in done.out
     record = results_of(out)
@@ -134,7 +135,7 @@ def test_loss_of_one_variant_turns_nan(
     }
     assert results.schema_problem(record) == ""
     assert (out / "curves.png").is_file()
-    assert finetune(capsys, "train", "--resume", out).code == 1
+    assert run_finetune(capsys, "train", "--resume", out).code == 1
     assert results_of(out)["runs"] == record["runs"]
     monkeypatch.setattr(sys, "argv", ["grader", str(out)])
     with pytest.raises(SystemExit):
@@ -155,8 +156,8 @@ def test_clock_set_back(
 
     monkeypatch.setattr(time, "time", backwards)
     out = tmp_path / "run"
-    assert finetune(capsys, *tiny_command(out, narrow_weights)).code == 0
-    assert finetune(capsys, "train", "--resume", out).code == 0
+    assert run_finetune(capsys, *tiny_command(out, narrow_weights)).code == 0
+    assert run_finetune(capsys, "train", "--resume", out).code == 0
     record = results_of(out)
     seconds: list[float] = []
 
@@ -196,7 +197,7 @@ def test_class_names_of_every_kind(
     folder = image_tree(tmp_path / "images", dict.fromkeys(NAMES, 5))
     out = tmp_path / "run"
     more = ["--dataset", f"imagefolder:{folder}", "--variants", "a,b", "--batch-size", "12"]
-    done = finetune(capsys, *tiny_command(out, narrow_weights, *more))
+    done = run_finetune(capsys, *tiny_command(out, narrow_weights, *more))
     assert done.code == 0, done
     record = results_of(out)
     assert record["dataset"]["classes"] == sorted(NAMES)
@@ -209,7 +210,7 @@ def test_class_names_of_every_kind(
                 seen.add(row[0].removeprefix("./").rpartition("/")[0])
     assert seen == set(NAMES)
     fresh = tmp_path / "fresh"
-    assert finetune(capsys, "evaluate", out, "--output", fresh).code == 0
+    assert run_finetune(capsys, "evaluate", out, "--output", fresh).code == 0
     for path in fresh.iterdir():
         assert path.read_bytes() == (out / "predictions" / path.name).read_bytes()
 
@@ -222,33 +223,33 @@ def test_folder_names_that_cannot_be(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, dataset: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    finetune(capsys, *tiny_command(tmp_path / "run", "bundled", "--dataset", dataset)).refused()
+    run_finetune(capsys, *tiny_command(tmp_path / "run", "bundled", "--dataset", dataset)).refused()
 
 
 @pytest.mark.parametrize("weights", ["x" * 300, "a\0b.pth", "y" * 300 + ".safetensors", "/", "~nobody.pth"])
 def test_weights_names_that_cannot_be(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], weights: str
 ) -> None:
-    finetune(capsys, *tiny_command(tmp_path / "run", weights)).refused()
+    run_finetune(capsys, *tiny_command(tmp_path / "run", weights)).refused()
 
 
 @pytest.mark.parametrize("command", ["train --resume", "train --dataset digits --out", "train --preset"])
 def test_run_folder_names_that_cannot_be(capsys: pytest.CaptureFixture[str], command: str) -> None:
     end = ".toml" if command.endswith("--preset") else ""
-    finetune(capsys, *command.split(), "x" * 300 + end).refused()
+    run_finetune(capsys, *command.split(), "x" * 300 + end).refused()
 
 
 @pytest.mark.slow
 def test_200_epochs_with_flat_memory(tmp_path: Path, narrow_weights: Path) -> None:
     process, sizes = psutil.Process(), []
 
-    class Measuring(Quiet):
+    class Measuring(RecordingReporter):
         def say(self, text: str) -> None:
             super().say(text)
             if text.startswith("  A "):
                 sizes.append(process.memory_info().rss)
 
-    config = tiny(weights=str(narrow_weights), epochs=200, subset=5).pick("a")
+    config = tiny_config(weights=str(narrow_weights), epochs=200, subset=5).pick("a")
     started = time.monotonic()
     record = run_experiment(config, tmp_path / "run", Measuring(), StopRequest())
     seconds = time.monotonic() - started

@@ -16,7 +16,7 @@ from finetune.network.resnet18 import Network, build, state_shapes
 from finetune.network.weights import load_weights
 from finetune.training.evaluate import MEAN, STD, Predictions, evaluate
 from finetune.training.trainer import Trainer
-from tests.finetune.helpers import decode_evaluation, decode_training
+from tests.builders.images import decode_evaluation, decode_training
 
 N_IMAGES, SIZE = 60, 32
 

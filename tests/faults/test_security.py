@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 
 from finetune.run import folder as results
-from tests.faults.helpers import finetune, results_of, tiny_command
-from tests.finetune.helpers import image_tree
+from tests.builders.config import tiny_command
+from tests.builders.images import image_tree
+from tests.builders.runs import results_of, run_finetune
 
 
 class Payload:
@@ -49,7 +50,7 @@ def whole(
     if not out.exists():
         kept = out.with_suffix(".safetensors")
         shutil.copy(narrow_weights, kept)
-        assert finetune(capsys, *tiny_command(out, kept, "--variants", "b")).code == 0
+        assert run_finetune(capsys, *tiny_command(out, kept, "--variants", "b")).code == 0
     return out
 
 
@@ -61,7 +62,7 @@ def test_pickle_in_a_weights_file(
 ) -> None:
     sign = tmp_path / "executed"
     evil = planted(tmp_path / name, sign, legacy=legacy)
-    said = finetune(capsys, *tiny_command(tmp_path / "run", evil)).refused()
+    said = run_finetune(capsys, *tiny_command(tmp_path / "run", evil)).refused()
     assert f"{name} is damaged or holds more than tensors" in said
     assert not sign.exists()
 
@@ -80,7 +81,7 @@ def test_pickle_in_a_run_folder(tmp_path: Path, whole: Path, capsys: pytest.Capt
         "identity.pickle",
     ):
         planted(run / "state" / name, sign)
-    assert finetune(capsys, "train", "--resume", run).code == 0
+    assert run_finetune(capsys, "train", "--resume", run).code == 0
     assert not sign.exists()
     assert not (run / "state").exists()
 
@@ -92,9 +93,9 @@ def test_pickle_in_place_of_a_runs_checkpoint(
     run = tmp_path / "run"
     shutil.copytree(whole, run)
     planted(run / "checkpoints" / "B-seed0.safetensors", sign)
-    said = finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").refused()
+    said = run_finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").refused()
     assert "is damaged or holds more than tensors" in said
-    said = finetune(capsys, *tiny_command(tmp_path / "next", run)).refused()
+    said = run_finetune(capsys, *tiny_command(tmp_path / "next", run)).refused()
     assert "is damaged or holds more than tensors" in said
     assert not sign.exists()
 
@@ -118,7 +119,7 @@ def test_checkpoint_outside_the_run_folder(
         ["evaluate", run, "--output", tmp_path / "fresh"],
         tiny_command(tmp_path / "next", run),
     ):
-        said = finetune(capsys, *command).refused()
+        said = run_finetune(capsys, *command).refused()
         assert "must lie inside its folder" in said or "fit the results schema" in said
 
 
@@ -132,7 +133,7 @@ def test_folder_that_is_a_link_out(
     precious.mkdir()
     (precious / "diary.txt").write_text("dear diary")
     (run / name).symlink_to(precious)
-    said = finetune(capsys, "train", "--resume", run).refused()
+    said = run_finetune(capsys, "train", "--resume", run).refused()
     assert f"{run / name} is a link" in said
     assert [p.name for p in precious.iterdir()] == ["diary.txt"]
 
@@ -151,7 +152,7 @@ def test_files_that_are_links_out(tmp_path: Path, whole: Path, capsys: pytest.Ca
         target.write_text("dear diary")
         (run / name).unlink(missing_ok=True)
         (run / name).symlink_to(target)
-    assert finetune(capsys, "train", "--resume", run).code == 0
+    assert run_finetune(capsys, "train", "--resume", run).code == 0
     assert {p.read_text() for p in precious.iterdir()} == {"dear diary"}
     assert not (run / "curves.png").is_symlink()
 
@@ -161,7 +162,7 @@ def test_lock_that_is_a_link(tmp_path: Path, whole: Path, capsys: pytest.Capture
     shutil.copytree(whole, run)
     (run / ".lock").unlink()
     (run / ".lock").symlink_to(tmp_path / "made")
-    assert "cannot be written" in finetune(capsys, "train", "--resume", run).refused()
+    assert "cannot be written" in run_finetune(capsys, "train", "--resume", run).refused()
     assert not (tmp_path / "made").exists()
 
 
@@ -189,8 +190,8 @@ def test_odd_keys_in_a_runs_configuration(
     key = top.partition(" ")[0]
     kept = [] if tables else [row for row in config.splitlines() if not row.startswith(f"{key} =")]
     (run / "config.toml").write_text("\n".join([top, *kept, tables]))
-    finetune(capsys, "train", "--resume", run).refused()
-    finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").refused()
+    run_finetune(capsys, "train", "--resume", run).refused()
+    run_finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").refused()
     assert not sign.exists()
 
 
@@ -203,8 +204,8 @@ def test_programs_in_a_run_folder_are_not_run(
         (run / name).write_text(f"#!/bin/sh\ntouch {sign}\n")
         (run / name).chmod(0o755)
     monkeypatch.chdir(run)
-    assert finetune(capsys, "train", "--resume", run).code == 0
-    assert finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").code == 0
+    assert run_finetune(capsys, "train", "--resume", run).code == 0
+    assert run_finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").code == 0
     assert not sign.exists()
 
 
@@ -215,7 +216,7 @@ def test_small_file_that_claims_a_huge_tensor(
     state["conv1.weight"] = torch.zeros((), dtype=torch.float16).expand(1 << 22, 3, 1 << 10, 1 << 10)
     torch.save(state, tmp_path / "huge.pth")
     assert (tmp_path / "huge.pth").stat().st_size < 1 << 20
-    said = finetune(capsys, *tiny_command(tmp_path / "run", tmp_path / "huge.pth")).refused()
+    said = run_finetune(capsys, *tiny_command(tmp_path / "run", tmp_path / "huge.pth")).refused()
     assert "of another shape: conv1.weight" in said
 
 
@@ -228,7 +229,7 @@ def test_tensors_that_are_not_ordinary(
     odd = {"sparse": weight.to_sparse, "complex": weight.cfloat, "meta": lambda: weight.to("meta")}
     state["conv1.weight"] = odd[layout]()
     torch.save(state, tmp_path / "odd.pth")
-    finetune(capsys, *tiny_command(tmp_path / "run", tmp_path / "odd.pth")).refused()
+    run_finetune(capsys, *tiny_command(tmp_path / "run", tmp_path / "odd.pth")).refused()
 
 
 def test_results_name_no_one(
@@ -242,7 +243,7 @@ def test_results_name_no_one(
     monkeypatch.setenv("API_TOKEN", "hunter2-hunter2")
     out = tmp_path / "alice" / "run"
     more = ["--dataset", f"imagefolder:{folder}", "--on-bad-image", "skip", "--data-root", tmp_path / "alice"]
-    assert finetune(capsys, *tiny_command(out, weights, *more)).code == 0
+    assert run_finetune(capsys, *tiny_command(out, weights, *more)).code == 0
     text = (out / "results.json").read_text()
     for secret in (str(tmp_path), "alice", "hunter2", str(Path.home()), socket.gethostname()):
         assert len(secret) < 4 or secret not in text

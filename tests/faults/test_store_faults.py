@@ -14,7 +14,9 @@ import pytest
 from finetune.data import entry
 from finetune.data.cache import cache_folder, entries
 from finetune.run import experiment as job
-from tests.faults.helpers import assert_same, finetune, results_of, tiny_command
+from tests.builders.config import tiny_command
+from tests.builders.runs import results_of, run_finetune
+from tests.compare_runs import assert_same_run
 
 PLACES = ["memory", "disk"]
 
@@ -40,7 +42,7 @@ def whole(
         with monkeypatch.context() as patch:
             (out.parent / "no-folder").touch()
             patch.setenv("XDG_CACHE_HOME", str(out.parent / "no-folder"))
-            done = finetune(capsys, *command(out, narrow_weights, "memory"))
+            done = run_finetune(capsys, *command(out, narrow_weights, "memory"))
         assert done.code == 0, done
         assert "not kept for later runs" in done.out
         assert [r["status"] for r in results_of(out)["runs"]] == ["completed"]
@@ -83,12 +85,12 @@ def test_a_volume_that_is_full_costs_only_the_next_runs_time(
     kept = volume_as_cache(monkeypatch, volume)
     kept.mkdir(parents=True)
     fill(volume)
-    done = finetune(capsys, *command(tmp_path / "run", narrow_weights, "memory"))
+    done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, "memory"))
     assert done.code == 0, done
     assert done.out.count("The decoded images were not kept for later runs: ") == 1
     assert f"{kept} would have too little room left (0.0 GB are free)." in done.out
     assert left(kept) == []
-    assert_same(tmp_path / "run", whole)
+    assert_same_run(tmp_path / "run", whole)
 
 
 @pytest.mark.parametrize("file", [entry.PIXELS, entry.SIZES, entry.ENTRY])
@@ -118,11 +120,11 @@ def test_a_volume_that_fills_up_while_an_entry_is_written(
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", full_save)
         patch.setattr(entry, "_described", full_describe)
-        done = finetune(capsys, *command(tmp_path / "run", narrow_weights, "memory"))
+        done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, "memory"))
     assert done.code == 0, done
     assert "The decoded images were not kept for later runs: " in done.out
     assert left(kept) == []
-    assert_same(tmp_path / "run", whole)
+    assert_same_run(tmp_path / "run", whole)
 
 
 @pytest.mark.parametrize("room", [0, 20 << 10])
@@ -138,7 +140,7 @@ def test_disk_was_asked_for_and_is_full(
     kept = volume_as_cache(monkeypatch, volume)
     kept.mkdir(parents=True)
     fill(volume, room)
-    done = finetune(capsys, *command(tmp_path / "run", narrow_weights, "disk"))
+    done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, "disk"))
     said = done.refused()
     assert said.startswith("Error: --store disk keeps the decoded images in a folder, but ")
     assert "(No space left on device)" in said
@@ -176,7 +178,7 @@ def test_a_kill_while_an_entry_is_written(
                 monkeypatch.setattr(entry, "_seal", killed)
             else:
                 monkeypatch.setattr(Path, "rename", killed if moment == "described" else renamed)
-            finetune(capsys, *command(tmp_path / "killed", narrow_weights, place))
+            run_finetune(capsys, *command(tmp_path / "killed", narrow_weights, place))
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -184,11 +186,11 @@ def test_a_kill_while_an_entry_is_written(
     assert name.endswith(".partial") == (moment != "renamed")
     assert not (tmp_path / "killed").exists()
     assert len(entries()) == (moment == "renamed")
-    done = finetune(capsys, *command(tmp_path / "run", narrow_weights, place))
+    done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, place))
     assert done.code == 0, done
     assert "not kept" not in done.out
     assert len(left(folder)) == len(entries()) == 3
-    assert_same(tmp_path / "run", whole)
+    assert_same_run(tmp_path / "run", whole)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -203,13 +205,13 @@ def test_a_bit_that_flips_between_two_commands(
     file: str,
 ) -> None:
     prepare = "data prepare --dataset digits --subset 2 --image-size 16 --workers 1"
-    assert finetune(capsys, *prepare.split()).code == 0
+    assert run_finetune(capsys, *prepare.split()).code == 0
     files = [folder / name / file for name in left(folder)]
     assert len(files) == 3
     before = [path.read_bytes() for path in files]
     for path, content in zip(files, before, strict=True):
         path.write_bytes(content[:-5] + bytes([content[-5] ^ 16]) + content[-4:])
-    done = finetune(capsys, *command(tmp_path / "run", narrow_weights, place))
+    done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, place))
     assert done.code == 0, done
-    assert_same(tmp_path / "run", whole)
+    assert_same_run(tmp_path / "run", whole)
     assert [path.read_bytes() for path in files] == before  # decoded again, and kept

@@ -16,7 +16,7 @@ from finetune.data.splits import make_splits
 from finetune.network.resnet18 import Network
 from finetune.training.evaluate import Predictions
 from finetune.training.trainer import Trainer
-from tests.finetune.helpers import decode_training
+from tests.builders.images import decode_training
 
 
 @pytest.fixture

@@ -13,6 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from grader import resnet18
+from grader.evidence import Evidence, Thresholds, gather
+from grader.load import Submission
+from grader.record import results_from
+from tests.grader.honest import truth_of
+
+SMOKE = Path(__file__).parent / "smoke-run"
+"""A real run."""
 
 Rows = list[list[str]]
 
@@ -78,6 +85,14 @@ class Forgery:
     change: Callable[[Forger], None]
     says: str = ""
     truth: bool = False
+
+
+def evidence_of(entry: Forgery, folder: Path) -> Evidence:
+    """What the grader gathers from a forgery of the real run, made in a new folder."""
+    forger = Forger(SMOKE, folder)
+    entry.change(forger)
+    truth = truth_of(SMOKE) if entry.truth else None
+    return gather(Submission(forger.folder, results_from(forger.doc)), Thresholds(), truth)
 
 
 FORGERIES: list[Forgery] = []

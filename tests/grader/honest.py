@@ -1,5 +1,6 @@
 """An honest run folder without torch: simulated networks, but every number consistent with every other."""
 
+import csv
 import hashlib
 import json
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grader.resnet18 import GROUPS, count, of_groups, parameter_shapes
+from grader.truth import Truth
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 VARIANTS = {"A": ("random", "all"), "B": ("pretrained", "all"), "C": ("pretrained", ["layer4", "fc"])}
@@ -223,3 +225,16 @@ def _frame(size: Size) -> dict[str, Any]:
         },
         "runs": [],
     }  # fmt: skip
+
+
+def truth_of(run: Path) -> Truth:
+    """What a data set would say that the honest run tells no lies about, with a training image per class."""
+    splits: dict[str, set[str]] = {"val": set(), "test": set()}
+    labels = {f"train-{label}": label for label in range(10)}
+    for split, ids in splits.items():
+        with (run / "predictions" / f"A-seed0-{split}.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                ids.add(row["sample_id"])
+                labels[row["sample_id"]] = int(row["label"])
+    frozen = {name: frozenset(ids) for name, ids in splits.items()}
+    return Truth(labels, frozen, "the test's truth")

@@ -18,8 +18,7 @@ from grader.load import load
 from grader.record import results_from
 from grader.rerun import Rerun
 from grader.stats import Interval, PairedCounts
-from tests.grader.forgeries import FORGERIES
-from tests.grader.test_said import forged
+from tests.grader.forgeries import FORGERIES, evidence_of
 
 Changed = Callable[[Callable[[dict[str, Any]], None]], Evidence]
 
@@ -548,7 +547,7 @@ class TestOneCauseOneFinding:
     @pytest.mark.parametrize("name", LEFT_UNJUDGED)
     def test_what_a_forgery_leaves_unjudged(self, name: str, tmp_path: Path) -> None:
         forgery = next(entry for entry in FORGERIES if entry.name == name)
-        found = judge(forged(forgery, tmp_path / "run"))
+        found = judge(evidence_of(forgery, tmp_path / "run"))
         why = f"Not judged, because {forgery.caught_by} failed."
         assert [name for name, finding in found.items() if finding.summary == why] == LEFT_UNJUDGED[name]
         assert found[forgery.caught_by].status is Status.FAILS

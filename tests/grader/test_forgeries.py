@@ -7,8 +7,8 @@ import pytest
 from grader.findings import Status
 from grader.grade import Job, grade
 from grader.policy import Policy
-from tests.grader.conftest import truth_of
 from tests.grader.forgeries import FORGERIES, Forger, Forgery
+from tests.grader.honest import truth_of
 
 
 @pytest.fixture(params=["smoke", "honest"])

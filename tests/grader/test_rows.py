@@ -15,7 +15,7 @@ from grader.load import load
 from grader.predictions import Predictions
 from grader.rerun import Rerun
 from grader.resnet18 import GROUPS
-from tests.grader.conftest import truth_of
+from tests.grader.honest import truth_of
 
 FIRST = ("A-seed0", "test")
 

@@ -12,13 +12,11 @@ import pytest
 
 from grader.evidence import Evidence, Thresholds, gather
 from grader.findings import Finding
-from grader.load import Submission, load
-from grader.record import results_from
-from tests.grader.conftest import truth_of
-from tests.grader.forgeries import FORGERIES, Forger, Forgery
+from grader.load import load
+from tests.grader.forgeries import FORGERIES, SMOKE, Forgery, evidence_of
+from tests.grader.honest import truth_of
 
 SAID = Path(__file__).with_name("said.json")
-SMOKE = Path(__file__).parent / "smoke-run"
 JUDGED = [entry for entry in FORGERIES if entry.caught_by != "unusable"]
 
 
@@ -34,17 +32,10 @@ def as_json(finding: Finding) -> dict[str, Any]:
     }
 
 
-def forged(entry: Forgery, folder: Path) -> Evidence:
-    forger = Forger(SMOKE, folder)
-    entry.change(forger)
-    truth = truth_of(SMOKE) if entry.truth else None
-    return gather(Submission(forger.folder, results_from(forger.doc)), Thresholds(), truth)
-
-
 def of_forgery(entry: Forgery, folder: Path) -> dict[str, Any]:
     from grader.checks import PROPERTIES
 
-    return as_json(PROPERTIES[entry.caught_by].check(forged(entry, folder)))
+    return as_json(PROPERTIES[entry.caught_by].check(evidence_of(entry, folder)))
 
 
 def of_honest(with_predictions: bool) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from grader.findings import Status
 from grader.grade import Job, grade
 from grader.policy import Policy, load_policy
 from grader.truth import Truth, from_csv, from_flowers102
-from tests.grader.conftest import truth_of
+from tests.grader.honest import truth_of
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_flowers = pytest.mark.skipif(

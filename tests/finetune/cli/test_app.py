@@ -20,8 +20,10 @@ from finetune.cli import app as cli
 from finetune.network import weights
 from finetune.run import experiment as experiment_module
 from finetune.system import download as network
-from tests.finetune.conftest import Command, Server
-from tests.finetune.helpers import files_of, image_tree, timeless
+from tests.builders.images import image_tree
+from tests.builders.runs import Command
+from tests.builders.server import Server
+from tests.compare_runs import file_digests, without_times
 
 Copy = Callable[[Path, int], dict[str, Any] | None]
 
@@ -107,8 +109,8 @@ class TestTrain:
         assert code == 0
         assert "resumed after 3 steps" in out
         one, two = (json.loads((tmp_path / d / "results.json").read_text()) for d in ("whole", "runs/it"))
-        assert timeless(one) == timeless(two)
-        assert files_of(tmp_path / "whole") == files_of(tmp_path / "runs" / "it")
+        assert without_times(one) == without_times(two)
+        assert file_digests(tmp_path / "whole") == file_digests(tmp_path / "runs" / "it")
 
     def test_keyboard_interrupt_elsewhere(self, finetune: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupted() -> None:
@@ -274,7 +276,7 @@ class TestOthers:
         stopped_at(tmp_path / "run", 10**9)
         code, _, _ = finetune("evaluate", "run", "--output", "fresh", "--device", "cpu")
         assert code == 0
-        assert files_of(tmp_path / "fresh") == files_of(tmp_path / "run" / "predictions")
+        assert file_digests(tmp_path / "fresh") == file_digests(tmp_path / "run" / "predictions")
         checkpoint = tmp_path / "run" / "checkpoints" / "A-seed0.safetensors"
         checkpoint.write_bytes((tmp_path / "run" / "checkpoints" / "C-seed0.safetensors").read_bytes())
         assert "SHA-256" in refused(finetune("evaluate", "run", "--output", "again", "--device", "cpu"))

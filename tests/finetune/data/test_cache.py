@@ -24,7 +24,7 @@ from finetune.data.datasets import Sample
 from finetune.data.store import Store, decode
 from finetune.data.stream import Stream, training_stream
 from finetune.errors import BadImagesError, ConfigError, RunFolderError
-from tests.finetune.helpers import photo
+from tests.builders.images import photo
 
 NAME = entry_name("pets", "train", 16, "fingerprint")
 SIZES = [(24, 20), (9, 33), (40, 40)]

@@ -14,9 +14,9 @@ from finetune.data.datasets import IMAGE_SUFFIXES, Dataset, load_dataset
 from finetune.data.splits import make_splits
 from finetune.errors import BadImagesError, DataError
 from finetune.system import download as network
-from tests.conftest import real_data
-from tests.finetune.conftest import Server
-from tests.finetune.helpers import decode_evaluation, decode_training, image_tree, photo
+from tests.builders.images import decode_evaluation, decode_training, image_tree, photo
+from tests.builders.server import Server
+from tests.machine import real_data
 
 NOWHERE = Path("never-made")
 

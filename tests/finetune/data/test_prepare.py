@@ -18,8 +18,10 @@ from finetune.data.prepare import Images, divide, make_ready
 from finetune.data.store import Store
 from finetune.data.stream import Stream
 from finetune.errors import BadImagesError, ConfigError
-from tests.finetune.conftest import Command
-from tests.finetune.helpers import Quiet, files_of, image_tree, photo, timeless, tiny
+from tests.builders.config import tiny_config
+from tests.builders.images import image_tree, photo
+from tests.builders.runs import Command, RecordingReporter
+from tests.compare_runs import file_digests, without_times
 
 Run = Callable[..., dict[str, Any]]
 
@@ -41,7 +43,7 @@ def never(*_: object) -> Stream:
 
 def ready(config: ExperimentConfig) -> tuple[Images, list[str]]:
     """Images and what was said."""
-    reporter = Quiet()
+    reporter = RecordingReporter()
     _, images, seconds = make_ready(config, divide(config), reporter)
     assert seconds > 0
     return images, reporter.said
@@ -64,7 +66,7 @@ class TestPlaces:
     )
     def test_where_the_images_lie_is_said(self, place: str, where: str) -> None:
         for _ in ("decoded", "opened"):
-            images, said = ready(tiny(store=place))
+            images, said = ready(tiny_config(store=place))
             assert said[-1] == f"{N_IMAGES} images {where}."
             assert len(images.train) == 20
         assert len(entries()) == (0 if place == "off" else 3)
@@ -76,10 +78,10 @@ class TestPlaces:
             assert images.train.in_memory == (place != "disk")
 
     def test_labels_and_pixels_are_those_of_the_split_wherever_they_lie(self) -> None:
-        reference, _ = ready(tiny(store="memory"))
+        reference, _ = ready(tiny_config(store="memory"))
         assert isinstance(reference.train, Store)
         for place in ("disk", "off"):
-            images, _ = ready(tiny(store=place))
+            images, _ = ready(tiny_config(store=place))
             assert not isinstance(images.train, load.DeviceStore)
             assert torch.equal(images.train_labels, reference.train_labels)
             for i in range(20):
@@ -96,25 +98,25 @@ class TestPlaces:
         other = experiment(tmp_path / "other", store=place, **data)
         assert other["config"].pop("store", place) == place
         memory["config"].pop("store", None)
-        assert timeless(other) == timeless(memory)
+        assert without_times(other) == without_times(memory)
         skip = ("results.json", ".lock", "curves.png", "config.toml")
-        assert files_of(tmp_path / "other", skip) == files_of(tmp_path / "memory", skip)
+        assert file_digests(tmp_path / "other", skip) == file_digests(tmp_path / "memory", skip)
 
     def test_a_second_run_decodes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        config = tiny()
+        config = tiny_config()
         ready(config)
         monkeypatch.setattr(load, "training_stream", never)
         monkeypatch.setattr(load, "evaluation_stream", never)
         ready(config)
 
     def test_another_size_is_another_entry(self) -> None:
-        ready(tiny())
-        ready(tiny(image_size=17))
+        ready(tiny_config())
+        ready(tiny_config(image_size=17))
         assert len(entries()) == 6
 
     def test_the_device_must_be_a_gpu(self) -> None:
         with pytest.raises(ConfigError) as caught:
-            ready(tiny(store="device"))
+            ready(tiny_config(store="device"))
         assert str(caught.value) == (
             "--store device keeps the images in a GPU's memory, but this job runs on the CPU; use --store "
             "memory or auto."
@@ -126,7 +128,7 @@ class TestPlaces:
     ) -> None:
         (tmp_path / "file").touch()
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-        _, said = ready(tiny())
+        _, said = ready(tiny_config())
         assert [line for line in said if "not kept" in line] == [
             f"The decoded images were not kept for later runs: {tmp_path / 'file' / 'finetune' / 'images'} "
             "cannot be written (Not a directory)."
@@ -139,7 +141,7 @@ class TestPlaces:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
         for module in (cache, store):
             monkeypatch.setattr(module, "available_memory_bytes", lambda: 0)
-        images, said = ready(tiny())
+        images, said = ready(tiny_config())
         assert said[-1].endswith("in files.")
         assert isinstance(images.train, Store)
         assert not images.train.in_memory
@@ -152,9 +154,9 @@ class TestBadImages:
         root = pets(tmp_path)
         bad = root / split / "a" / "003.png"
         bad.write_bytes(bad.read_bytes()[:300])  # its header is whole
-        config = tiny(dataset=f"imagefolder:{root}", store=place, subset=None, on_bad_image="skip")
+        config = tiny_config(dataset=f"imagefolder:{root}", store=place, subset=None, on_bad_image="skip")
         for _ in ("decoded", "opened"):
-            divided, images, _ = make_ready(config, divide(config), reporter := Quiet())
+            divided, images, _ = make_ready(config, divide(config), reporter := RecordingReporter())
             assert [name for name, _ in divided.dataset.excluded] == [f"{split}/a/003.png"]
             assert "Images left out, since they cannot be read: 1." in reporter.said
             counts = {"train": len(images.train)} | {n: len(held) for n, (held, _) in images.held_out.items()}
@@ -168,7 +170,7 @@ class TestBadImages:
         root = pets(tmp_path)
         for split in ("train", "test"):
             (root / split / "a" / "003.png").write_bytes(split.encode())
-        config = tiny(dataset=f"imagefolder:{root}", store=place, subset=None)
+        config = tiny_config(dataset=f"imagefolder:{root}", store=place, subset=None)
         with pytest.raises(BadImagesError) as caught:
             ready(config)
         assert list(caught.value.reasons) == ["test/a/003.png", "train/a/003.png"]
@@ -177,7 +179,7 @@ class TestBadImages:
 
     def test_other_content_under_the_same_name_is_decoded(self, tmp_path: Path) -> None:
         root = pets(tmp_path)
-        config = tiny(dataset=f"imagefolder:{root}", subset=None)
+        config = tiny_config(dataset=f"imagefolder:{root}", subset=None)
         before, _ = ready(config)
         photo(root / "train" / "a" / "003.png", 4321)
         after, _ = ready(config)

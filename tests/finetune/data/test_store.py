@@ -17,7 +17,7 @@ from finetune.data import store
 from finetune.data.datasets import Sample
 from finetune.data.stream import train_size
 from finetune.errors import BadImagesError, DataError
-from tests.finetune.helpers import decode_evaluation, decode_training, photo
+from tests.builders.images import decode_evaluation, decode_training, photo
 
 
 def nothing(_: int) -> None:

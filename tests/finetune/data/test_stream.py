@@ -15,7 +15,7 @@ from finetune.data.datasets import Sample
 from finetune.data.store import decode
 from finetune.data.stream import Stream, ahead, evaluation_stream, lengths, training_stream, visit
 from finetune.errors import BadImagesError
-from tests.finetune.helpers import photo
+from tests.builders.images import photo
 
 Kind = Callable[..., Stream]
 KINDS = [training_stream, evaluation_stream]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -34,9 +33,10 @@ from finetune.training.trainer import Trainer
 from grader.findings import Status
 from grader.grade import Job, grade
 from grader.policy import load_policy
-from tests.finetune.helpers import files_of, timeless
-from tests.finetune.run.test_shards import free_port
-from tests.finetune.training.test_trainer import RECIPE, images, nothing, trainer
+from tests.builders.runs import results_of
+from tests.builders.trainers import RECIPE, ignore_epoch, random_images, tiny_trainer
+from tests.compare_runs import file_digests, without_times
+from tests.machine import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -214,7 +214,7 @@ def test_what_processes_tell_each_other(teams: Teams) -> None:
 
 def trained(made: Trainer) -> dict[str, Any]:
     """What one epoch left: parameters, gradients of its last step, and the record."""
-    training = made.run(nothing)
+    training = made.run(ignore_epoch)
     network = made.network
     return {
         "state": {n: t.clone() for n, t in network.state_dict().items()},
@@ -230,8 +230,8 @@ class TestStep:
     """Twenty images in batches of eight, of which the last has four; nine images in each held-out split."""
 
     def test_is_the_whole_batchs(self, teams: Teams) -> None:
-        alone = trained(trainer(HEAD))
-        for each in teams.run(lambda world: trained(trainer(HEAD, world=world))):
+        alone = trained(tiny_trainer(HEAD))
+        for each in teams.run(lambda world: trained(tiny_trainer(HEAD, world=world))):
             assert each["budget"] == alone["budget"] == (6, 40, alone["budget"][2])
             assert each["gradients"].keys() == alone["gradients"].keys() == {"fc.weight", "fc.bias"}
             for name, gradient in alone["gradients"].items():
@@ -250,7 +250,7 @@ class TestStep:
         """Five images: one process has three of them and the other two."""
 
         def gradient(world: World) -> torch.Tensor:
-            made = trainer(HEAD, world=world, images=images(n_train=5))
+            made = tiny_trainer(HEAD, world=world, images=random_images(n_train=5))
             return trained(made)["gradients"]["fc.weight"]  # type: ignore[no-any-return]
 
         expected = gradient(ALONE)
@@ -258,7 +258,7 @@ class TestStep:
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
     def test_statistics_end_as_the_first_processs(self, teams: Teams) -> None:
-        one, two = teams.run(lambda world: trained(trainer(A, world=world)))
+        one, two = teams.run(lambda world: trained(tiny_trainer(A, world=world)))
         assert one["epochs"] == two["epochs"]
         assert [metrics.n_samples for metrics in one["epochs"][0]] == [20, 9, 9]
         for name, tensor in one["state"].items():
@@ -266,8 +266,8 @@ class TestStep:
 
     def test_a_failure_is_everyones(self, teams: Teams) -> None:
         def failure(world: World) -> str | None:
-            made = trainer(HEAD, world=world, peak=1e30)
-            return made.run(nothing).failure
+            made = tiny_trainer(HEAD, world=world, peak=1e30)
+            return made.run(ignore_epoch).failure
 
         one, two = teams.run(failure)
         assert one == two
@@ -315,10 +315,6 @@ class Together:
 def together(teams: Teams, monkeypatch: pytest.MonkeyPatch) -> Together:
     monkeypatch.chdir(teams.folder)
     return Together(teams)
-
-
-def results_of(run: Path) -> dict[str, Any]:
-    return json.loads((run / "results.json").read_text("utf-8"))  # type: ignore[no-any-return]
 
 
 def signalled(number: int, ranks: str) -> Callable[[], None]:
@@ -392,8 +388,8 @@ class TestCommandLine:
 
         assert together("train", "--parallel", "data", "--resume", "run") == [0, 0], together.said("err")
         assert "resumed after 2 steps" in together.said("out")[0]
-        assert timeless(results_of(tmp_path / "run")) == timeless(results_of(tmp_path / "whole"))
-        assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
+        assert without_times(results_of(tmp_path / "run")) == without_times(results_of(tmp_path / "whole"))
+        assert file_digests(tmp_path / "run") == file_digests(tmp_path / "whole")
 
     def test_one_that_is_killed_ends_the_other_with_a_sentence(
         self, together: Together, narrow_weights: Path

@@ -19,7 +19,7 @@ from finetune.network import weights
 from finetune.network.resnet18 import Network, state_shapes
 from finetune.network.weights import Weights, fetch, load_weights, read_state
 from finetune.system import download as network
-from tests.finetune.conftest import Server
+from tests.builders.server import Server
 
 BUNDLED = "c5c515f6a17b3c998dfce63c2a57dd880aa2c304bd70ef3de9dbf49614effc79"
 TEN = state_shapes(10)

@@ -25,8 +25,10 @@ from finetune.run.experiment import run_experiment
 from finetune.system import host
 from finetune.system.files import locked
 from finetune.system.signals import Stopped, StopRequest
-from tests.finetune.conftest import StopAt
-from tests.finetune.helpers import Quiet, files_of, image_tree, photo, timeless, tiny
+from tests.builders.config import tiny_config
+from tests.builders.images import image_tree, photo
+from tests.builders.runs import RecordingReporter, StopAt
+from tests.compare_runs import file_digests, without_times
 
 A, B, C = STANDARD_VARIANTS
 Run = Callable[..., dict[str, Any]]
@@ -39,15 +41,15 @@ NEVER = 10**9
 class TestWhole:
     def test_two_runs_are_the_same_but_for_times(self, experiment: Run, tmp_path: Path) -> None:
         one, two = experiment(tmp_path / "1"), experiment(tmp_path / "2", workers=3)
-        assert timeless(one) == timeless(two)
-        assert files_of(tmp_path / "1", (".lock", "results.json", "curves.png", "config.toml")) == files_of(
-            tmp_path / "2", (".lock", "results.json", "curves.png", "config.toml")
-        )
+        assert without_times(one) == without_times(two)
+        assert file_digests(
+            tmp_path / "1", (".lock", "results.json", "curves.png", "config.toml")
+        ) == file_digests(tmp_path / "2", (".lock", "results.json", "curves.png", "config.toml"))
 
     def test_files_are_the_same_to_the_byte(self, experiment: Run, tmp_path: Path) -> None:
         for name in ("1", "2"):
             experiment(tmp_path / name, variants=(A, C))
-        assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
+        assert file_digests(tmp_path / "1") == file_digests(tmp_path / "2")
         assert not (tmp_path / "1" / "state").exists()
 
     def test_other_seeds(self, experiment: Run, tmp_path: Path) -> None:
@@ -63,22 +65,24 @@ class TestWhole:
         assert [r["learning_rate"] for r in record["runs"]] == [0.02, 0.25]
 
     def test_random_starts_need_no_weights(self, narrow: None, tmp_path: Path) -> None:  # noqa: ARG002
-        config = tiny(variants=(A,), weights=str(tmp_path / "none.pth"))
-        record = run_experiment(config, tmp_path / "run", Quiet(), StopRequest())
+        config = tiny_config(variants=(A,), weights=str(tmp_path / "none.pth"))
+        record = run_experiment(config, tmp_path / "run", RecordingReporter(), StopRequest())
         assert record["weights"] is None
 
     def test_a_dropped_head_is_said(self, narrow_weights: Path, tmp_path: Path) -> None:
         image_tree(tmp_path / "pets", {"a": 6, "b": 6, "c": 6})
-        config = tiny(dataset=f"imagefolder:{tmp_path / 'pets'}", weights=str(narrow_weights), variants=(C,))
-        reporter = Quiet()
+        config = tiny_config(
+            dataset=f"imagefolder:{tmp_path / 'pets'}", weights=str(narrow_weights), variants=(C,)
+        )
+        reporter = RecordingReporter()
         record = run_experiment(config, tmp_path / "run", reporter, StopRequest())
         assert record["weights"]["dropped"] == ["fc.weight", "fc.bias"]
         assert any("dropped: fc.weight, fc.bias" in line for line in reporter.said)
 
     def test_an_earlier_run_as_weights(self, experiment: Run, narrow: None, tmp_path: Path) -> None:  # noqa: ARG002
         first = experiment(tmp_path / "first", variants=(A, B))
-        config = tiny(weights=str(tmp_path / "first"), variants=(C,))
-        second = run_experiment(config, tmp_path / "second", Quiet(), StopRequest())
+        config = tiny_config(weights=str(tmp_path / "first"), variants=(C,))
+        second = run_experiment(config, tmp_path / "second", RecordingReporter(), StopRequest())
         scores = {r["variant"]: r["epochs"][r["best_epoch"] - 1]["val"]["n_correct"] for r in first["runs"]}
         winner = max(scores, key=lambda v: scores[v])
         assert second["weights"]["kind"] == "run"
@@ -112,7 +116,7 @@ class TestWhole:
 def whole(stopped_at: Copy, tmp_path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Results without times and the files of an experiment with A and C that nobody disturbed."""
     record = stopped_at(tmp_path / "whole", NEVER)
-    return timeless(record), files_of(tmp_path / "whole")
+    return without_times(record), file_digests(tmp_path / "whole")
 
 
 class TestFailure:
@@ -153,8 +157,8 @@ class TestFailure:
                 experiment(tmp_path / "run", variants=(A, C))
         kept = json.loads((tmp_path / "run" / "results.json").read_text())
         assert [r["variant"] for r in kept["runs"]] == ["A"]
-        assert timeless(experiment(tmp_path / "run", variants=(A, C), resume=True)) == whole[0]
-        assert files_of(tmp_path / "run") == whole[1]
+        assert without_times(experiment(tmp_path / "run", variants=(A, C), resume=True)) == whole[0]
+        assert file_digests(tmp_path / "run") == whole[1]
 
     def test_too_little_room_is_found_before_training(
         self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -199,8 +203,8 @@ class TestResume:
         with pytest.raises(Stopped):
             experiment(tmp_path / "run", variants=(A, C), stop=StopAt(n))
         resumed = experiment(tmp_path / "run", variants=(A, C), resume=True)
-        assert timeless(resumed) == whole[0]
-        assert files_of(tmp_path / "run") == whole[1]
+        assert without_times(resumed) == whole[0]
+        assert file_digests(tmp_path / "run") == whole[1]
 
     def test_again_and_again(
         self, experiment: Run, tmp_path: Path, whole: tuple[dict[str, Any], dict[str, str]]
@@ -213,8 +217,8 @@ class TestResume:
             except Stopped:
                 resume, stops = True, stops + 1
         assert stops >= 4
-        assert timeless(record) == whole[0]
-        assert files_of(tmp_path / "run") == whole[1]
+        assert without_times(record) == whole[0]
+        assert file_digests(tmp_path / "run") == whole[1]
 
     def test_finished_variants_are_not_run_again(
         self, experiment: Run, stopped_at: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -254,8 +258,8 @@ class TestResume:
         with pytest.raises(KeyError):
             experiment(tmp_path / "run", variants=(A, C), stop=Crash())
         assert list((tmp_path / "run" / "state").glob("A-seed0-0000000003-000000-*"))
-        assert timeless(experiment(tmp_path / "run", variants=(A, C), resume=True)) == whole[0]
-        assert files_of(tmp_path / "run") == whole[1]
+        assert without_times(experiment(tmp_path / "run", variants=(A, C), resume=True)) == whole[0]
+        assert file_digests(tmp_path / "run") == whole[1]
 
     def test_a_damaged_newest_checkpoint(
         self,
@@ -267,8 +271,8 @@ class TestResume:
         stopped_at(tmp_path / "run", 12)
         newest = sorted((tmp_path / "run" / "state").glob("A-seed0-0*"))[-1]
         newest.write_bytes(newest.read_bytes()[:-1])
-        assert timeless(experiment(tmp_path / "run", variants=(A, C), resume=True)) == whole[0]
-        assert files_of(tmp_path / "run") == whole[1]
+        assert without_times(experiment(tmp_path / "run", variants=(A, C), resume=True)) == whole[0]
+        assert file_digests(tmp_path / "run") == whole[1]
 
     def test_seconds_of_all_processes_count(self, experiment: Run, tmp_path: Path) -> None:
         with pytest.raises(Stopped):
@@ -391,20 +395,20 @@ class TestCrash:
         self, experiment: Run, tmp_path: Path, whole: tuple[dict[str, Any], dict[str, str]], n: int
     ) -> None:
         assert self.crash_at_write(experiment, tmp_path / "run", n) == 77
-        assert timeless(self.go_on(experiment, tmp_path / "run")) == whole[0]
-        assert files_of(tmp_path / "run") == whole[1]
+        assert without_times(self.go_on(experiment, tmp_path / "run")) == whole[0]
+        assert file_digests(tmp_path / "run") == whole[1]
 
     @pytest.mark.slow
     def test_at_every_write(self, experiment: Run, tmp_path: Path) -> None:
-        expected = timeless(experiment(tmp_path / "whole", **self.fields))
+        expected = without_times(experiment(tmp_path / "whole", **self.fields))
         for n in range(1, 1000):
             out = tmp_path / f"run{n}"
             code = self.crash_at_write(experiment, out, n)
             assert code in (0, 77), n
             if code == 0:
                 break
-            assert timeless(self.go_on(experiment, out)) == expected, n
-            assert files_of(out) == files_of(tmp_path / "whole"), n
+            assert without_times(self.go_on(experiment, out)) == expected, n
+            assert file_digests(out) == file_digests(tmp_path / "whole"), n
         assert n > 40
 
     @pytest.mark.slow
@@ -412,9 +416,9 @@ class TestCrash:
         """FINETUNE_KILLS says how many kills the job must survive; each comes at a random instant."""
         wanted = int(os.environ.get("FINETUNE_KILLS", "5"))
         began = time.monotonic()
-        expected = timeless(experiment(tmp_path / "whole", **self.fields))
+        expected = without_times(experiment(tmp_path / "whole", **self.fields))
         duration = time.monotonic() - began
-        files = files_of(tmp_path / "whole")
+        files = file_digests(tmp_path / "whole")
         chance = random.Random(0)  # noqa: S311 - no secret
         kills = 0
         for number in range(10 * wanted):
@@ -433,8 +437,8 @@ class TestCrash:
                 if kills == wanted:
                     break
             record = self.go_on(experiment, out)
-            assert timeless(record) == expected
-            assert files_of(out) == files
+            assert without_times(record) == expected
+            assert file_digests(out) == files
             if kills >= wanted:
                 break
         assert kills == wanted

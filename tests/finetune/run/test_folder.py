@@ -28,9 +28,10 @@ from finetune.errors import RunFolderError
 from finetune.network.resnet18 import Network, fingerprint
 from finetune.run.folder import begin_run_folder, config_record, predictions_csv, require_new, write_results
 from finetune.training.evaluate import Predictions
-from tests.finetune.helpers import Quiet, tiny
+from tests.builders.config import tiny_config
+from tests.builders.runs import RecordingReporter
 
-Finished = tuple[Path, ExperimentConfig, dict[str, Any], Quiet]
+Finished = tuple[Path, ExperimentConfig, dict[str, Any], RecordingReporter]
 
 
 def schema() -> dict[str, Any]:
@@ -99,7 +100,7 @@ class TestContent:
         assert getpass.getuser() not in words
 
     def test_paths_are_cut_to_their_last_part(self, tmp_path: Path) -> None:
-        config = tiny(dataset=f"imagefolder:{tmp_path}/pets/", weights=str(tmp_path / "w.pth"))
+        config = tiny_config(dataset=f"imagefolder:{tmp_path}/pets/", weights=str(tmp_path / "w.pth"))
         record = config_record(config, "official")
         assert (record["dataset"], record["weights"]) == ("imagefolder:pets", "w.pth")
         assert str(tmp_path) not in json.dumps(record)
@@ -205,15 +206,15 @@ class TestFolder:
         with pytest.raises(
             RunFolderError, match=r"has content; name another one, or go on with it: .*--resume"
         ):
-            begin_run_folder(tmp_path, tiny())
+            begin_run_folder(tmp_path, tiny_config())
         assert [p.name for p in tmp_path.iterdir()] == [name]
 
     def test_a_folder_with_only_a_lock_is_empty(self, tmp_path: Path) -> None:
         (tmp_path / ".lock").touch()
         require_new(tmp_path)
         require_new(tmp_path / "none")
-        begin_run_folder(tmp_path, tiny())
-        assert load_preset(str(tmp_path / "config.toml")) == tiny()
+        begin_run_folder(tmp_path, tiny_config())
+        assert load_preset(str(tmp_path / "config.toml")) == tiny_config()
 
 
 def test_predictions_give_every_float_back_exactly() -> None:

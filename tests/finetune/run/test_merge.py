@@ -20,8 +20,10 @@ from finetune.system.signals import StopRequest
 from grader.findings import Status
 from grader.grade import Job, grade
 from grader.policy import load_policy
-from tests.finetune.conftest import _narrowed
-from tests.finetune.helpers import Quiet, files_of, timeless, tiny
+from tests.builders.config import tiny_config
+from tests.builders.networks import use_narrow_network
+from tests.builders.runs import RecordingReporter
+from tests.compare_runs import file_digests, without_times
 
 A, B, C = STANDARD_VARIANTS
 
@@ -32,14 +34,14 @@ def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, _narrow_file: Path) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, narrow_file: Path) -> Path:
     """`whole`: A and C with seeds 0 and 1; `a` and `c`: one of them alone. Not to be changed."""
     root = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        _narrowed(monkeypatch)
+        use_narrow_network(monkeypatch)
         for name, variants in (("whole", (A, C)), ("a", (A,)), ("c", (C,))):
-            config = tiny(weights=str(_narrow_file), variants=variants, seeds=2)
-            run_experiment(config, root / name, Quiet(), StopRequest())
+            config = tiny_config(weights=str(narrow_file), variants=variants, seeds=2)
+            run_experiment(config, root / name, RecordingReporter(), StopRequest())
     return root
 
 
@@ -72,25 +74,25 @@ def edit(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 class TestJoined:
     def test_is_what_one_process_leaves(self, trained: Path, shards: list[Path], tmp_path: Path) -> None:
-        merge_runs(shards, tmp_path / "out", Quiet())
-        assert timeless(results(tmp_path / "out")) == timeless(results(trained / "whole"))
-        assert files_of(tmp_path / "out") == files_of(trained / "whole")
+        merge_runs(shards, tmp_path / "out", RecordingReporter())
+        assert without_times(results(tmp_path / "out")) == without_times(results(trained / "whole"))
+        assert file_digests(tmp_path / "out") == file_digests(trained / "whole")
         assert (tmp_path / "out" / "curves.png").is_file()
 
     def test_is_what_one_process_leaves_in_the_folder_of_the_shards(
         self, trained: Path, dealt: list[Path], tmp_path: Path
     ) -> None:
         for _ in range(2):  # merging again changes nothing
-            merge_runs(dealt, tmp_path / "out", Quiet())
-            assert timeless(results(tmp_path / "out")) == timeless(results(trained / "whole"))
+            merge_runs(dealt, tmp_path / "out", RecordingReporter())
+            assert without_times(results(tmp_path / "out")) == without_times(results(trained / "whole"))
             shards = tuple(p.relative_to(tmp_path / "out").as_posix() for d in dealt for p in d.rglob("*"))
             skipped = ("results.json", ".lock", "curves.png", *shards)
-            assert files_of(tmp_path / "out", skipped) == files_of(trained / "whole")
+            assert file_digests(tmp_path / "out", skipped) == file_digests(trained / "whole")
 
     def test_is_graded_as_what_one_process_leaves(
         self, trained: Path, shards: list[Path], tmp_path: Path
     ) -> None:
-        merge_runs(shards, tmp_path / "out", Quiet())
+        merge_runs(shards, tmp_path / "out", RecordingReporter())
         policy = load_policy("default")
         whole, joined = (grade(Job(run, "run", policy)) for run in (trained / "whole", tmp_path / "out"))
         assert not joined.problems
@@ -101,10 +103,10 @@ class TestJoined:
     def test_adds_up_seconds(self, shards: list[Path], tmp_path: Path) -> None:
         for number, shard in enumerate(shards):
             edit(shard, lambda record, number=number: record["timings"].update(decode_seconds=number + 1.5))  # type: ignore[misc]
-        assert merge_runs(shards, tmp_path / "out", Quiet())["timings"]["decode_seconds"] == 4.0
+        assert merge_runs(shards, tmp_path / "out", RecordingReporter())["timings"]["decode_seconds"] == 4.0
 
     def test_keeps_weights_and_order_whatever_comes_first(self, dealt: list[Path], tmp_path: Path) -> None:
-        record = merge_runs(dealt[::-1], tmp_path / "out", Quiet())
+        record = merge_runs(dealt[::-1], tmp_path / "out", RecordingReporter())
         assert record["weights"]["kind"] == "file"
         assert [(r["variant"], r["seed"]) for r in record["runs"]] == [("A", 0), ("C", 0), ("A", 1), ("C", 1)]
 
@@ -115,17 +117,17 @@ class TestJoined:
         edit(tmp_path / "rest", lambda record: record.update(runs=record["runs"][:2]))
         edit(shards[1], lambda record: record.update(runs=record["runs"][1:]))
         edit(shards[0], lambda record: record.update(runs=record["runs"][1:]))
-        merge_runs([shards[1], shards[0], tmp_path / "rest"], tmp_path / "out", Quiet())
+        merge_runs([shards[1], shards[0], tmp_path / "rest"], tmp_path / "out", RecordingReporter())
         assert [v.name for v in load_preset(str(tmp_path / "out" / "config.toml")).variants] == ["A", "C"]
 
     def test_keeps_failed_runs(self, shards: list[Path], tmp_path: Path) -> None:
         failed = {"status": "failed", "failure": "It diverged.", "artifacts": None}
         edit(shards[0], lambda record: record["runs"][1].update(best_epoch=None, epochs=[], **failed))
-        record = merge_runs(shards, tmp_path / "out", Quiet())
+        record = merge_runs(shards, tmp_path / "out", RecordingReporter())
         assert [run["artifacts"] is None for run in record["runs"]] == [False, False, True, False]
 
     def test_says_what_came_of_it(self, shards: list[Path], tmp_path: Path) -> None:
-        reporter = Quiet()
+        reporter = RecordingReporter()
         merge_runs(shards, tmp_path / "out", reporter)
         assert f"grader {tmp_path / 'out'}" in reporter.said[-1]
 
@@ -183,7 +185,7 @@ class TestRefused:
     def test_no_configuration(self, shards: list[Path], tmp_path: Path) -> None:
         (shards[0] / "config.toml").unlink()
         with pytest.raises(ConfigError, match=r"config\.toml cannot be read"):
-            merge_runs(shards, tmp_path / "out", Quiet())
+            merge_runs(shards, tmp_path / "out", RecordingReporter())
 
     @pytest.mark.parametrize("content", [None, "{", "[]", '{"runs": []}'])
     def test_no_results(self, shards: list[Path], tmp_path: Path, content: str | None) -> None:
@@ -214,22 +216,22 @@ class TestRefused:
         (tmp_path / "used").mkdir()
         (tmp_path / "used" / "mine.txt").touch()
         with pytest.raises(RunFolderError, match=r"has other content \(mine\.txt\)"):
-            merge_runs(shards, tmp_path / "used", Quiet())
+            merge_runs(shards, tmp_path / "used", RecordingReporter())
         with pytest.raises(RunFolderError, match="has other content"):
-            merge_runs(shards, shards[0], Quiet())
+            merge_runs(shards, shards[0], RecordingReporter())
 
     def test_a_folder_of_it_that_is_a_link(self, shards: list[Path], tmp_path: Path) -> None:
-        merge_runs(shards, tmp_path / "out", Quiet())
+        merge_runs(shards, tmp_path / "out", RecordingReporter())
         shutil.rmtree(tmp_path / "out" / "predictions")
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "out" / "predictions").symlink_to(tmp_path / "elsewhere")
         with pytest.raises(FinetuneError, match="must lie inside its folder"):
-            merge_runs(shards, tmp_path / "out", Quiet())
+            merge_runs(shards, tmp_path / "out", RecordingReporter())
         assert not list((tmp_path / "elsewhere").iterdir())
 
     def refused(self, shards: list[Path], out: Path, message: str) -> None:
         with pytest.raises(FinetuneError, match=message) as caught:
-            merge_runs(shards, out, Quiet())
+            merge_runs(shards, out, RecordingReporter())
         assert str(caught.value).endswith(".")
         assert "\n" not in str(caught.value)
         assert not out.exists()

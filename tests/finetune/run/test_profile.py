@@ -18,7 +18,8 @@ from finetune.config.experiment import ExperimentConfig
 from finetune.errors import ConfigError, RunFolderError
 from finetune.run.profile import profile_run, stages, stages_table
 from finetune.system.signals import StopRequest
-from tests.finetune.helpers import Quiet, tiny
+from tests.builders.config import tiny_config
+from tests.builders.runs import RecordingReporter
 
 Finished = tuple[Path, Any, dict[str, Any], Any]
 RECIPE = ["--subset", "2", "--batch-size", "8", "--image-size", "16", "--lr", "0.02"]
@@ -123,8 +124,10 @@ class TestProfile:
     ) -> None:
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
         for precision, expected in (("fp32", "fp32"), ("auto", "bf16"), ("bf16", "bf16")):
-            reporter = Quiet()
-            config = tiny(weights=str(narrow_weights), epochs=1, subset=1, precision=precision, image_size=32)
+            reporter = RecordingReporter()
+            config = tiny_config(
+                weights=str(narrow_weights), epochs=1, subset=1, precision=precision, image_size=32
+            )
             profile_run(config.pick("c"), reporter, StopRequest())
             assert reporter.said[0].endswith(f"threads, {expected} precision")
         assert not list(temporary.iterdir())

@@ -17,9 +17,9 @@ from finetune.run.report import curves, epoch_line, summary
 from finetune.system.console import Reporter
 from finetune.training.evaluate import Metrics
 from finetune.training.trainer import Epoch
-from tests.finetune.helpers import Quiet
+from tests.builders.runs import RecordingReporter
 
-Finished = tuple[Path, ExperimentConfig, dict[str, Any], Quiet]
+Finished = tuple[Path, ExperimentConfig, dict[str, Any], RecordingReporter]
 
 
 def shown(table: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,9 @@ from finetune.errors import ConfigError, FinetuneError, RunFolderError
 from finetune.run import shards as parallel
 from finetune.run.shards import ParallelError, TaggedReporter, shard_folder, train_shard
 from finetune.system.signals import Stopped, StopRequest
-from tests.finetune.helpers import Quiet, tiny
+from tests.builders.config import tiny_config
+from tests.builders.runs import RecordingReporter
+from tests.machine import free_port
 
 A, B, C = STANDARD_VARIANTS
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
@@ -115,11 +116,11 @@ def test_other_errors_are_not_taken_for_dead_processes() -> None:
 class TestShards:
     """One process after another; `train` leaves the marks of a run without training."""
 
-    config = tiny(variants=(A, C), seeds=2)
+    config = tiny_config(variants=(A, C), seeds=2)
 
-    def shard(self, out: Path, ranks: Ranks, **options: Any) -> tuple[list[Any], Quiet]:
+    def shard(self, out: Path, ranks: Ranks, **options: Any) -> tuple[list[Any], RecordingReporter]:
         calls: list[Any] = []
-        reporter = Quiet()
+        reporter = RecordingReporter()
 
         def train(folder: Path, pairs: list[tuple[str, int]], resume: bool) -> dict[str, Any]:
             calls.append((folder, pairs, resume))
@@ -175,12 +176,6 @@ class TestShards:
             self.shard(tmp_path, Ranks(0, 2), train=train)
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 Work = Callable[[int], object]
 """What a process does in place of training, given its number."""
 
@@ -207,10 +202,17 @@ class Processes:
         os.environ.update(environ)
         code, who, stop = 1, ranks(), StopRequest()
         said = (self.folder / f"said{who.rank}").open("w")
-        config = tiny(variants=(A, B, C)[: who.world])
+        config = tiny_config(variants=(A, B, C)[: who.world])
         try:
             stop.install()
-            train_shard(config, self.folder / "run", who, Quiet(), stop, lambda *_: {"work": work(who.rank)})
+            train_shard(
+                config,
+                self.folder / "run",
+                who,
+                RecordingReporter(),
+                stop,
+                lambda *_: {"work": work(who.rank)},
+            )
             code = 0
         except FinetuneError as error:
             said.write(str(error))

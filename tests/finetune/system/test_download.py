@@ -12,7 +12,7 @@ import pytest
 from finetune.errors import DataError, WeightsError
 from finetune.system import download as network
 from finetune.system.download import downloading
-from tests.finetune.conftest import Server
+from tests.builders.server import Server
 
 
 @pytest.mark.parametrize(

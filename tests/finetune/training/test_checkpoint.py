@@ -20,7 +20,7 @@ from finetune.system import files
 from finetune.training import checkpoint
 from finetune.training.checkpoint import Checkpoints
 from finetune.training.trainer import Epoch, Trainer, Training
-from tests.finetune.training.test_trainer import RECIPE, images, nothing, timeless, trainer
+from tests.builders.trainers import RECIPE, epochs_without_times, ignore_epoch, random_images, tiny_trainer
 
 A, _, C = STANDARD_VARIANTS
 LONG = dataclasses.replace(RECIPE, epochs=4)
@@ -54,7 +54,7 @@ class Counter:
 
 def outcome(made: Trainer, training: Training) -> dict[str, Any]:
     return {
-        "epochs": timeless(training),
+        "epochs": epochs_without_times(training),
         "network": fingerprint(made.network.state_dict()),
         "best": training.best_epoch,
         "predictions": {
@@ -78,7 +78,7 @@ def saver(folder: Path, made: Trainer, checkpoints: Checkpoints | None = None) -
 
 
 def resumed(folder: Path, variant: Variant, **options: Any) -> tuple[Trainer, bool]:
-    made = trainer(variant, **options)
+    made = tiny_trainer(variant, **options)
     return made, Checkpoints(folder, "X").restore(made)
 
 
@@ -86,9 +86,9 @@ class TestExactness:
     @pytest.mark.parametrize("variant", [A, C], ids=lambda v: v.name)
     @pytest.mark.parametrize("step", [1, 2, 3, 4, 6])
     def test_after_any_step(self, tmp_path: Path, variant: Variant, step: int) -> None:
-        whole = trainer(variant)
-        expected = outcome(whole, whole.run(nothing))
-        first = trainer(variant, step_ended=Counter(step))
+        whole = tiny_trainer(variant)
+        expected = outcome(whole, whole.run(ignore_epoch))
+        first = tiny_trainer(variant, step_ended=Counter(step))
         with pytest.raises(StoppedHere):
             first.run(saver(tmp_path, first))
         saved(first, tmp_path, 2.0)
@@ -100,22 +100,22 @@ class TestExactness:
 
     @pytest.mark.parametrize("batch", [1, 2, 4, 5, 8])
     def test_in_an_evaluation(self, tmp_path: Path, batch: int) -> None:
-        whole = trainer(C)
-        expected = outcome(whole, whole.run(nothing))
-        first = trainer(C, batch_evaluated=Counter(batch))
+        whole = tiny_trainer(C)
+        expected = outcome(whole, whole.run(ignore_epoch))
+        first = tiny_trainer(C, batch_evaluated=Counter(batch))
         with pytest.raises(StoppedHere):
             first.run(saver(tmp_path, first))
         saved(first, tmp_path, 2.0)
         second, found = resumed(tmp_path, C)
         assert found
-        assert outcome(second, second.run(nothing)) == expected
+        assert outcome(second, second.run(ignore_epoch)) == expected
 
     @pytest.mark.parametrize("ended", [1, 2, 3, 4])
     def test_between_epochs_without_a_last_word(self, tmp_path: Path, ended: int) -> None:
         """As after a crash: only what was saved after the last epoch is there."""
-        whole = trainer(A, LONG)
-        expected = outcome(whole, whole.run(nothing))
-        first = trainer(A, LONG)
+        whole = tiny_trainer(A, LONG)
+        expected = outcome(whole, whole.run(ignore_epoch))
+        first = tiny_trainer(A, LONG)
         save, count = saver(tmp_path, first), Counter(ended)
 
         def epoch_ended(epoch: Epoch) -> None:
@@ -130,8 +130,8 @@ class TestExactness:
         assert outcome(second, second.run(saver(tmp_path, second))) == expected
 
     def test_again_and_again(self, tmp_path: Path) -> None:
-        whole = trainer(C, LONG)
-        expected = outcome(whole, whole.run(nothing))
+        whole = tiny_trainer(C, LONG)
+        expected = outcome(whole, whole.run(ignore_epoch))
         for _ in range(100):
             made, _ = resumed(tmp_path, C, recipe=LONG, step_ended=Counter(2))
             try:
@@ -143,7 +143,7 @@ class TestExactness:
         assert outcome(made, training) == expected
 
     def test_momentum_is_restored(self, tmp_path: Path) -> None:
-        first = trainer(C)
+        first = tiny_trainer(C)
         first.run(saver(tmp_path, first))
         second, _ = resumed(tmp_path, C)
         for (name, p), (_, q) in zip(first.network.trainable(), second.network.trainable(), strict=True):
@@ -153,18 +153,18 @@ class TestExactness:
 
     def test_without_momentum(self, tmp_path: Path) -> None:
         recipe = dataclasses.replace(RECIPE, momentum=0.0)
-        whole = trainer(A, recipe)
-        expected = outcome(whole, whole.run(nothing))
-        first = trainer(A, recipe, step_ended=Counter(4))
+        whole = tiny_trainer(A, recipe)
+        expected = outcome(whole, whole.run(ignore_epoch))
+        first = tiny_trainer(A, recipe, step_ended=Counter(4))
         with pytest.raises(StoppedHere):
             first.run(saver(tmp_path, first))
         second, _ = resumed(tmp_path, A, recipe=recipe)
-        assert outcome(second, second.run(nothing)) == expected
+        assert outcome(second, second.run(ignore_epoch)) == expected
 
 
 class TestFolder:
     def trained(self, folder: Path) -> Trainer:
-        made = trainer(C, LONG)
+        made = tiny_trainer(C, LONG)
         made.run(saver(folder, made))
         return made
 
@@ -183,7 +183,7 @@ class TestFolder:
         assert not list(tmp_path.glob("*.partial"))
 
     def test_the_best_network_is_the_chosen_epochs(self, tmp_path: Path) -> None:
-        first = trainer(C, LONG)
+        first = tiny_trainer(C, LONG)
         networks: list[str] = []
         save = saver(tmp_path, first)
 
@@ -228,7 +228,9 @@ class TestFolder:
     def test_another_networks_checkpoint_is_refused(self, tmp_path: Path) -> None:
         self.trained(tmp_path)
         narrower = build(C, 3, 0, None if C.init == "random" else {})
-        made = Trainer(narrower, images(), LONG, peak=0.1, seed=0, device=torch.device("cpu"), workers=1)
+        made = Trainer(
+            narrower, random_images(), LONG, peak=0.1, seed=0, device=torch.device("cpu"), workers=1
+        )
         with pytest.raises(RunFolderError, match="must be a checkpoint of this run"):
             Checkpoints(tmp_path, "X").restore(made)
 
@@ -257,8 +259,8 @@ class TestWriting:
     """Files are written while training goes on."""
 
     def after_an_epoch(self) -> Trainer:
-        made = trainer(A, dataclasses.replace(RECIPE, epochs=1))
-        made.run(nothing)
+        made = tiny_trainer(A, dataclasses.replace(RECIPE, epochs=1))
+        made.run(ignore_epoch)
         made.settle()
         return made
 

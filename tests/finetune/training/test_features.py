@@ -25,8 +25,10 @@ from finetune.system.signals import Stopped, StopRequest
 from finetune.training import features
 from finetune.training.evaluate import normalised
 from finetune.training.features import Features, features_bytes, view_features
-from tests.finetune.conftest import StopAt, _narrowed
-from tests.finetune.helpers import Quiet, files_of, timeless, tiny
+from tests.builders.config import tiny_config
+from tests.builders.networks import use_narrow_network
+from tests.builders.runs import RecordingReporter, StopAt
+from tests.compare_runs import file_digests, without_times
 
 A, B, C = STANDARD_VARIANTS
 FROZEN = dataclasses.replace(C, init="random")
@@ -193,7 +195,7 @@ class TestSharing:
         fields = {"variants": (dataclasses.replace(C, init=init),), "seeds": 2, "cache_views": 1}
         shared = experiment(tmp_path / "shared", **fields)
         monkeypatch.setattr(Prepared, "features_of", lambda *_: Features())
-        assert timeless(experiment(tmp_path / "apart", **fields)) == timeless(shared)
+        assert without_times(experiment(tmp_path / "apart", **fields)) == without_times(shared)
 
     @pytest.mark.slow
     def test_as_many_views_as_epochs_train_as_without(self, experiment: Run, tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ class TestRoom:
         monkeypatch.setattr("finetune.data.store.available_memory_bytes", lambda: 0)
         in_file = experiment(tmp_path / "file", variants=(C,), cache_views=2)
         assert places == [np.memmap] * 2
-        assert timeless(in_file) == timeless(in_memory)
+        assert without_times(in_file) == without_times(in_memory)
 
     def test_held_out_images_are_computed_each_time_where_there_is_no_room(
         self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix_images: list[int]
@@ -242,7 +244,7 @@ class TestRoom:
         assert sum(prefix_images) == N_TRAIN * 2 + N_HELD_OUT
         prefix_images.clear()
         monkeypatch.setattr("finetune.training.trainer.free_bytes", lambda _: 0)
-        assert timeless(experiment(tmp_path / "computed", variants=(C,))) == timeless(kept)
+        assert without_times(experiment(tmp_path / "computed", variants=(C,))) == without_times(kept)
         assert sum(prefix_images) == (N_TRAIN + N_HELD_OUT) * 2
 
 
@@ -286,15 +288,15 @@ FIELDS: dict[str, Any] = {"variants": (C,), "cache_views": 1, "seeds": 2}
 
 @pytest.fixture(scope="module")
 def whole(
-    tmp_path_factory: pytest.TempPathFactory, _narrow_file: Path
+    tmp_path_factory: pytest.TempPathFactory, narrow_file: Path
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Results without times and the files of an experiment with these fields that nobody disturbed."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as monkeypatch:
-        _narrowed(monkeypatch)
-        config = tiny(weights=str(_narrow_file), **FIELDS)
-        record = run_experiment(config, out, Quiet(), StopRequest())
-    return timeless(record), files_of(out)
+        use_narrow_network(monkeypatch)
+        config = tiny_config(weights=str(narrow_file), **FIELDS)
+        record = run_experiment(config, out, RecordingReporter(), StopRequest())
+    return without_times(record), file_digests(out)
 
 
 class TestResume:
@@ -307,8 +309,8 @@ class TestResume:
         with pytest.raises(Stopped):
             experiment(tmp_path / "run", **FIELDS, stop=StopAt(n))
         resumed = experiment(tmp_path / "run", **FIELDS, resume=True)
-        assert timeless(resumed) == whole[0]
-        assert files_of(tmp_path / "run") == whole[1]
+        assert without_times(resumed) == whole[0]
+        assert file_digests(tmp_path / "run") == whole[1]
 
     @pytest.mark.slow
     def test_auto_goes_on_with_what_it_meant_when_it_began(
@@ -320,5 +322,5 @@ class TestResume:
             experiment(tmp_path / "run", **fields, stop=StopAt(5))
         monkeypatch.setattr(experiment_module, "free_bytes", lambda _: 0)
         config = load_preset(str(tmp_path / "run" / "config.toml"))
-        resumed = run_experiment(config, tmp_path / "run", Quiet(), StopRequest(), resume=True)
-        assert timeless(resumed) == timeless(whole)
+        resumed = run_experiment(config, tmp_path / "run", RecordingReporter(), StopRequest(), resume=True)
+        assert without_times(resumed) == without_times(whole)

@@ -23,7 +23,7 @@ from finetune.training.precision import choose_precision, mixed
 from grader.findings import Status
 from grader.grade import Job, grade
 from grader.policy import load_policy
-from tests.finetune.training.test_trainer import RECIPE, images, nothing, trainer
+from tests.builders.trainers import RECIPE, ignore_epoch, random_images, tiny_trainer
 
 A, B, C = STANDARD_VARIANTS
 CPU = torch.device("cpu")
@@ -118,7 +118,7 @@ class TestTraining:
     def test_is_close_to_fp32(self, variant: Variant) -> None:
         recipe = dataclasses.replace(RECIPE, lr=1e-3)  # at larger ones a rounding grows to any size
         fp32, bf16 = (
-            trainer(variant, recipe, precision=precision).run(nothing).epochs
+            tiny_trainer(variant, recipe, precision=precision).run(ignore_epoch).epochs
             for precision in ("fp32", "bf16")
         )
         for one, two in zip(fp32, bf16, strict=True):
@@ -129,8 +129,8 @@ class TestTraining:
                 assert found.n_samples == expected.n_samples
 
     def test_parameters_momentum_and_gradients_stay_in_fp32(self) -> None:
-        made = trainer(precision="bf16")
-        made.run(nothing)
+        made = tiny_trainer(precision="bf16")
+        made.run(ignore_epoch)
         assert {t.dtype for t in made.network.state_dict().values()} == {torch.float32, torch.int64}
         assert {p.grad.dtype for p in made.network.parameters() if p.grad is not None} == {torch.float32}
         momentum = [state["momentum_buffer"] for state in made.optimizer.state.values()]
@@ -138,8 +138,8 @@ class TestTraining:
 
     def test_losses_are_computed_in_fp32(self) -> None:
         """bf16 has eight digits of two: of its losses few would have more."""
-        made = trainer(precision="bf16")
-        training = made.run(nothing)
+        made = tiny_trainer(precision="bf16")
+        training = made.run(ignore_epoch)
         for predictions in training.best_predictions.values():
             nll = torch.from_numpy(predictions.nll)
             assert nll.dtype == torch.float32
@@ -152,7 +152,7 @@ class TestTraining:
 
     def test_evaluation_is_close_to_fp32(self) -> None:
         network = build(A, 4, 0, None)
-        pixels, labels = images(n_held_out=40).held_out["val"]
+        pixels, labels = random_images(n_held_out=40).held_out["val"]
         fp32, bf16 = (
             evaluate(network, pixels, labels, 16, CPU, precision=precision) for precision in ("fp32", "bf16")
         )

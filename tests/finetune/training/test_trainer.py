@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -14,53 +13,15 @@ import torch
 from hypothesis import example, given
 
 from finetune.config.experiment import STANDARD_VARIANTS, Recipe, Variant
-from finetune.data.prepare import Images
-from finetune.data.store import Store
 from finetune.errors import ConfigError
-from finetune.network.resnet18 import Network, build, fingerprint
+from finetune.network.resnet18 import Network, fingerprint
 from finetune.training import trainer as train
 from finetune.training.evaluate import Metrics, normalised
 from finetune.training.optimizer import learning_rate, require_statistics
-from finetune.training.trainer import Epoch, Trainer, Training, best_epoch
+from finetune.training.trainer import Epoch, Trainer, best_epoch
+from tests.builders.trainers import RECIPE, epochs_without_times, ignore_epoch, random_images, tiny_trainer
 
 A, B, C = STANDARD_VARIANTS
-RECIPE = Recipe(epochs=2, batch_size=8, image_size=16, lr=0.05)
-SIDE = 20
-
-
-def images(n_train: int = 20, n_held_out: int = 9, seed: int = 0) -> Images:
-    """Random pixels with random labels out of four."""
-    rng = np.random.default_rng(seed)
-    sizes = np.tile(np.array([[SIDE, SIDE]]), (n_train, 1))
-    length = SIDE * SIDE * 3
-    pixels = rng.integers(0, 256, n_train * length, dtype=np.uint8)
-
-    def held_out() -> tuple[torch.Tensor, torch.Tensor]:
-        shape = (n_held_out, RECIPE.image_size, RECIPE.image_size, 3)
-        return torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)), labels(n_held_out)
-
-    def labels(n: int) -> torch.Tensor:
-        return torch.from_numpy(rng.integers(0, 4, n))
-
-    store = Store(pixels, sizes, np.arange(n_train) * length)
-    return Images(store, labels(n_train), {"val": held_out(), "test": held_out()})
-
-
-def trainer(variant: Variant = A, recipe: Recipe = RECIPE, **options: Any) -> Trainer:
-    start = build(Variant(name="P", init="random", train="all"), 4, 99, None).state_dict()
-    defaults = {"peak": recipe.lr, "seed": 0, "workers": 1, "images": images(), "device": torch.device("cpu")}
-    options = defaults | options
-    network = build(variant, 4, options["seed"], start)
-    return Trainer(network, options.pop("images"), recipe, **options)
-
-
-def nothing(_: Epoch) -> None:
-    """What is called after an epoch."""
-
-
-def timeless(training: Training) -> list[dict[str, Any]]:
-    rows = [dataclasses.asdict(e) for e in training.epochs]
-    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
 
 
 def epoch(number: int, n_correct: int, loss: float, test_correct: int = 0) -> Epoch:
@@ -148,7 +109,7 @@ class TestTrainer:
     def test_a_warm_up_meets_every_size_of_batch_and_learns_nothing(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        made = trainer(images=images(n_train=20, n_held_out=9))
+        made = tiny_trainer(images=random_images(n_train=20, n_held_out=9))
         before, sizes = fingerprint(made.network.state_dict()), set()
 
         def noted(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -163,8 +124,8 @@ class TestTrainer:
 
     def test_budget_and_sums(self) -> None:
         seen: list[int] = []
-        made = trainer(step_ended=seen.append)
-        training = made.run(nothing)
+        made = tiny_trainer(step_ended=seen.append)
+        training = made.run(ignore_epoch)
         assert seen == [8, 8, 4] * 2
         assert (training.steps, training.images) == (6, 40)
         assert [e.epoch for e in training.epochs] == [1, 2]
@@ -183,9 +144,9 @@ class TestTrainer:
 
     def test_first_step_is_the_textbooks(self) -> None:
         recipe = dataclasses.replace(RECIPE, epochs=1, batch_size=20, warmup_epochs=0, weight_decay=0.1)
-        made = trainer(recipe=recipe)
+        made = tiny_trainer(recipe=recipe)
         start = {n: p.detach().clone() for n, p in made.network.named_parameters()}
-        made.run(nothing)
+        made.run(ignore_epoch)
         for name, parameter in made.network.named_parameters():
             assert parameter.grad is not None
             gradient = parameter.grad + (0.1 * start[name] if parameter.ndim > 1 else 0)
@@ -194,8 +155,8 @@ class TestTrainer:
             torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-6)
 
     def test_the_chosen_epochs_predictions_are_kept(self) -> None:
-        made = trainer(recipe=dataclasses.replace(RECIPE, epochs=4))
-        training = made.run(nothing)
+        made = tiny_trainer(recipe=dataclasses.replace(RECIPE, epochs=4))
+        training = made.run(ignore_epoch)
         assert training.best_epoch is not None
         best = training.epochs[training.best_epoch - 1]
         for split in ("val", "test"):
@@ -203,11 +164,11 @@ class TestTrainer:
             assert training.best_predictions[split].metrics(labels) == getattr(best, split)
 
     def test_learns(self) -> None:
-        data = images(16)
+        data = random_images(16)
         pixels = data.train.pixels.reshape(16, -1)
         pixels[:] = (data.train_labels.numpy() * 80)[:, None]  # brightness tells the class
         recipe = dataclasses.replace(RECIPE, epochs=20, lr=0.02)
-        losses = [e.train.loss for e in trainer(recipe=recipe, images=data).run(nothing).epochs]
+        losses = [e.train.loss for e in tiny_trainer(recipe=recipe, images=data).run(ignore_epoch).epochs]
         assert losses[-1] < losses[0] / 2
 
     @pytest.mark.parametrize(
@@ -219,53 +180,60 @@ class TestTrainer:
         ],
     )
     def test_frozen_stays_bit_identical_and_the_rest_moves(self, variant: Variant) -> None:
-        made = trainer(variant)
+        made = tiny_trainer(variant)
         before = {n: t.clone() for n, t in made.network.state_dict().items()}
         digest = made.network.frozen_sha256()
-        made.run(nothing)
+        made.run(ignore_epoch)
         assert made.network.frozen_sha256() == digest
         for name, tensor in made.network.state_dict().items():
             moved = not torch.equal(tensor, before[name])
             assert moved == (name.partition(".")[0] in variant.groups), name
 
     def test_all_train(self) -> None:
-        made = trainer(B)
+        made = tiny_trainer(B)
         before = {n: t.clone() for n, t in made.network.state_dict().items()}
-        made.run(nothing)
+        made.run(ignore_epoch)
         assert all(not torch.equal(t, before[n]) for n, t in made.network.state_dict().items())
 
     def test_the_same_stream_for_all_variants(self) -> None:
-        runs = [trainer(v).run(nothing) for v in (A, B, C)]
+        runs = [tiny_trainer(v).run(ignore_epoch) for v in (A, B, C)]
         assert len({t.stream_sha256 for t in runs}) == 1
         assert len({(t.steps, t.images) for t in runs}) == 1
         assert len(runs[0].stream_sha256) == 64
 
     def test_another_stream_for_another_seed(self) -> None:
-        assert trainer().run(nothing).stream_sha256 != trainer(seed=1).run(nothing).stream_sha256
+        assert (
+            tiny_trainer().run(ignore_epoch).stream_sha256
+            != tiny_trainer(seed=1).run(ignore_epoch).stream_sha256
+        )
 
     def test_neither_workers_nor_batch_size_change_the_stream(self) -> None:
         other = dataclasses.replace(RECIPE, batch_size=5)
-        runs = [trainer().run(nothing), trainer(workers=3).run(nothing), trainer(recipe=other).run(nothing)]
+        runs = [
+            tiny_trainer().run(ignore_epoch),
+            tiny_trainer(workers=3).run(ignore_epoch),
+            tiny_trainer(recipe=other).run(ignore_epoch),
+        ]
         assert len({t.stream_sha256 for t in runs}) == 1
-        assert timeless(runs[0]) == timeless(runs[1])
+        assert epochs_without_times(runs[0]) == epochs_without_times(runs[1])
 
     def test_two_runs_are_identical(self) -> None:
-        one, two = trainer(C), trainer(C)
-        assert timeless(one.run(nothing)) == timeless(two.run(nothing))
+        one, two = tiny_trainer(C), tiny_trainer(C)
+        assert epochs_without_times(one.run(ignore_epoch)) == epochs_without_times(two.run(ignore_epoch))
         assert fingerprint(one.network.state_dict()) == fingerprint(two.network.state_dict())
 
     def test_the_test_split_changes_nothing_but_its_own_row(self) -> None:
-        usual, other = images(), images()
+        usual, other = random_images(), random_images()
         pixels, labels = other.held_out["test"]
         other.held_out["test"] = (255 - pixels, (labels + 1) % 4)
-        one, two = trainer(images=usual).run(nothing), trainer(images=other).run(nothing)
+        one, two = tiny_trainer(images=usual).run(ignore_epoch), tiny_trainer(images=other).run(ignore_epoch)
         assert [(e.train, e.val) for e in one.epochs] == [(e.train, e.val) for e in two.epochs]
         assert [e.test for e in one.epochs] != [e.test for e in two.epochs]
         assert one.best_epoch == two.best_epoch
 
     def test_a_loss_that_is_no_number_ends_it(self) -> None:
         ended: list[Epoch] = []
-        training = trainer(recipe=dataclasses.replace(RECIPE, epochs=5), peak=1e12).run(ended.append)
+        training = tiny_trainer(recipe=dataclasses.replace(RECIPE, epochs=5), peak=1e12).run(ended.append)
         assert training.failure is not None
         assert "the loss stopped being a finite number at a peak learning rate of 1e+12" in training.failure
         assert len(training.epochs) < 5
@@ -282,11 +250,11 @@ class TestTrainer:
 
             return raising
 
-        for made in (trainer(step_ended=stop()), trainer(batch_evaluated=stop())):
+        for made in (tiny_trainer(step_ended=stop()), tiny_trainer(batch_evaluated=stop())):
             with pytest.raises(Enough):
-                made.run(nothing)
+                made.run(ignore_epoch)
         with pytest.raises(Enough):
-            trainer().run(stop())
+            tiny_trainer().run(stop())
 
     @pytest.mark.parametrize(("n_train", "batch_size"), [(17, 8), (4, 1)])
     def test_a_batch_of_one_image_has_no_statistics(self, n_train: int, batch_size: int) -> None:
@@ -297,14 +265,14 @@ class TestTrainer:
             require_statistics(A, n_train, recipe)
         head = Variant(name="H", init="random", train="fc")
         require_statistics(head, n_train, recipe)
-        assert trainer(head, recipe, images=images(n_train)).run(nothing).failure is None
+        assert tiny_trainer(head, recipe, images=random_images(n_train)).run(ignore_epoch).failure is None
         require_statistics(A, n_train, dataclasses.replace(recipe, image_size=33))
 
 
 def test_network_ends_on_the_device_it_was_given() -> None:
     made = Trainer(
         Network(4, ("fc",)),
-        images(),
+        random_images(),
         RECIPE,
         peak=0.1,
         seed=0,

@@ -19,7 +19,7 @@ from finetune.data.prepare import Images
 from finetune.data.store import Store
 from finetune.training import trainer as train
 from finetune.training.features import Features
-from tests.finetune.training.test_trainer import RECIPE, images, nothing, trainer
+from tests.builders.trainers import RECIPE, ignore_epoch, random_images, tiny_trainer
 
 A, _, C = STANDARD_VARIANTS
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -54,13 +54,13 @@ def on_device(found: Images) -> Images:
 def test_labels_and_the_crops_weights_and_places_go_without_waiting(
     variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copies = copies_of_a_pass(monkeypatch, variant, images=on_device(images(n_train=32)))
+    copies = copies_of_a_pass(monkeypatch, variant, images=on_device(random_images(n_train=32)))
     assert copies.waits == [False] * 4 * 5
 
 
 @pytest.mark.parametrize("variant", [A, C], ids=lambda v: v.name)
 def test_labels_and_pixels_go_without_waiting(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
-    copies = copies_of_a_pass(monkeypatch, variant, images=images(n_train=32))
+    copies = copies_of_a_pass(monkeypatch, variant, images=random_images(n_train=32))
     assert copies.waits == [False] * 4 * 2
 
 
@@ -68,7 +68,7 @@ def test_labels_and_pixels_go_without_waiting(variant: Variant, monkeypatch: pyt
 def test_kept_features_go_without_waiting(kept: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     views = {1: torch.zeros(32, 256, 1, 1, device=kept)}
     copies = copies_of_a_pass(
-        monkeypatch, C, images=images(n_train=32), views=Views(1, 0), features=Features(views=views)
+        monkeypatch, C, images=random_images(n_train=32), views=Views(1, 0), features=Features(views=views)
     )
     assert copies.waits == [False] * 4 * 2
 
@@ -76,7 +76,7 @@ def test_kept_features_go_without_waiting(kept: torch.device, monkeypatch: pytes
 def copies_of_a_pass(monkeypatch: pytest.MonkeyPatch, variant: Variant, **options: Any) -> Copies:
     """What a pass of four steps copies, but for what a first step makes once."""
     monkeypatch.setattr(train, "mixed", lambda *_: contextlib.nullcontext())  # knows only real devices
-    one = trainer(variant, device=META, **options)
+    one = tiny_trainer(variant, device=META, **options)
     monkeypatch.setattr(one, "settle", lambda: None)  # at the end the sums are waited for
     train.normalised(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), META)
     with ThreadPoolExecutor(1) as pool, Copies() as copies:
@@ -93,15 +93,15 @@ def test_more_steps_wait_no_more_often_for_a_gpu(variant: Variant) -> None:
 
     def waits(n_train: int) -> int:
         for _ in range(2):  # at first libraries load and choose their algorithms
-            found = images(n_train)
+            found = random_images(n_train)
             assert isinstance(found.train, Store)
             kept = Images(DeviceStore(found.train, gpu), found.train_labels, found.held_out)
-            one = trainer(variant, device=gpu, images=kept)
+            one = tiny_trainer(variant, device=gpu, images=kept)
             torch.cuda.set_sync_debug_mode("warn")
             try:
                 with warnings.catch_warnings(record=True) as said:
                     warnings.simplefilter("always")
-                    one.run(nothing)
+                    one.run(ignore_epoch)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         return sum("synchroniz" in str(warning.message) for warning in said)

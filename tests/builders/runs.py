@@ -1,27 +1,53 @@
-"""The command line in this process, and what the tests of faults compare."""
+"""What runs an experiment or a command in this process, and what it leaves."""
 
 from __future__ import annotations
 
 import json
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from finetune.cli import app as cli
-from tests.finetune.helpers import files_of, timeless
+from finetune.system.console import Reporter
+from finetune.system.signals import Stopped, StopRequest
 
-TINY = (
-    "--dataset digits --subset 2 --epochs 2 --batch-size 8 --image-size 16 --lr 0.02 --device cpu --workers 1"
-)
+Command = Callable[..., tuple[int, str, str]]
+"""What the fixture `finetune` gives."""
+
+
+class RecordingReporter(Reporter):
+    """Collects what is said instead of printing it."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(quiet=True))
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+class StopAt(StopRequest):
+    """A signal that comes during the n-th piece of work between two safe points."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.left = n
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Stopped(signal.SIGTERM)
 
 
 @dataclass(frozen=True)
-class Done:
-    """How a command ended and what it said."""
+class CommandResult:
+    """How a command ended and what it printed."""
 
     code: int
     out: str
@@ -37,7 +63,7 @@ class Done:
         return line
 
 
-def finetune(capsys: pytest.CaptureFixture[str], *arguments: object) -> Done:
+def run_finetune(capsys: pytest.CaptureFixture[str], *arguments: object) -> CommandResult:
     """Run `finetune` in this process, as its console script does."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     before = sys.argv
@@ -51,22 +77,9 @@ def finetune(capsys: pytest.CaptureFixture[str], *arguments: object) -> Done:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     said = capsys.readouterr()
-    return Done(int(ended.value.code or 0), said.out, said.err)
-
-
-def tiny_command(out: Path, weights: Path | str, *more: object) -> list[object]:
-    """Arguments of a training that takes a second with the narrow network."""
-    return ["train", *TINY.split(), "--weights", weights, "--out", out, *more]
+    return CommandResult(int(ended.value.code or 0), said.out, said.err)
 
 
 def results_of(out: Path) -> dict[str, Any]:
-    """What results.json holds."""
+    """What results.json of a run folder contains."""
     return dict(json.loads((out / "results.json").read_text("utf-8")))
-
-
-def assert_same(found: Path, expected: Path) -> None:
-    """Results and files of two run folders are equal but for times."""
-    assert timeless(results_of(found)) == timeless(results_of(expected))
-    skip = ("results.json", ".lock", "curves.png", "config.toml")  # the last names the weights file's folder
-    assert files_of(found, skip) == files_of(expected, skip)
-    assert (found / "curves.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,61 @@
+"""A trainer on random pixels, without data set or run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.config.experiment import STANDARD_VARIANTS, Recipe, Variant
+from finetune.data.prepare import Images
+from finetune.data.store import Store
+from finetune.network.resnet18 import build
+from finetune.training.trainer import Epoch, Trainer, Training
+
+RECIPE = Recipe(epochs=2, batch_size=8, image_size=16, lr=0.05)
+SIDE = 20
+
+
+def random_images(n_train: int = 20, n_held_out: int = 9, seed: int = 0) -> Images:
+    """Random pixels with random labels out of four."""
+    rng = np.random.default_rng(seed)
+    sizes = np.tile(np.array([[SIDE, SIDE]]), (n_train, 1))
+    length = SIDE * SIDE * 3
+    pixels = rng.integers(0, 256, n_train * length, dtype=np.uint8)
+
+    def held_out() -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (n_held_out, RECIPE.image_size, RECIPE.image_size, 3)
+        return torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)), labels(n_held_out)
+
+    def labels(n: int) -> torch.Tensor:
+        return torch.from_numpy(rng.integers(0, 4, n))
+
+    store = Store(pixels, sizes, np.arange(n_train) * length)
+    return Images(store, labels(n_train), {"val": held_out(), "test": held_out()})
+
+
+def tiny_trainer(variant: Variant = STANDARD_VARIANTS[0], recipe: Recipe = RECIPE, **options: Any) -> Trainer:
+    """A trainer of four classes whose pretrained weights are random; options of `Trainer` as keywords."""
+    start = build(Variant(name="P", init="random", train="all"), 4, 99, None).state_dict()
+    defaults = {
+        "peak": recipe.lr,
+        "seed": 0,
+        "workers": 1,
+        "images": random_images(),
+        "device": torch.device("cpu"),
+    }
+    options = defaults | options
+    network = build(variant, 4, options["seed"], start)
+    return Trainer(network, options.pop("images"), recipe, **options)
+
+
+def ignore_epoch(_: Epoch) -> None:
+    """What `Trainer.run` may call after each epoch."""
+
+
+def epochs_without_times(training: Training) -> list[dict[str, Any]]:
+    """The recorded epochs without durations."""
+    rows = [dataclasses.asdict(e) for e in training.epochs]
+    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]

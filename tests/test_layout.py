@@ -1,0 +1,66 @@
+"""Where tests lie and what they import."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+MODULES = sorted(path.relative_to(ROOT).as_posix() for path in TESTS.rglob("test_*.py"))
+OWN_SUBJECT = {
+    "tests/finetune/training/test_waiting.py",  # no training step waits for its device
+    "tests/grader/test_claims.py",  # the answers to the questions, in words
+    "tests/grader/test_examples.py",  # examples/
+    "tests/grader/test_forgeries.py",
+    "tests/grader/test_fuzz.py",
+    "tests/grader/test_hostile.py",
+    "tests/grader/test_rows.py",  # the checks that read predictions
+    "tests/grader/test_said.py",  # every finding, verbatim
+    "tests/grader/test_simulation.py",  # what intervals and tests promise
+}
+"""Test modules in tests/finetune and tests/grader whose subject is not one module of the product."""
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports, and the names that it imports from them, with dots."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            module = ".".join([*package, *filter(None, [node.module])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def names_a_test_module(name: str) -> bool:
+    parts = name.split(".")
+    return parts[0] == "tests" and any(part == "conftest" or part.startswith("test_") for part in parts[1:])
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda p: p.relative_to(TESTS).as_posix())
+def test_no_test_module_is_imported(path: Path) -> None:
+    assert [name for name in imported(path) if names_a_test_module(name)] == []
+
+
+def test_a_test_module_is_recognized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.test_layout.ROOT", tmp_path)
+    (tmp_path / "tests").mkdir()
+    path = tmp_path / "tests" / "test_a.py"
+    lines = ["import tests.test_b", "from tests.c.conftest import x", "from . import conftest", "import os"]
+    path.write_text("\n".join(lines))
+    assert [names_a_test_module(name) for name in imported(path)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith(("tests/finetune/", "tests/grader/"))])
+def test_each_mirrors_a_module(module: str) -> None:
+    mirrored = module.removeprefix("tests/").replace("/test_", "/")
+    exists = (ROOT / mirrored).is_file() or (ROOT / mirrored).with_suffix("").is_dir()
+    assert exists != (module in OWN_SUBJECT), mirrored
+
+
+def test_the_list_names_modules_that_exist() -> None:
+    assert set(MODULES) >= OWN_SUBJECT
