@@ -1,7 +1,7 @@
 """Compare two run folders but for times: `python -m tests.compare_runs RUN_A RUN_B`.
 
-Prints each difference and exits with 1, or prints "identical" and exits with 0. The SHA-256 digests of
-the prediction files that are the same in both runs follow. Durations, rates, memory, the tool's version and the
+Prints each difference and exits with 1, or prints "identical" and exits with 0. The SHA-256 digests of the
+prediction files that are the same in both runs follow. Durations, rates, memory, the tool's version and the
 curves are left out; everything else counts: results.json value by value, all other files byte by byte.
 """
 

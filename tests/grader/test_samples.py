@@ -119,3 +119,11 @@ class TestOverSeeds:
         from scipy.stats import t
 
         assert found.high - found.estimate == pytest.approx(t.ppf(0.975, df) * math.sqrt(total))
+
+
+def test_seeds_that_differ_more_than_single_answers_explain() -> None:
+    """Images that do not differ at all leave the variance between seeds, never less."""
+    interval, p, _ = samples.difference_over_seeds(np.array([[1, 0], [-1, 0]], dtype=np.float64))
+    assert interval.high == pytest.approx(12.7062 * 0.5, abs=1e-3)  # Student's t with one degree of freedom
+    assert interval.low == -interval.high
+    assert p == 1
