@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from finetune.network.resnet18 import Network
-from finetune.run import environment
+from finetune.run import environment, experiment
 
 
 def narrow_init(self: ResNet, block: type[BasicBlock], layers: list[int], num_classes: int) -> None:
@@ -37,8 +37,10 @@ def narrow_init(self: ResNet, block: type[BasicBlock], layers: list[int], num_cl
 _digits = functools.cache(sklearn.datasets.load_digits)
 
 
-def use_narrow_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give ResNet-18 few channels, read the digits once, ask neither git nor the disk."""
+def use_narrow_network(monkeypatch: pytest.MonkeyPatch, *, draw: bool = True) -> None:
+    """Give ResNet-18 few channels, read the digits once, ask neither git nor the disk; draw curves or not."""
+    if not draw:
+        monkeypatch.setattr(experiment, "curves", lambda _, path: path.write_bytes(b"a picture"))
     monkeypatch.setattr(ResNet, "__init__", narrow_init)
     monkeypatch.setattr(environment, "_git", lambda *_: None)
     monkeypatch.setattr(sklearn.datasets, "load_digits", _digits)

@@ -67,7 +67,7 @@ def stopped_at(
             folder, record = tmp_path_factory.mktemp("stopped") / "run", None
             a, _, c = STANDARD_VARIANTS
             with pytest.MonkeyPatch.context() as monkeypatch, contextlib.suppress(Stopped):
-                use_narrow_network(monkeypatch)
+                use_narrow_network(monkeypatch, draw=False)
                 config = tiny_config(weights=str(narrow_file), variants=(a, c))
                 record = run_experiment(config, folder, RecordingReporter(), StopAt(n))
             made[n] = folder, record

@@ -38,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, narrow_file: Path) -> Path
     """`whole`: A and C with seeds 0 and 1; `a` and `c`: one of them alone. Not to be changed."""
     root = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        use_narrow_network(monkeypatch)
+        use_narrow_network(monkeypatch, draw=False)
         for name, variants in (("whole", (A, C)), ("a", (A,)), ("c", (C,))):
             config = tiny_config(weights=str(narrow_file), variants=variants, seeds=2)
             run_experiment(config, root / name, RecordingReporter(), StopRequest())

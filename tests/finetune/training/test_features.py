@@ -293,7 +293,7 @@ def whole(
     """Results without times and the files of an experiment with these fields that nobody disturbed."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as monkeypatch:
-        use_narrow_network(monkeypatch)
+        use_narrow_network(monkeypatch, draw=False)
         config = tiny_config(weights=str(narrow_file), **FIELDS)
         record = run_experiment(config, out, RecordingReporter(), StopRequest())
     return without_times(record), file_digests(out)
