@@ -1,24 +1,19 @@
-"""Random resized crops and flips, drawn for each sample from (seed, epoch, sample) alone."""
+"""Random resized crops and flips, each a function of (seed, epoch, sample) only."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from finetune.config.experiment import Recipe
-from finetune.data.device import DeviceStore
-from finetune.data.store import Store
-from finetune.data.stream import Pixels, Stream, ahead
 
 Index = npt.NDArray[np.int64]
+Pixels = npt.NDArray[np.uint8]
 
 ATTEMPTS = 10
 ASPECT = (3 / 4, 4 / 3)
@@ -27,10 +22,10 @@ ASPECT = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True)
 class Plan:
-    """What one epoch does to each training image.
+    """The order of an epoch, and the crop and flip of each training image.
 
     Args:
-        order: [n] sample indices in the order of training.
+        order: [n] sample indices in the order in which they are trained on.
         boxes: [n x 4] float32 crop of each sample: left, top, right, bottom, in pixels of the stored image.
         flips: [n] whether each sample is mirrored.
     """
@@ -40,7 +35,7 @@ class Plan:
     flips: npt.NDArray[np.bool_]
 
     def digest(self, before: str) -> str:
-        """SHA-256 of this plan chained to the digest of the epochs before it, so that it can be resumed."""
+        """SHA-256 of this plan, chained to the digest of the epochs before it so that it can be resumed."""
         state = hashlib.sha256(before.encode())
         for part in (self.order, self.boxes, self.flips):
             state.update(np.ascontiguousarray(part).tobytes())
@@ -49,18 +44,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Views:
-    """A few augmented views of each training image, used in turn, the same for all variants and seeds.
+    """A fixed number of augmented views of each training image, shared by all variants and seeds.
 
     Args:
-        count: how many; as many as epochs leave the schedule of the seed below as it is.
-        seed: they are drawn as the first `count` epochs of this seed.
+        count: of views; epoch `count` + 1 sees the first one again.
+        seed: view i is what epoch i of this seed would see without `Views`.
     """
 
     count: int
     seed: int
 
     def of_epoch(self, epoch: int) -> int:
-        """The view, from 1, that an epoch, from 1, sees."""
+        """The number of the view, from 1, that an epoch, from 1, sees."""
         return (epoch - 1) % self.count + 1
 
 
@@ -70,14 +65,14 @@ def plan_epoch(
     """Draw an epoch's order, crops and flips.
 
     Each sample reads its own fixed stretch of one counter-based random stream (Philox; Salmon et al. 2011),
-    so neither batch size nor the number of threads changes what it gets.
+    so its crop and flip depend on neither the batch size nor the number of threads.
 
     Args:
         seed: of the run.
         epoch: from 1.
         sizes: [n x 2] height and width of the stored training images.
         recipe: smallest crop area and flip probability.
-        views: take crops and flips from these; None draws fresh ones for each epoch and seed.
+        views: to take crops and flips from; None draws fresh ones for each epoch and seed.
     """
     n = len(sizes)
     draws = _draws(seed, epoch, n)
@@ -98,7 +93,7 @@ def _draws(seed: int, epoch: int, n: int) -> npt.NDArray[np.float64]:
 def _boxes(
     draws: npt.NDArray[np.float64], sizes: npt.NDArray[np.int64], area_min: float
 ) -> npt.NDArray[np.float32]:
-    """The first of `ATTEMPTS` crops that fits its image, else the largest central one."""
+    """The first of `ATTEMPTS` crops that fits its image, else its largest central crop."""
     height, width = sizes[:, :1].astype(np.float64), sizes[:, 1:].astype(np.float64)
     area = height * width * (area_min + (1 - area_min) * draws[:, :, 0])
     log_low, log_high = math.log(ASPECT[0]), math.log(ASPECT[1])
@@ -123,12 +118,12 @@ def _boxes(
 
 
 def crop(image: Pixels, box: npt.NDArray[np.float32], flip: bool, image_size: int) -> Pixels:
-    """Cut a box out of an image, resize it with antialiasing, mirror it if asked.
+    """Crop an image, resize it with antialiasing and optionally mirror it.
 
     Args:
         image: [height x width x 3] uint8.
-        box: [4] left, top, right, bottom in pixels; fractions allowed.
-        flip: whether to mirror left to right.
+        box: [4] left, top, right, bottom in pixels; may be fractional.
+        flip: mirror left to right.
         image_size: height and width of the result.
 
     Returns:
@@ -140,36 +135,3 @@ def crop(image: Pixels, box: npt.NDArray[np.float32], flip: bool, image_size: in
     )
     pixels = np.asarray(resized)
     return pixels[:, ::-1] if flip else pixels
-
-
-def batches(
-    store: Store | Stream | DeviceStore,
-    plan: Plan,
-    parts: Sequence[Index],
-    image_size: int,
-    pool: ThreadPoolExecutor,
-    ahead_by: int,
-) -> Iterator[tuple[Index, torch.Tensor]]:
-    """Augmented training images, made by threads ahead of their use.
-
-    Args:
-        store: the training images; those on a GPU are cropped there.
-        plan: what the epoch does to each.
-        parts: sample indices [b] of each batch.
-        image_size: height and width of the network's input.
-        pool: threads.
-        ahead_by: batches prepared while the network works on an earlier one.
-
-    Yields:
-        Each part with its images [b x image_size x image_size x 3] uint8.
-    """
-    if isinstance(store, DeviceStore):
-        for index in parts:
-            yield index, store.crops(index, plan.boxes[index], plan.flips[index], image_size)
-        return
-
-    def augmented(index: Index) -> tuple[Index, torch.Tensor]:
-        pixels = [crop(store.image(i), plan.boxes[i], bool(plan.flips[i]), image_size) for i in index]
-        return index, torch.from_numpy(np.stack(pixels))
-
-    yield from ahead(pool, augmented, parts, ahead_by)

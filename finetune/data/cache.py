@@ -22,8 +22,8 @@ import PIL
 
 from finetune.data.datasets import Sample
 from finetune.data.entry import ENTRY, FORMAT, PARTIAL, decode_to_disk, keep, open_entry, remove
-from finetune.data.store import Store, decode
-from finetune.data.stream import Stream
+from finetune.data.store import StoredImages, decode
+from finetune.data.stream import StreamedImages
 from finetune.errors import ConfigError, RunFolderError, listed
 from finetune.system.host import available_memory_bytes
 
@@ -53,8 +53,12 @@ def entry_name(dataset: str, split: str, image_size: int, fingerprint: str) -> s
 
 
 def obtain(
-    name: str, make_stream: Callable[[], Stream], place: str, since: float, tick: Callable[[int], None]
-) -> tuple[Store, str]:
+    name: str,
+    make_stream: Callable[[], StreamedImages],
+    place: str,
+    since: float,
+    tick: Callable[[int], None],
+) -> tuple[StoredImages, str]:
     """A split's decoded images: from the cache, or decoded now and kept there for later.
 
     Args:

@@ -1,42 +1,61 @@
-"""Training images kept on the GPU and cropped there, by batched matrix products with a filter's weights.
+"""Images in GPU memory, cropped there by batched matrix products with the weights of a resampling filter.
 
-Nothing here waits for the GPU: while it computes a step, the processor prepares the next.
+Nothing here synchronizes with the GPU: while it computes one step, the CPU prepares the next.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from finetune.data.store import Store
+from finetune.data.augment import Index, Plan
+from finetune.data.sources import WHOLE
+from finetune.data.store import StoredImages, equally_sized
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor on a device, in the order of what was asked of it before, which is not waited for.
+    """The tensor on a device, copied in stream order without synchronizing.
 
-    A plain copy waits for all of it, and so does one of memory that the kernel might move.
+    A plain copy synchronizes, and so does a copy from memory that is not pinned.
     """
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
-class DeviceStore:
-    """Decoded training images in a device's memory.
+class DeviceImages:
+    """Decoded images in a device's memory.
 
     Args:
-        store: the images.
-        device: where they go.
+        images: to copy there.
+        device: such as a GPU.
     """
 
-    def __init__(self, store: Store, device: torch.device) -> None:
-        self.pixels = torch.from_numpy(store.pixels).view(-1, 3).to(device)
-        self.sizes = store.sizes
-        self.first_pixels = store.offsets // 3
+    def __init__(self, images: StoredImages, device: torch.device) -> None:
+        self.pixels = torch.from_numpy(images.pixels).view(-1, 3).to(device)
+        self.sizes = images.sizes
+        self.first_pixels = images.offsets // 3
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    def augmented(
+        self,
+        plan: Plan,
+        batches: Sequence[Index],
+        image_size: int,
+        workers: int,  # noqa: ARG002 - the device does the work
+    ) -> Iterator[tuple[Index, torch.Tensor]]:
+        """Augmented training images; see `ImageSource`."""
+        for index in batches:
+            yield index, self.crops(index, plan.boxes[index], plan.flips[index], image_size)
+
+    def batches(self, batch_size: int, part: slice = WHOLE) -> Iterator[torch.Tensor]:
+        """Images in order, as views; see `ImageSource`."""
+        return equally_sized(self.pixels, self.sizes, batch_size, part)
 
     def crops(
         self,
@@ -45,14 +64,14 @@ class DeviceStore:
         flips: npt.NDArray[np.bool_],
         image_size: int,
     ) -> torch.Tensor:
-        """Cut a box out of each image, resize it with antialiasing, mirror it if asked.
+        """Crop images, resize them with antialiasing and mirror some of them.
 
-        It differs from `augment.crop` by rounding alone: Pillow rounds between its two passes.
+        The result differs from `augment.crop` by rounding only: Pillow rounds between its two passes.
 
         Args:
-            index: [b] which images.
+            index: [b] indices of the images.
             boxes: [b x 4] left, top, right, bottom in pixels.
-            flips: [b] whether to mirror left to right.
+            flips: [b] whether to mirror the image left to right.
             image_size: height and width of the result.
 
         Returns:
@@ -62,7 +81,7 @@ class DeviceStore:
         rows, top, bottom = _taps(corners[:, 1], corners[:, 3], sizes[:, 0], image_size)
         columns, left, right = _taps(corners[:, 0], corners[:, 2], sizes[:, 1], image_size)
         columns[flips] = columns[flips, ::-1]
-        # Which pixels the filters reach; behind the last one it stands again, with weight zero.
+        # The pixels that the filters reach; rows of fewer pixels repeat the last one with weight zero.
         lines = np.minimum(top[:, None] + np.arange(rows.shape[2]), bottom[:, None] - 1)
         across = np.minimum(left[:, None] + np.arange(columns.shape[2]), right[:, None] - 1)
         lines = self.first_pixels[index][:, None] + lines * sizes[:, 1:]
@@ -82,17 +101,18 @@ class DeviceStore:
 def _taps(
     low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], length: npt.NDArray[np.int64], n: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Weights that resample [low, high) of b lines of pixels to n pixels, those of Pillow's BILINEAR.
+    """Weights that resample [low, high) of b lines of pixels to n pixels, as Pillow's BILINEAR filter does.
 
     Returns:
-        Weights [b x n x most pixels reached], the first pixel reached [b], the one behind the last [b].
+        Weights [b x n x most pixels reached], the first pixel reached [b], one past the last pixel reached
+        [b].
     """
     scale = (high - low) / n
     support = np.maximum(scale, 1.0)
-    centre = low[:, None] + (np.arange(n) + 0.5) * scale[:, None]
-    first = np.maximum(np.floor(centre[:, 0] - support + 0.5), 0).astype(np.int64)
-    last = np.minimum(np.floor(centre[:, -1] + support + 0.5), length).astype(np.int64)
+    center = low[:, None] + (np.arange(n) + 0.5) * scale[:, None]
+    first = np.maximum(np.floor(center[:, 0] - support + 0.5), 0).astype(np.int64)
+    last = np.minimum(np.floor(center[:, -1] + support + 0.5), length).astype(np.int64)
     pixel = first[:, None] + np.arange(int((last - first).max()))
-    distance = np.abs(pixel[:, None, :] + 0.5 - centre[:, :, None]) / support[:, None, None]
+    distance = np.abs(pixel[:, None, :] + 0.5 - center[:, :, None]) / support[:, None, None]
     weights = np.maximum(1.0 - distance, 0.0) * (pixel < last[:, None])[:, None, :]
     return weights / weights.sum(axis=2, keepdims=True), first, last

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.store import Store, decode, reserve, store_of
-from finetune.data.stream import Pixels, Stream, lengths
+from finetune.data.augment import Pixels
+from finetune.data.store import StoredImages, decode, reserve
+from finetune.data.stream import StreamedImages, byte_counts
 from finetune.system.host import cores
 
 FORMAT = 1
@@ -32,7 +33,7 @@ SIZES = "sizes.npy"
 PARTIAL = ".partial"
 
 
-def open_entry(entry: Path, in_memory: Callable[[int], bool]) -> Store | None:
+def open_entry(entry: Path, in_memory: Callable[[int], bool]) -> StoredImages | None:
     """An entry whose every byte has been checked; None if there is none, and a damaged one is removed.
 
     Args:
@@ -42,7 +43,7 @@ def open_entry(entry: Path, in_memory: Callable[[int], bool]) -> Store | None:
     try:
         described: dict[str, Any] = json.loads((entry / ENTRY).read_text("utf-8"))
         sizes = np.load(entry / SIZES)
-        n_bytes = int(lengths(sizes).sum())
+        n_bytes = int(byte_counts(sizes).sum())
         # Private pages ("c"), since PyTorch wants memory that may be written to.
         pixels = np.load(entry / PIXELS, mmap_mode=None if in_memory(n_bytes) else "c")
         whole = pixels.shape == (n_bytes,) and described == _described(sizes, pixels)
@@ -54,7 +55,7 @@ def open_entry(entry: Path, in_memory: Callable[[int], bool]) -> Store | None:
     if not whole:
         remove(entry)
         return None
-    return store_of(pixels, sizes)
+    return StoredImages(pixels, sizes)
 
 
 def _described(sizes: npt.NDArray[np.int64], pixels: Pixels) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def _digest(values: npt.NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
 
 
-def keep(store: Store, entry: Path) -> str:
+def keep(store: StoredImages, entry: Path) -> str:
     """Write a store's entry; why that was not possible, empty if it was."""
     try:
         free = shutil.disk_usage(entry.parent).free
@@ -84,7 +85,7 @@ def keep(store: Store, entry: Path) -> str:
     return ""
 
 
-def decode_to_disk(stream: Stream, entry: Path, tick: Callable[[int], None]) -> Store:
+def decode_to_disk(stream: StreamedImages, entry: Path, tick: Callable[[int], None]) -> StoredImages:
     """Decode straight into an entry's file and open it."""
     partial = _partial(entry)
 
@@ -99,7 +100,7 @@ def decode_to_disk(stream: Stream, entry: Path, tick: Callable[[int], None]) -> 
         _seal(partial, store.sizes, store.pixels)
     finally:
         remove(partial)
-    return Store(np.load(entry / PIXELS, mmap_mode="c"), store.sizes, store.offsets)
+    return StoredImages(np.load(entry / PIXELS, mmap_mode="c"), store.sizes)
 
 
 def remove(path: Path) -> None:

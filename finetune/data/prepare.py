@@ -13,10 +13,11 @@ import torch
 from finetune.config.experiment import ExperimentConfig
 from finetune.data.cache import entry_name, obtain
 from finetune.data.datasets import Dataset, load_dataset
-from finetune.data.device import DeviceStore
+from finetune.data.device import DeviceImages
+from finetune.data.sources import ImageSource
 from finetune.data.splits import Splits, make_splits
-from finetune.data.store import Store
-from finetune.data.stream import Stream, evaluation_stream, training_stream, visit
+from finetune.data.store import StoredImages
+from finetune.data.stream import StreamedImages, evaluation_stream, training_stream, visit
 from finetune.errors import BadImagesError, ConfigError
 from finetune.system.console import Reporter
 from finetune.system.host import cores
@@ -28,17 +29,17 @@ SHARE_OF_GPU = 4
 
 @dataclass(frozen=True)
 class Images:
-    """Decoded images and labels of the three splits.
+    """Images and labels of the three splits.
 
     Args:
         train: training images.
         train_labels: [n_train] int64.
-        held_out: `val` and `test` as (pixels [n x height x width x 3] uint8, labels [n] int64).
+        held_out: images and labels [n] int64 of `val` and `test`.
     """
 
-    train: Store | Stream | DeviceStore
+    train: ImageSource
     train_labels: torch.Tensor
-    held_out: dict[str, tuple[torch.Tensor | Stream, torch.Tensor]]
+    held_out: dict[str, tuple[ImageSource, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def make_ready(
 
 def _sources(
     config: ExperimentConfig, divided: Divided, workers: int, reporter: Reporter
-) -> tuple[dict[str, Store | Stream], list[str]]:
+) -> tuple[dict[str, StoredImages | StreamedImages], list[str]]:
     """The images of each split, and why they were not kept for later runs, if they were not.
 
     Raises:
@@ -120,14 +121,14 @@ def _sources(
     """
     splits, size = divided.splits, config.recipe.image_size
     bad = dict(splits.unreadable)
-    sources: dict[str, Store | Stream] = {}
+    sources: dict[str, StoredImages | StreamedImages] = {}
     problems: dict[str, None] = {}  # in order, each once
     place = "auto" if config.store == "device" else config.store
     label = "looking at images" if place == "off" else "decoding"
     with reporter.bar(label, sum(len(s.samples) for s in splits.by_name.values())) as advance:
         for name, split in splits.by_name.items():
             kind = training_stream if name == "train" else evaluation_stream
-            make: Callable[[], Stream] = partial(kind, split.samples, size, workers)
+            make: Callable[[], StreamedImages] = partial(kind, split.samples, size, workers)
             try:
                 if place == "off":
                     stream = make()
@@ -145,27 +146,25 @@ def _sources(
 
 
 def _placed(
-    config: ExperimentConfig, splits: Splits, sources: dict[str, Store | Stream], device: torch.device
+    config: ExperimentConfig,
+    splits: Splits,
+    sources: dict[str, StoredImages | StreamedImages],
+    device: torch.device,
 ) -> tuple[Images, str]:
-    """The images as training takes them, and where they lie, in words."""
+    """The images where training takes them from, and where that is, in words."""
+    stored = {name: s for name, s in sources.items() if isinstance(s, StoredImages)}
+    placed: dict[str, ImageSource] = {**sources}
+    where = "to be decoded whenever they are needed"
+    if stored:
+        n_bytes = sum(s.pixels.nbytes for s in stored.values())
+        where = "in memory" if all(s.in_memory for s in stored.values()) else "in files"
+        on_gpu = config.store == "device"
+        if config.store == "auto" and device.type == "cuda":
+            on_gpu = n_bytes * SHARE_OF_GPU < torch.cuda.mem_get_info(device)[0]
+        if on_gpu:
+            placed = {name: DeviceImages(s, device) for name, s in stored.items()}
+            where = "on the GPU"
+        where = f"decoded: {n_bytes / 1e6:,.0f} MB {where}"
     labels = {name: torch.from_numpy(split.labels()) for name, split in splits.by_name.items()}
-    train = sources["train"]
-    stores = {name: s for name, s in sources.items() if isinstance(s, Store)}
-    if not isinstance(train, Store):
-        streams = {name: s for name, s in sources.items() if isinstance(s, Stream) and name != "train"}
-        images = Images(train, labels["train"], {name: (s, labels[name]) for name, s in streams.items()})
-        return images, "to be decoded whenever they are needed"
-    n_bytes = sum(s.pixels.nbytes for s in stores.values())
-    pixels = {name: store.tensor() for name, store in stores.items() if name != "train"}
-    on_gpu = config.store == "device"
-    if config.store == "auto" and device.type == "cuda":
-        on_gpu = n_bytes * SHARE_OF_GPU < torch.cuda.mem_get_info(device)[0]
-    place = (
-        "on the GPU" if on_gpu else "in memory" if all(s.in_memory for s in stores.values()) else "in files"
-    )
-    images = Images(
-        DeviceStore(train, device) if on_gpu else train,
-        labels["train"],
-        {name: (p.to(device) if on_gpu else p, labels[name]) for name, p in pixels.items()},
-    )
-    return images, f"decoded: {n_bytes / 1e6:,.0f} MB {place}"
+    train = placed.pop("train")
+    return Images(train, labels["train"], {name: (s, labels[name]) for name, s in placed.items()}), where

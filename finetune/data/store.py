@@ -1,41 +1,48 @@
-"""Every image decoded once into one flat uint8 array, in memory or in a file."""
+"""Images decoded once, into one flat uint8 array in memory or in a file."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from finetune.data.stream import Pixels, Stream, lengths, visit
+from finetune.data.augment import Index, Pixels, Plan
+from finetune.data.sources import WHOLE, augmented_by_threads
+from finetune.data.stream import StreamedImages, byte_counts, visit
 from finetune.errors import DataError
 from finetune.system.host import available_memory_bytes
 
 Allocate = Callable[[int], Pixels]
-"""Gives a flat array of that many bytes, in memory or in a file."""
+"""Returns a flat array of that many bytes, in memory or in a file."""
 
 
 @dataclass(frozen=True)
-class Store:
-    """Decoded images behind each other in one flat array, in memory or in a file.
+class StoredImages:
+    """Decoded images, one after another in one flat array.
 
     Args:
         pixels: [sum of height x width x 3] uint8.
         sizes: [n x 2] height and width of each image.
-        offsets: [n] where each image begins in `pixels`.
     """
 
     pixels: Pixels
     sizes: npt.NDArray[np.int64]
-    offsets: npt.NDArray[np.int64]
+
+    @cached_property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """Where each image begins in `pixels` [n]."""
+        counts = byte_counts(self.sizes)
+        return np.cumsum(counts) - counts
 
     @property
     def in_memory(self) -> bool:
-        """Whether the pixels lie in memory rather than in a file."""
+        """Whether the pixels are in memory rather than in a file."""
         return not isinstance(self.pixels, np.memmap)
 
     def __len__(self) -> int:
@@ -47,18 +54,26 @@ class Store:
         start = self.offsets[index]
         return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
 
-    def tensor(self) -> torch.Tensor:
-        """All images [n x height x width x 3], a view; they must be of one size."""
-        return torch.from_numpy(self.pixels).view(len(self), *self.sizes[0].tolist(), 3)
+    def augmented(
+        self, plan: Plan, batches: Sequence[Index], image_size: int, workers: int
+    ) -> Iterator[tuple[Index, torch.Tensor]]:
+        """Augmented training images; see `ImageSource`."""
+        return augmented_by_threads(self.image, plan, batches, image_size, workers)
+
+    def batches(self, batch_size: int, part: slice = WHOLE) -> Iterator[torch.Tensor]:
+        """Images in order, as views; see `ImageSource`."""
+        return equally_sized(torch.from_numpy(self.pixels), self.sizes, batch_size, part)
 
 
-def store_of(pixels: Pixels, sizes: npt.NDArray[np.int64]) -> Store:
-    """Images of heights and widths [n x 2] that lie behind each other without gaps."""
-    return Store(pixels, sizes, np.cumsum(lengths(sizes)) - lengths(sizes))
+def equally_sized(
+    pixels: torch.Tensor, sizes: npt.NDArray[np.int64], batch_size: int, part: slice
+) -> Iterator[torch.Tensor]:
+    """Batches [b x height x width x 3] of images of one size in a flat array, as views."""
+    yield from torch.split(pixels.view(len(sizes), *sizes[0].tolist(), 3)[part], batch_size)
 
 
 def allocate(n_bytes: int) -> Pixels:
-    """Memory where at least as much again stays free, else a temporary file that goes with the process."""
+    """Memory if at least as much again stays free, else a temporary file that is deleted on exit."""
     if n_bytes < available_memory_bytes() // 2:
         return np.empty(n_bytes, dtype=np.uint8)
     with tempfile.TemporaryFile(prefix="finetune-store-") as file:  # the mapping holds it open
@@ -74,30 +89,32 @@ def allocate(n_bytes: int) -> Pixels:
 
 
 def reserve(file: int, n_bytes: int) -> None:
-    """Take room on the disk now: a full disk kills a process that writes to a mapping.
+    """Allocate disk space now: a process that writes to a mapped file is killed when the disk is full.
 
     Raises:
-        OSError: there is too little.
+        OSError: the disk has too little space.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, n_bytes)
 
 
-def decode(stream: Stream, tick: Callable[[int], None], allocate: Allocate = allocate) -> Store:
-    """Decode every image of a stream.
+def decode(
+    images: StreamedImages, tick: Callable[[int], None], allocate: Allocate = allocate
+) -> StoredImages:
+    """Decode and store every image.
 
     Args:
-        stream: the images.
+        images: to decode.
         tick: called with 1 after each.
-        allocate: asked for the place of all pixels.
+        allocate: gives the array for all pixels.
 
     Raises:
         BadImagesError: images that cannot be decoded, each with its reason.
     """
-    store = store_of(allocate(stream.n_bytes), stream.sizes)
+    store = StoredImages(allocate(images.n_bytes), images.sizes)
 
     def put(index: int, pixels: Pixels) -> None:
         store.image(index)[:] = pixels
 
-    visit(stream, tick, put)
+    visit(images, tick, put)
     return store

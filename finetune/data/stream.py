@@ -1,16 +1,15 @@
-"""Images decoded when they are asked for, in threads, at the size in which they are stored or seen.
+"""Images decoded on demand by threads, at the size in which they are stored or evaluated.
 
-Training images keep up to twice the network's input size, so that most random crops are taken from real
-pixels; validation and test images are as the network sees them, resized and cropped from the original.
+Training images keep up to twice the network's input size, so that most random crops are cut from real pixels;
+validation and test images are as the network sees them, resized and cropped from the original.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -18,37 +17,37 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from finetune.data import decode as images
+from finetune.data import decode
+from finetune.data.augment import Index, Pixels, Plan
 from finetune.data.datasets import Sample
 from finetune.data.decode import UNREADABLE, reason
+from finetune.data.sources import WHOLE, ahead, augmented_by_threads
 from finetune.errors import BadImagesError
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
-Pixels = npt.NDArray[np.uint8]
 
 RESIZE_RATIO = 256 / 224
 """Evaluation resizes the short side to this multiple of the input size (Krizhevsky et al. 2012)."""
 
 TRAIN_RATIO = 2.0
-"""Stored short side of a training image, at most, as a multiple of the input size. Whoever changes it raises
-`entry.FORMAT`, since kept entries do not tell it."""
+"""Longest stored short side of a training image, as a multiple of the input size. Cache entries do not record
+it, so whoever changes it must raise their `FORMAT`."""
 
 MOST_PIXELS = 1 << 26
-"""An image that would have more when resized for evaluation is cut to its middle first."""
+"""An image that would have more when resized for evaluation is cut to its center first."""
 
 LONGEST = 8
-"""Long over short side of that middle: far more than the centre crop sees."""
+"""Long over short side of that center: far more than the center crop sees."""
 
 
 @dataclass(frozen=True)
-class Stream:
-    """Images that are decoded whenever they are asked for, by threads.
+class StreamedImages:
+    """Images that are decoded by threads every time they are needed.
 
     Args:
         samples: in order.
-        sizes: [n x 2] height and width of each image as it is given out.
-        transform: from the upright RGB image to the one given out.
+        sizes: [n x 2] height and width of each image after `transform`.
+        transform: resizes, and may crop, the upright RGB image.
         workers: threads.
     """
 
@@ -62,18 +61,14 @@ class Stream:
 
     @property
     def n_bytes(self) -> int:
-        """What all images take, uint8."""
-        return int(lengths(self.sizes).sum())
-
-    def __getitem__(self, part: slice) -> Stream:
-        """Only some of the images."""
-        return replace(self, samples=self.samples[part], sizes=self.sizes[part])
+        """Size of all decoded images."""
+        return int(byte_counts(self.sizes).sum())
 
     def image(self, index: int) -> Pixels:
         """Image `index` [height x width x 3].
 
         Raises:
-            BadImagesError: it could be read before training and no longer can.
+            BadImagesError: it was readable before training and no longer is.
         """
         try:
             return self.decoded(index)
@@ -81,32 +76,37 @@ class Stream:
             raise BadImagesError({self.samples[index].id: reason(error)}) from error
 
     def decoded(self, index: int) -> Pixels:
-        """Image `index`, as `image` gives it.
+        """Image `index` [height x width x 3].
 
         Raises:
-            UNREADABLE: it is damaged, or of another size than before.
+            UNREADABLE: it is damaged, or its size has changed.
         """
-        pixels = np.asarray(self.transform(images.open_image(self.samples[index])))
+        pixels = np.asarray(self.transform(decode.open_image(self.samples[index])))
         if pixels.shape[:2] != tuple(self.sizes[index]):
-            raise ValueError("its size is not what its header said")
+            raise ValueError("its size differs from the one in its header")
         return pixels
 
-    def split(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """All images in order, [b x height x width x 3] uint8 at a time; they must be of one size."""
+    def augmented(
+        self, plan: Plan, batches: Sequence[Index], image_size: int, workers: int
+    ) -> Iterator[tuple[Index, torch.Tensor]]:
+        """Augmented training images; see `ImageSource`."""
+        return augmented_by_threads(self.image, plan, batches, image_size, workers)
+
+    def batches(self, batch_size: int, part: slice = WHOLE) -> Iterator[torch.Tensor]:
+        """Images in order; see `ImageSource`."""
+        indices = range(len(self))[part]
 
         def batch(start: int) -> torch.Tensor:
-            return torch.from_numpy(
-                np.stack([self.image(i) for i in range(start, min(start + batch_size, len(self)))])
-            )
+            return torch.from_numpy(np.stack([self.image(i) for i in indices[start : start + batch_size]]))
 
         with ThreadPoolExecutor(self.workers) as pool:
-            yield from ahead(pool, batch, range(0, len(self), batch_size), self.workers)
+            yield from ahead(pool, batch, range(0, len(indices), batch_size), self.workers)
 
 
-def lengths(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Bytes [n] of RGB images of heights and widths [n x 2], uint8."""
-    found: npt.NDArray[np.int64] = sizes[:, 0] * sizes[:, 1] * 3
-    return found
+def byte_counts(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Bytes [n] that uint8 RGB images of these heights and widths [n x 2] take."""
+    counts: npt.NDArray[np.int64] = sizes[:, 0] * sizes[:, 1] * 3
+    return counts
 
 
 def train_size(height: int, width: int, image_size: int) -> tuple[int, int]:
@@ -115,8 +115,8 @@ def train_size(height: int, width: int, image_size: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def training_stream(samples: Sequence[Sample], image_size: int, workers: int) -> Stream:
-    """Training images at up to twice the input size; only their headers are read."""
+def training_stream(samples: Sequence[Sample], image_size: int, workers: int) -> StreamedImages:
+    """Training images at up to twice the input size; reads their headers only."""
 
     def resized(image: Image.Image) -> Image.Image:
         height, width = train_size(image.height, image.width, image_size)
@@ -124,37 +124,39 @@ def training_stream(samples: Sequence[Sample], image_size: int, workers: int) ->
             return image
         return image.resize((width, height), Image.Resampling.BILINEAR)
 
-    headers = each(lambda index: images.image_size(samples[index]), samples, workers, {})
-    shapes = [train_size(*(size or (1, 1)), image_size) for size in headers]  # a bad one fails when decoded
-    return Stream(samples, np.array(shapes, dtype=np.int64).reshape(-1, 2), resized, workers)
+    headers = _for_each(lambda index: decode.image_size(samples[index]), samples, workers, {})
+    shapes = [
+        train_size(*(size or (1, 1)), image_size) for size in headers
+    ]  # a damaged one fails when it is decoded
+    return StreamedImages(samples, np.array(shapes, dtype=np.int64).reshape(-1, 2), resized, workers)
 
 
-def evaluation_stream(samples: Sequence[Sample], image_size: int, workers: int) -> Stream:
-    """Images as evaluation sees them: short side to 256/224 of the input size, centre crop."""
+def evaluation_stream(samples: Sequence[Sample], image_size: int, workers: int) -> StreamedImages:
+    """Images as evaluation sees them: short side 256/224 of the input size, center crop."""
 
     def cropped(image: Image.Image) -> Image.Image:
         short = round(image_size * RESIZE_RATIO)
         image = _central(image, short)
         least = min(image.height, image.width)
-        # Multiplied before divided, as torchvision does: the other order loses a pixel to rounding at times.
+        # Multiplied before divided, as torchvision does: the other order sometimes loses a pixel to rounding.
         width, height = int(short * image.width / least), int(short * image.height / least)
         left, top = round((width - image_size) / 2), round((height - image_size) / 2)
         return image.resize((width, height), Image.Resampling.BILINEAR).crop(
             (left, top, left + image_size, top + image_size)
         )
 
-    return Stream(samples, np.full((len(samples), 2), image_size, dtype=np.int64), cropped, workers)
+    return StreamedImages(samples, np.full((len(samples), 2), image_size, dtype=np.int64), cropped, workers)
 
 
 def visit(
-    stream: Stream, tick: Callable[[int], None], take: Callable[[int, Pixels], None] = lambda *_: None
+    images: StreamedImages, tick: Callable[[int], None], take: Callable[[int, Pixels], None] = lambda *_: None
 ) -> None:
-    """Decode every image once; without `take` only to know all bad ones before training.
+    """Decode every image once; without `take`, only to find all unreadable images before training.
 
     Args:
-        stream: the images.
+        images: to decode.
         tick: called with 1 after each.
-        take: given each image's number and pixels, by threads.
+        take: called by threads with the number and the pixels of each image.
 
     Raises:
         BadImagesError: images that cannot be decoded, each with its reason.
@@ -162,16 +164,16 @@ def visit(
     bad: dict[str, str] = {}
 
     def one(index: int) -> None:
-        take(index, stream.decoded(index))
+        take(index, images.decoded(index))
         tick(1)
 
-    each(one, stream.samples, stream.workers, bad)
+    _for_each(one, images.samples, images.workers, bad)
     if bad:
         raise BadImagesError(bad)
 
 
 def _central(image: Image.Image, short: int) -> Image.Image:
-    """The middle of an image so long that the whole, resized to short side `short`, could fill memory."""
+    """The center of an image so elongated that all of it, resized for evaluation, could fill memory."""
     shape = np.array(image.size)
     if short**2 * shape.max() <= MOST_PIXELS * shape.min():
         return image
@@ -180,29 +182,13 @@ def _central(image: Image.Image, short: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], most: int
-) -> Iterator[Result]:
-    """The work's result for each item, in order, made by threads up to `most` items ahead."""
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > most:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def each(
+def _for_each(
     work: Callable[[int], Result], samples: Sequence[Sample], workers: int, bad: dict[str, str]
 ) -> list[Result | None]:
-    """Do the work for every sample's number in threads (Pillow releases the interpreter's lock).
+    """Do the work for every sample's index in threads (Pillow releases the interpreter's lock).
 
-    What cannot be read yields None and goes into `bad`, so that all of it can be told at once.
+    A sample that cannot be read yields None and is added to `bad`, so that all of them can be reported at
+    once.
     """
 
     def attempt(index: int) -> Result | None:
@@ -213,7 +199,7 @@ def each(
             return None
 
     with warnings.catch_warnings():
-        # Pillow's remarks on odd metadata; what cannot be decoded still raises.
+        # Pillow warns of odd metadata; what cannot be decoded still raises.
         warnings.simplefilter("ignore")
         with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(attempt, range(len(samples))))

@@ -1,103 +1,109 @@
-"""The forward pass in eval mode on a processor: each convolution normalises, adds and rectifies in one go.
+"""The forward pass in eval mode on a CPU, with each convolution, BatchNorm, shortcut and ReLU in one kernel.
 
-In eval mode BatchNorm is an affine map, which a convolution can take into its own weights (as in
-`torch.nn.utils.fusion`), and oneDNN's convolutions add a shortcut and rectify before they write, so that no
-result passes through memory twice. The operators are those that torch.compile emits on a processor; calling
-them directly costs no compilation. Logits differ by rounding alone.
+In eval mode BatchNorm is an affine map that a convolution can absorb into its own weights (as in
+`torch.nn.utils.fusion`), and oneDNN's convolutions can add a shortcut and apply ReLU before they write, so no
+intermediate result goes through memory. These are the operators that torch.compile emits on a CPU; calling
+them directly costs no compilation. Logits differ by rounding only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.resnet import BasicBlock
 
 Step = Callable[[torch.Tensor], torch.Tensor]
 
 
-def in_eval_mode(network: ResNet, stages: Sequence[str]) -> Step:
-    """Some consecutive stages of a ResNet in eval mode, as its weights are now, without a graph.
+def in_eval_mode(stages: nn.Sequential) -> Step:
+    """A function that computes the stages in eval mode, with their present weights, without a graph.
+
+    It computes in autocast's present precision: fused on a CPU that oneDNN supports, else by the plain
+    modules.
 
     Args:
-        network: the ResNet, in eval mode.
-        stages: names of its top-level children, in the order in which it calls them.
-
-    Returns:
-        What computes them in the precision that autocast has now; fused on a processor that oneDNN knows,
-        elsewhere the plain modules.
+        stages: in eval mode.
     """
-    if next(network.parameters()).is_cpu and _fusible(cpu_dtype()):
-        return Fused(network, stages, cpu_dtype())
-    return nn.Sequential(*(network.get_submodule(stage) for stage in stages))
+    first = next(stages.parameters(), None)
+    if first is not None and first.is_cpu and _fusible(cpu_dtype()):
+        return Fused(stages, cpu_dtype())
+    return stages
 
 
 def cpu_dtype() -> torch.dtype:
-    """What a convolution on a processor is computed in now."""
+    """The type that convolutions on a CPU compute in under the present autocast setting."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 def _fusible(dtype: torch.dtype) -> bool:
-    """Whether oneDNN is there and knows this processor's instructions for the type."""
+    """Whether oneDNN is available and this CPU has instructions for the type."""
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return available and (dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Fused:
-    """Stages whose convolutions do all that is done to each value before the next convolution.
+    """Stages with every convolution fused with what follows it.
+
+    A stage is fused if it is a residual block, a sequence of them, or a convolution that BatchNorm and ReLU
+    follow; any other stage runs as it is.
 
     Args:
-        network: the ResNet.
-        stages: names of its top-level children, in the order in which it calls them.
+        stages: in eval mode.
         dtype: float32 or bfloat16, in which convolutions are computed.
     """
 
-    def __init__(self, network: ResNet, stages: Sequence[str], dtype: torch.dtype) -> None:
+    def __init__(self, stages: nn.Sequential, dtype: torch.dtype) -> None:
         self.steps: list[Step] = []
-        if tuple(stages[:3]) == ("conv1", "bn1", "relu"):
-            self.steps.append(_Convolution(network.conv1, network.bn1, dtype, "relu"))
-            stages = stages[3:]
-        for module in (network.get_submodule(name) for name in stages):
-            blocks = module if isinstance(module, nn.Sequential) else [module]
-            self.steps += [_Block(b, dtype) if isinstance(b, BasicBlock) else b for b in blocks]
+        modules = [m for stage in stages for m in (stage if isinstance(stage, nn.Sequential) else [stage])]
+        while modules:
+            match modules:
+                case [nn.Conv2d() as convolution, nn.BatchNorm2d() as norm, nn.ReLU(), *modules]:
+                    self.steps.append(_Convolution(convolution, norm, dtype, "relu"))
+                case [BasicBlock() as block, *modules]:
+                    self.steps.append(_Block(block, dtype))
+                case [other, *modules]:
+                    self.steps.append(other)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What the stages make of [b x channels x height x width], in channels_last."""
+        """The stages' output for [b x channels x height x width] in channels_last."""
         for step in self.steps:
             inputs = step(inputs)
         return inputs
 
 
 class _Convolution:
-    """A convolution with the BatchNorm that follows it.
+    """A convolution fused with the BatchNorm that follows it.
 
     Args:
         convolution, norm: both in eval mode.
-        dtype: what to compute in.
-        then: `relu` or `none`.
+        dtype: to compute in.
+        activation: `relu` or `none`.
     """
 
-    def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype, then: str) -> None:
+    def __init__(
+        self, convolution: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype, activation: str
+    ) -> None:
         both = fuse_conv_bn_eval(convolution, norm).requires_grad_(False).to(dtype)
         self.weight, self.bias = both.to(memory_format=torch.channels_last).parameters()
         self.shape = (both.padding, both.stride, both.dilation, both.groups)
-        self.then = then
+        self.activation = activation
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The convolution, and what comes then."""
-        made: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
-            inputs.to(self.weight.dtype), self.weight, self.bias, *self.shape, self.then, [], ""
+        """Convolution, BatchNorm and activation."""
+        output: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
+            inputs.to(self.weight.dtype), self.weight, self.bias, *self.shape, self.activation, [], ""
         )
-        return made
+        return output
 
     def plus(self, inputs: torch.Tensor, shortcut: torch.Tensor) -> torch.Tensor:
-        """The convolution, then the sum with the shortcut, rectified."""
-        made: torch.Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
+        """Convolution and BatchNorm, the sum with the shortcut, then ReLU."""
+        output: torch.Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
             inputs, shortcut, self.weight, self.bias, *self.shape, "add", 1.0, "relu", [], ""
         )
-        return made
+        return output
 
 
 class _Block:

@@ -1,4 +1,4 @@
-"""The network's parameters and who trains them, without any data."""
+"""The network's parameters and which variants train them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import torch
 from rich.table import Table
 
 from finetune.config.experiment import Variant
-from finetune.network.resnet18 import Network
+from finetune.network.resnet18 import resnet18
 
 
 def layer_table(variants: Sequence[Variant], n_classes: int) -> Table:
-    """A row for each parameter: name, shape, count and whether each variant trains it; then the totals.
+    """One row per parameter: name, shape, count and whether each variant trains it; then the totals.
 
     Args:
-        variants: a column each.
-        n_classes: outputs of the head.
+        variants: one column each.
+        n_classes: outputs of `fc`.
     """
-    with torch.device("meta"):  # shapes alone; allocates nothing
-        parameters = dict(Network(n_classes).named_parameters())
+    with torch.device("meta"):  # allocates nothing
+        parameters = dict(resnet18(n_classes).named_parameters())
     trained = {v.name: {n for n in parameters if n.partition(".")[0] in v.groups} for v in variants}
     table = Table("parameter", "shape", "count", *trained)
     table.columns[2].justify = "right"

@@ -16,12 +16,11 @@ import torch
 from torchvision.models import ResNet18_Weights
 
 from finetune.errors import WeightsError, listed
+from finetune.network.network import State
 from finetune.system.download import downloading
 
 IMAGENET_URL: str = ResNet18_Weights.IMAGENET1K_V1.url
 HEAD = ("fc.weight", "fc.bias")
-
-State = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)

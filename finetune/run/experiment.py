@@ -19,7 +19,8 @@ from finetune.data.prepare import Images, divide, make_ready
 from finetune.data.splits import Splits
 from finetune.distributed.world import SingleProcess, World
 from finetune.errors import DataError, OutOfMemory, RunFolderError
-from finetune.network.resnet18 import Network, build, fingerprint, state_shapes
+from finetune.network.network import fingerprint
+from finetune.network.resnet18 import build, resnet18, state_shapes
 from finetune.network.weights import Weights, load_weights
 from finetune.run import environment
 from finetune.run import folder as results
@@ -29,10 +30,11 @@ from finetune.system.console import Reporter
 from finetune.system.files import locked
 from finetune.system.signals import Stopped, StopRequest
 from finetune.training.checkpoint import Checkpoints
-from finetune.training.features import Features, features_bytes, free_bytes
-from finetune.training.optimizer import require_statistics
+from finetune.training.features import FeatureCache, FrozenPrefix, cacheable_bytes
 from finetune.training.precision import choose_precision
-from finetune.training.trainer import Epoch, Trainer
+from finetune.training.record import Epoch
+from finetune.training.requirements import require_batch_statistics, require_memory
+from finetune.training.trainer import Trainer
 
 CHECKPOINT_SECONDS = 300.0
 """Within an epoch, a checkpoint is written this often."""
@@ -59,13 +61,13 @@ class Prepared:
     images: Images
     weights: Weights | None
     record: dict[str, Any]
-    features: dict[str, tuple[str, Features]] = field(default_factory=dict)
+    features: dict[str, tuple[str, FeatureCache]] = field(default_factory=dict)
 
-    def features_of(self, variant: str, frozen_sha256: str) -> Features:
-        """What is kept of a variant's frozen prefix, if the seed before had the same; else a new place."""
+    def features_of(self, variant: str, frozen_sha256: str) -> FeatureCache:
+        """The features cached by the previous seed if its frozen prefix was the same, else an empty cache."""
         before = self.features.get(variant)
         if before is None or before[0] != frozen_sha256:
-            self.features[variant] = before = (frozen_sha256, Features())
+            self.features[variant] = before = (frozen_sha256, FeatureCache())
         return before[1]
 
 
@@ -104,7 +106,7 @@ def run_experiment(
     prepared = prepare(config, reporter, world)
     record = prepared.record
     for variant in () if resume else config.variants:  # a resumed job was held to this when it began
-        require_statistics(variant, len(prepared.images.train), config.recipe, world.size)
+        require_batch_statistics(variant, len(prepared.images.train), config.recipe, world.size)
     with locked(out) if world.is_main else nullcontext(), memory_errors(config):
         record["runs"], earlier_seconds = results.ended_runs(out, record) if resume else ([], 0.0)
         if world.is_main:
@@ -148,6 +150,8 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
     precision = choose_precision(config.precision, device, config.recipe.image_size)
     config = dataclasses.replace(config, precision=precision)
     environment.choose_algorithms(config.deterministic)
+    for variant in config.variants:
+        require_memory(variant, config.recipe, precision, device, world.local_size)
     cores = max(1, host.cores() // world.local_size)
     workers = config.workers or cores
     torch.set_num_threads(cores)
@@ -191,10 +195,9 @@ def _views(config: ExperimentConfig, n_train: int, device: torch.device) -> int 
     n_bytes = 0
     for variant in config.variants:
         with torch.random.fork_rng(devices=[]):
-            network = Network(2, variant.groups).to(device)
-        if network.first_trained > 0:
-            n_bytes += n_train * features_bytes(network, config.recipe.image_size, config.precision)
-    pays = config.seeds > 1 and 0 < n_bytes * config.recipe.epochs < free_bytes(device)
+            network = resnet18(2, variant.groups).to(device)
+        n_bytes += n_train * FrozenPrefix(network, config.recipe, config.precision).bytes_per_image
+    pays = config.seeds > 1 and 0 < n_bytes * config.recipe.epochs < cacheable_bytes(device)
     return config.recipe.epochs if pays else None
 
 
@@ -252,6 +255,16 @@ def _run(
     peak = variant.lr or config.recipe.lr
     start = results.start_record(variant, seed, network, fingerprint(network.state_dict()), peak)
     reporter.say(start_line(start))
+    network.to(device).to(memory_format=torch.channels_last)
+    interrupt = stop.check if world.size == 1 else lambda: None  # several processes stop together
+    prefix = FrozenPrefix(
+        network,
+        config.recipe,
+        config.precision,
+        Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None,
+        prepared.features_of(variant.name, start["frozen_sha256_before"]),
+        interrupt,
+    )
     stem = run_stem(variant.name, seed)
     checkpoints = Checkpoints(out / results.STATE, stem)
     with reporter.bar(stem, config.recipe.epochs * len(prepared.images.train)) as advance, stop.deferred():
@@ -281,16 +294,13 @@ def _run(
             network,
             prepared.images,
             config.recipe,
+            prefix,
             peak=peak,
             seed=seed,
-            device=device,
             workers=prepared.workers,
-            precision=config.precision,
-            views=Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None,
-            features=prepared.features_of(variant.name, start["frozen_sha256_before"]),
             world=world,
             step_ended=step_ended,
-            batch_evaluated=stop.check if world.size == 1 else lambda: None,  # several stop together
+            batch_evaluated=interrupt,
         )
         if checkpoints.restore(trainer):
             advance(trainer.training.images)

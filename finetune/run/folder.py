@@ -25,11 +25,10 @@ from finetune.config.presets import to_table
 from finetune.data.datasets import Dataset, Sample
 from finetune.data.splits import Splits
 from finetune.errors import RunFolderError, listed
-from finetune.network.resnet18 import Network
+from finetune.network.network import Network
 from finetune.network.weights import Weights
 from finetune.system.files import write_atomically
-from finetune.training.evaluate import Predictions
-from finetune.training.trainer import Training
+from finetune.training.record import Predictions, Training
 
 SCHEMA_VERSION = "1.0"
 STATE = "state"

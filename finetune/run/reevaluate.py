@@ -12,8 +12,10 @@ import torch
 from finetune.config.experiment import GROUPS, Variant
 from finetune.config.presets import load_preset
 from finetune.data.prepare import divide, make_ready
+from finetune.data.sources import WHOLE
 from finetune.errors import ConfigError, DataError, RunFolderError, WeightsError
-from finetune.network.resnet18 import Network, build, state_shapes
+from finetune.network.network import Network
+from finetune.network.resnet18 import build, state_shapes
 from finetune.network.weights import inside, read_state
 from finetune.run import environment
 from finetune.run import folder as results
@@ -22,6 +24,7 @@ from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.files import write_atomically
 from finetune.training.evaluate import evaluate
+from finetune.training.features import FrozenPrefix
 from finetune.training.precision import choose_precision
 
 
@@ -66,14 +69,12 @@ def evaluate_run(
         if entry["artifacts"] is None:
             continue
         variant = Variant(name=entry["variant"], init="random", train=GROUPS)
-        network = build(variant, len(divided.dataset.classes), 0, None).to(
-            target, memory_format=torch.channels_last
-        )
-        _load(network, run, entry["artifacts"]["checkpoint"])
-        for name, (pixels, labels) in images.held_out.items():
-            predictions = evaluate(
-                network, pixels, labels, config.recipe.batch_size, target, precision=precision
-            )
+        network = build(variant, len(divided.dataset.classes), 0, None)
+        network.to(target).to(memory_format=torch.channels_last)
+        _load(network, run, entry["artifacts"]["checkpoint"], len(divided.dataset.classes))
+        prefix = FrozenPrefix(network, config.recipe, precision)
+        for name, (source, labels) in images.held_out.items():
+            predictions = evaluate(network, prefix.held_out(name, source, WHOLE), labels, precision)
             stem = run_stem(variant.name, entry["seed"])
             content = results.predictions_csv(splits.by_name[name].samples, predictions)
             write_atomically(output / f"{stem}-{name}.csv", content)
@@ -96,14 +97,14 @@ def read_results(run: Path) -> dict[str, Any]:
     return dict(record)
 
 
-def _load(network: Network, run: Path, artifact: dict[str, str]) -> None:
+def _load(network: Network, run: Path, artifact: dict[str, str], n_classes: int) -> None:
     path = inside(run, artifact["path"])
     state, digest = read_state(path)
     if digest != artifact["sha256"]:
         raise WeightsError(
             f"The checkpoint {path} must have the SHA-256 that the results record; it does not."
         )
-    shapes = state_shapes(network.fc.out_features)
+    shapes = state_shapes(n_classes)
     if {n: tuple(t.shape) for n, t in state.items()} != shapes:
         raise WeightsError(
             f"The checkpoint {path} must hold ResNet-18's parameters and buffers; it does not."

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from finetune.system.files import write_atomically
-from finetune.training.trainer import Epoch
+from finetune.training.record import Epoch
 
 COLOURS = {"train": "#7f7f7f", "val": "#1f77b4", "test": "#d62728"}
 NAMES = {"train": "train", "val": "validation", "test": "test"}

@@ -12,25 +12,18 @@ from pathlib import Path
 from finetune.errors import RunFolderError
 
 
-def write_atomically(path: Path, *content: bytes | memoryview) -> str:
+def write_atomically(path: Path, content: bytes) -> str:
     """Write a file beside its place, sync it, rename it into its place and sync the folder; its SHA-256.
-
-    Args:
-        path: its place.
-        content: its parts, in order.
 
     Raises:
         RunFolderError: the disk is full or the folder cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
-    digest = hashlib.sha256()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)  # of a process that was killed, or a link that leads elsewhere
         with partial.open("xb") as file:
-            for part in content:
-                file.write(part)
-                digest.update(part)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -41,7 +34,7 @@ def write_atomically(path: Path, *content: bytes | memoryview) -> str:
         raise RunFolderError(
             f"{path} cannot be written ({error.strerror}); make room or name another folder with --out."
         ) from error
-    return digest.hexdigest()
+    return hashlib.sha256(content).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:

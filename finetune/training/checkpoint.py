@@ -1,10 +1,10 @@
-"""Stop after any step, crash at any instant, and go on to the same result.
+"""Checkpoints of the run in progress: stop after any step, crash at any instant, resume to the same result.
 
-`RUN/state/` holds the run under way: after each epoch, and every few minutes within one, a file with the
-network, the optimizer's momentum and the history; the last two are kept. Nothing random has a state to keep:
-order, crops and flips are functions of (seed, epoch, sample). A file's name ends in the first digits of its
-SHA-256, so a damaged one is recognised and the one before it is taken. Training goes on while a copy is
-written.
+After each epoch, and every few minutes within one, a file with the network, the optimizer's momentum and the
+training record is written; the last two are kept. Randomness is stateless (order, crops and flips are
+functions of seed, epoch and sample), so no generator state is needed. A file's name ends in the first digits
+of its SHA-256: a damaged file is recognized, and the one before it is used. Training continues while a file
+is written.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,22 +23,17 @@ import torch
 from safetensors import SafetensorError
 
 from finetune.errors import RunFolderError
-from finetune.network.weights import State
+from finetune.network.network import State
 from finetune.system.files import write_atomically
-from finetune.training.evaluate import Metrics, Predictions
-from finetune.training.trainer import Epoch, Pass, Trainer, Training
+from finetune.training.record import Epoch, Metrics, Pass, Predictions, Training
+from finetune.training.trainer import Trainer
 
 KEPT = 2
-
-
-DTYPES = {torch.float32: "F32", torch.int64: "I64"}
-"""What a checkpoint's tensors are: parameters, momentum, statistics and losses; counters and classes."""
-
-Part = bytes | memoryview
+"""Resume points that are kept."""
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy on the CPU, in the order in which it lies: a fraction of the time that plain order takes."""
+    """A copy on the CPU in the same memory layout: many times faster than a contiguous copy."""
     return torch.empty_like(tensor, device="cpu").copy_(tensor.detach())
 
 
@@ -47,14 +41,14 @@ class Checkpoints:
     """The checkpoints of one variant with one seed.
 
     Args:
-        folder: where they lie; made when the first is written.
-        stem: what their names begin with.
+        folder: of the files; created when the first is written.
+        stem: prefix of their names.
     """
 
     def __init__(self, folder: Path, stem: str) -> None:
         self.folder = folder
         self.stem = stem
-        self._bests: deque[int] = deque(maxlen=KEPT)  # the epochs that the checkpoints kept refer to
+        self._bests: deque[int] = deque(maxlen=KEPT)  # best epochs that the kept files refer to
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
@@ -62,15 +56,14 @@ class Checkpoints:
         """Wait until all files are written.
 
         Raises:
-            RunFolderError: one cannot be.
-            RuntimeError: there is too little memory, as PyTorch says it.
+            RunFolderError: one cannot be written.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def check(self) -> None:
-        """Raise what kept a file from being written, if that is known by now."""
+        """Raise the error that stopped a file from being written, if there has been one."""
         if self._writing is not None and self._writing.done():
             self.flush()
 
@@ -78,25 +71,25 @@ class Checkpoints:
         """The safetensors file of the best epoch.
 
         Raises:
-            RunFolderError: it is gone or damaged.
+            RunFolderError: it is missing or damaged.
         """
         self.flush()
         content = self._undamaged_best(epoch)
         if content is None:
             raise RunFolderError(
-                f"The network of {self.stem}'s best epoch, {epoch}, must be in {self.folder}, but it is gone "
-                "or damaged; go on with --resume, which trains from an earlier checkpoint."
+                f"{self.folder} must hold the network of {self.stem}'s best epoch, {epoch}, but the file is "
+                "missing or damaged; use --resume, which continues from an earlier checkpoint."
             )
         return content
 
     def save(self, trainer: Trainer, seconds: float) -> None:
-        """Write where training stands, before it the network of a new best epoch, and drop what is older.
+        """Write a checkpoint, preceded by the network of a new best epoch, and delete older ones.
 
-        It returns when a copy has been made; an error in writing it is raised by what is called next. The
-        best network's name tells its epoch: a crash between the two files cannot exchange it for another.
+        Returns once the tensors are copied; an error in writing them is raised by the next call. The name of
+        the best network's file contains its epoch, so a crash between the two files cannot mix them up.
 
         Args:
-            trainer: between two steps, or after an epoch, and settled.
+            trainer: between two steps or after an epoch, and settled.
             seconds: spent on this run so far.
         """
         self.flush()
@@ -129,8 +122,8 @@ class Checkpoints:
             for name in tensors:
                 tensors[name] = tensors[name].contiguous()
             if is_best:
-                self._replace(_file(_part(tensors, "network.")), f"best{best:06d}")
-            self._replace(_file(tensors, described), position)
+                self._replace(safetensors.torch.save(_part(tensors, "network.")), f"best{best:06d}")
+            self._replace(safetensors.torch.save(tensors, described), position)
             self._bests.append(best)
             kept = {
                 *self._positions()[-KEPT:],
@@ -141,18 +134,18 @@ class Checkpoints:
 
         self._writing = self._writer.submit(write)
 
-    def _replace(self, content: list[Part], what: str) -> None:
-        """Write a file and remove others that stand for the same."""
+    def _replace(self, content: bytes, what: str) -> None:
+        """Write a file and delete earlier versions of it."""
         written = self.folder / f"{self.stem}-{what}-{_digits(content)}.safetensors"
-        write_atomically(written, *content)
+        write_atomically(written, content)
         for same in set(self.folder.glob(f"{self.stem}-{what}-*.safetensors")) - {written}:
             same.unlink(missing_ok=True)
 
     def restore(self, trainer: Trainer) -> bool:
-        """Put a fresh trainer where the newest undamaged checkpoint stands; False if there is none.
+        """Bring a fresh trainer to the state of the newest undamaged checkpoint; False if there is none.
 
         Raises:
-            RunFolderError: a file cannot be read, or is undamaged but no checkpoint of this network.
+            RunFolderError: a file cannot be read, or is undamaged but not a checkpoint of this network.
         """
         for path in reversed(self._positions()):
             content = _undamaged(path)
@@ -173,15 +166,15 @@ class Checkpoints:
                 SafetensorError,
             ) as error:
                 raise RunFolderError(
-                    f"{path} must be a checkpoint of this run, but it is none "
-                    f"({type(error).__name__}: {error}); remove it to go on from the one before."
+                    f"{path} must be a checkpoint of this run, but it is not "
+                    f"({type(error).__name__}: {error}); remove it to resume from the one before."
                 ) from error
             self._bests.append(best or 0)
             return True
         return False
 
     def clear(self) -> None:
-        """Remove all checkpoints of this run."""
+        """Delete all checkpoints of this run."""
         self.flush()
         for path in self.folder.glob(f"{self.stem}-*"):
             path.unlink(missing_ok=True)
@@ -196,41 +189,13 @@ class Checkpoints:
         return sorted(self.folder.glob(f"{self.stem}-[0-9]*-[0-9]*-*.safetensors"))
 
 
-def _file(tensors: State, metadata: dict[str, str] | None = None) -> list[Part]:
-    """A safetensors file's content in parts (the format's description: github.com/huggingface/safetensors).
-
-    The library's own writer holds two more copies of all tensors, and ends the process where memory runs out.
-
-    Args:
-        tensors: in plain order.
-        metadata: strings for the header.
-    """
-    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    parts, offset = [], 0
-    for name in sorted(tensors, key=lambda n: (-tensors[n].element_size(), n)):  # so that all are aligned
-        tensor = tensors[name]
-        header[name] = {
-            "dtype": DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + tensor.nbytes],
-        }
-        offset += tensor.nbytes
-        parts.append(tensor.flatten().numpy().view(np.uint8).data)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return [len(text).to_bytes(8, "little"), text, *parts]
-
-
-def _digits(parts: Iterable[Part]) -> str:
-    """What a file's name ends in."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()[:16]
+def _digits(content: bytes) -> str:
+    """The last part of a file's name."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _undamaged(path: Path) -> bytes | None:
-    """A file's content, or None if it is not what its name says.
+    """A file's content, or None if it does not match the digest in its name.
 
     Raises:
         RunFolderError: it cannot be read.
@@ -239,19 +204,19 @@ def _undamaged(path: Path) -> bytes | None:
         content = path.read_bytes()
     except OSError as error:
         raise RunFolderError(
-            f"{path} cannot be read ({error.strerror}); remove it to go on without it."
+            f"{path} cannot be read ({error.strerror}); remove it to resume without it."
         ) from error
-    return content if _digits([content]) == path.stem.rpartition("-")[2] else None
+    return content if _digits(content) == path.stem.rpartition("-")[2] else None
 
 
 def _put(training: Training, tensors: State, trainer: Trainer) -> None:
-    """Put a fresh trainer where a checkpoint stands."""
+    """Bring a fresh trainer to the state of a checkpoint."""
     network, momentum, best = (_part(tensors, prefix) for prefix in ("network.", "momentum.", "best."))
     wanted = {n: t.shape for n, t in trainer.network.state_dict().items()}
     if {n: t.shape for n, t in network.items()} != wanted or any(
         t.shape != wanted[n] for n, t in momentum.items()
     ):
-        raise ValueError("its tensors are another network's")
+        raise ValueError("its tensors belong to another network")
     trainer.network.load_state_dict(network)
     for name, parameter in trainer.network.trainable():
         if name in momentum:

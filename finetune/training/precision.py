@@ -1,19 +1,20 @@
-"""The precision that convolutions and matrix products are computed in: fp32 or bf16."""
+"""The precision of convolutions and matrix products: fp32 or bf16."""
 
 from __future__ import annotations
 
 import torch
 
 from finetune.errors import ConfigError
-from finetune.network.resnet18 import ONE_PIXEL
+from finetune.network.resnet18 import ONE_PIXEL_BEFORE_LAYER4
 
 
 def choose_precision(precision: str, device: torch.device, image_size: int) -> str:
-    """`fp32` or `bf16` for `auto`, or what was asked for.
+    """`fp32` or `bf16`, as asked for; `auto` chooses the faster one.
 
-    A device with instructions for bf16 needs about half of fp32's time; a processor without them needs ten
-    times as much, so there it is refused. So it is on a processor for images of up to 16 pixels: a strided
-    convolution sees a single one then, and oneDNN 3.13 leaves part of its bf16 weight gradient unwritten.
+    A device with bf16 instructions takes about half of fp32's time; a CPU without them takes ten times as
+    long, so bf16 is refused there. It is also refused on a CPU for images of up to 16 pixels: a strided
+    convolution then sees a single pixel, and oneDNN 3.13 leaves part of its bf16 weight gradient
+    uninitialized.
 
     Raises:
         ConfigError: `bf16` on a device that has no instructions for it.
@@ -21,12 +22,12 @@ def choose_precision(precision: str, device: torch.device, image_size: int) -> s
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        able = torch.cpu._is_avx512_bf16_supported() and image_size > ONE_PIXEL
+        able = torch.cpu._is_avx512_bf16_supported() and image_size > ONE_PIXEL_BEFORE_LAYER4
     if precision == "bf16" and not able:
         raise ConfigError(
-            "--precision bf16 needs a device that computes in it (an NVIDIA GPU since Ampere, or a processor "
-            f"with AVX-512 BF16 for images of more than {ONE_PIXEL} pixels), but this {device.type} does not "
-            f"at {image_size} pixels; use --precision fp32 or auto."
+            "--precision bf16 needs a device with bf16 instructions (an NVIDIA GPU since Ampere, or a CPU "
+            f"with AVX-512 BF16 for images of more than {ONE_PIXEL_BEFORE_LAYER4} pixels), but this "
+            f"{device.type} has none for images of {image_size} pixels; use --precision fp32 or auto."
         )
     if precision == "auto":
         return "bf16" if able else "fp32"
@@ -34,5 +35,5 @@ def choose_precision(precision: str, device: torch.device, image_size: int) -> s
 
 
 def mixed(precision: str, device: torch.device) -> torch.autocast:
-    """Within, convolutions and matrix products are computed in that precision: `fp32` or `bf16`."""
+    """A context in which convolutions and matrix products are computed in `fp32` or `bf16`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -12,12 +12,11 @@ import torch
 from PIL import Image
 from torch.nn import functional
 from torchvision import transforms
-from torchvision.models import resnet18
 
 from finetune.config.experiment import Recipe
 from finetune.data.augment import crop, plan_epoch
 from finetune.network.fused import in_eval_mode
-from finetune.network.resnet18 import STAGES, Network
+from finetune.network.resnet18 import resnet18
 from finetune.training.precision import mixed
 
 Samples = dict[str, list[float]]
@@ -64,12 +63,12 @@ def step(batch_size: int, image_size: int, rounds: int) -> Samples:
 
 def forward(batch_size: int, image_size: int, rounds: int) -> Samples:
     """A batch through ResNet-18 in eval mode: its modules and fused, in fp32 and in bf16."""
-    model = Network(102).eval().to(memory_format=torch.channels_last)
+    model = resnet18(102).eval().to(memory_format=torch.channels_last)
     images = torch.rand(batch_size, 3, image_size, image_size).to(memory_format=torch.channels_last)
 
     def forwarder(precision: str, fused: bool) -> Callable[[], object]:
         with mixed(precision, CPU):
-            step = in_eval_mode(model, STAGES) if fused else model
+            step = in_eval_mode(model) if fused else model
 
         @torch.inference_mode()
         def one() -> None:

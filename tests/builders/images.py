@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from finetune.data.datasets import Sample
-from finetune.data.store import Store, decode
+from finetune.data.store import StoredImages, decode
 from finetune.data.stream import evaluation_stream, training_stream
 
 
@@ -35,13 +36,19 @@ def image_tree(root: Path, counts: Mapping[str, int], first_seed: int = 0) -> Pa
 
 def decode_training(
     samples: Sequence[Sample], image_size: int, workers: int, tick: Callable[[int], None]
-) -> Store:
+) -> StoredImages:
     """Training images, decoded."""
     return decode(training_stream(samples, image_size, workers), tick)
 
 
 def decode_evaluation(
     samples: Sequence[Sample], image_size: int, workers: int, tick: Callable[[int], None]
-) -> Store:
+) -> StoredImages:
     """Held-out images, decoded."""
     return decode(evaluation_stream(samples, image_size, workers), tick)
+
+
+def stored(pixels: torch.Tensor) -> StoredImages:
+    """Images of one size [n x height x width x 3] uint8, stored in memory."""
+    n, height, width, _ = pixels.shape
+    return StoredImages(pixels.numpy().reshape(-1), np.tile(np.array([[height, width]]), (n, 1)))

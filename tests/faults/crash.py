@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision.models.resnet import ResNet
 
 from finetune.config.presets import load_preset
+from finetune.network import resnet18
 from finetune.network.weights import read_state
 from finetune.run import environment, experiment
 from finetune.run import folder as results
 from finetune.run.experiment import run_experiment
 from finetune.system.signals import StopRequest
 from tests.builders.config import tiny_config
-from tests.builders.networks import narrow_init, write_weights
+from tests.builders.networks import narrow_stages, write_weights
 from tests.builders.runs import RecordingReporter
 from tests.compare_runs import file_digests, without_times
 from tests.machine import use_one_core
@@ -140,7 +140,7 @@ def main(folder: str, kills: str, seed: str, *options: str) -> None:
     environment._git = lambda *_: None
     weights = "bundled"
     if "--narrow" in options:
-        ResNet.__init__ = narrow_init
+        resnet18.stages = narrow_stages
         weights = str(write_weights(Path(folder).with_suffix(".safetensors")))
     print(json.dumps(crash(Path(folder), int(kills), int(seed), weights)))  # noqa: T201 - its answer
 

@@ -24,7 +24,7 @@ from finetune.config.presets import load_preset, to_table
 from finetune.data.prepare import divide, make_ready
 from finetune.distributed.world import SingleProcess
 from finetune.errors import FinetuneError
-from finetune.network.resnet18 import Network, state_shapes
+from finetune.network.resnet18 import resnet18, state_shapes
 from finetune.network.weights import load_weights
 from finetune.run import experiment as job
 from finetune.run import reevaluate
@@ -207,4 +207,4 @@ class TestWeights:
             weights = load_weights(str(path), state_shapes(10))
         except FinetuneError:
             return
-        Network(10).load_state_dict(weights.state, strict=False)
+        resnet18(10).load_state_dict(weights.state, strict=False)

@@ -126,7 +126,7 @@ def test_loss_of_one_variant_turns_nan(
     del arguments[at : at + 2]  # it would outrank the preset's
     done = run_finetune(capsys, *arguments)
     assert done.code == 1, done
-    assert "B-seed0 failed. In epoch 1 the loss stopped being a finite number" in done.out
+    assert "B-seed0 failed. In epoch 1 the loss was no longer finite" in done.out
     record = results_of(out)
     assert {r["variant"]: r["status"] for r in record["runs"]} == {
         "A": "completed",

@@ -12,11 +12,15 @@ from torch.nn import functional
 from finetune.config.experiment import STANDARD_VARIANTS, Recipe
 from finetune.data.datasets import load_dataset
 from finetune.data.prepare import Images
-from finetune.network.resnet18 import Network, build, state_shapes
+from finetune.network.network import Network
+from finetune.network.resnet18 import build, resnet18, state_shapes
 from finetune.network.weights import load_weights
-from finetune.training.evaluate import MEAN, STD, Predictions, evaluate
+from finetune.training.evaluate import MEAN, STD
+from finetune.training.features import FrozenPrefix
+from finetune.training.record import Predictions
 from finetune.training.trainer import Trainer
-from tests.builders.images import decode_evaluation, decode_training
+from tests.builders.images import decode_evaluation, decode_training, stored
+from tests.builders.networks import recompute
 
 N_IMAGES, SIZE = 60, 32
 
@@ -42,12 +46,13 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def found(network: Network, images: tuple[torch.Tensor, torch.Tensor], batch_size: int) -> Predictions:
-    return evaluate(network, *images, batch_size, torch.device("cpu"))
+    pixels, labels = images
+    return recompute(network, stored(pixels), labels, batch_size)
 
 
 def test_equals_a_float64_reference(network: Network, images: tuple[torch.Tensor, torch.Tensor]) -> None:
     pixels, labels = images
-    exact = Network(10).eval().double()
+    exact = resnet18(10).eval().double()
     exact.load_state_dict({n: t.double() for n, t in network.state_dict().items()})
     mean, std = (np.array(v, np.float64).reshape(1, 3, 1, 1) for v in (MEAN, STD))
     scaled = (pixels.numpy().transpose(0, 3, 1, 2).astype(np.float64) / 255 - mean) / std
@@ -85,7 +90,7 @@ def test_evaluation_sums_in_float64() -> None:
 def test_training_sums_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = load_dataset("digits", Path()).samples[:24]
     labels = torch.tensor([s.label for s in samples])
-    held_out = torch.zeros(2, 16, 16, 3, dtype=torch.uint8), labels[:2]
+    held_out = stored(torch.zeros(2, 16, 16, 3, dtype=torch.uint8)), labels[:2]
     images = Images(
         decode_training(samples, 16, 1, lambda _: None), labels, {"val": held_out, "test": held_out}
     )
@@ -97,15 +102,9 @@ def test_training_sums_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
         return loss if options else loss * 0 + next(losses)
 
     monkeypatch.setattr(functional, "cross_entropy", chosen)
-    trainer = Trainer(
-        Network(10),
-        images,
-        Recipe(epochs=1, batch_size=8, image_size=16),
-        peak=1e-9,
-        seed=0,
-        device=torch.device("cpu"),
-        workers=1,
-    )
+    network, recipe = resnet18(10), Recipe(epochs=1, batch_size=8, image_size=16)
+    prefix = FrozenPrefix(network, recipe, "fp32")
+    trainer = Trainer(network, images, recipe, prefix, peak=1e-9, seed=0, workers=1)
     training = trainer.run(lambda _: None)
     assert training.epochs[0].train.loss_sum == 8 * (2.0**25 + 2)  # float32 has no such number
     assert float(np.float32(8 * (2.0**25 + 2))) != 8 * (2.0**25 + 2)

@@ -13,10 +13,11 @@ from finetune.config.experiment import Recipe
 from finetune.data.datasets import load_dataset
 from finetune.data.prepare import Images
 from finetune.data.splits import make_splits
-from finetune.network.resnet18 import Network
-from finetune.training.evaluate import Predictions
+from finetune.network.resnet18 import resnet18
+from finetune.training.features import FrozenPrefix
+from finetune.training.record import Predictions
 from finetune.training.trainer import Trainer
-from tests.builders.images import decode_training
+from tests.builders.images import decode_training, stored
 
 
 @pytest.fixture
@@ -24,19 +25,20 @@ def trainer(narrow: None) -> Trainer:  # noqa: ARG001 - wanted for its effect
     """Two epochs over 24 digits, all labelled 0, with a network that says 0 of everything and stays so."""
     samples = load_dataset("digits", Path()).samples[:24]
     labels = torch.zeros(24, dtype=torch.int64)
-    held_out = torch.zeros(2, 16, 16, 3, dtype=torch.uint8), labels[:2]
+    held_out = stored(torch.zeros(2, 16, 16, 3, dtype=torch.uint8)), labels[:2]
     store = decode_training(samples, 16, 1, lambda _: None)
-    network = Network(10)
+    network = resnet18(10)
     with torch.no_grad():
         network.fc.weight.zero_()
         network.fc.bias[0] = 50.0
+    recipe = Recipe(epochs=2, batch_size=8, image_size=16)
     return Trainer(
         network,
         Images(store, labels, {"val": held_out, "test": held_out}),
-        Recipe(epochs=2, batch_size=8, image_size=16),
+        recipe,
+        FrozenPrefix(network, recipe, "fp32"),
         peak=1e-9,
         seed=0,
-        device=torch.device("cpu"),
         workers=1,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from concurrent.futures import ThreadPoolExecutor
 
 import hypothesis.strategies as st
 import numpy as np
@@ -16,8 +15,8 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from finetune.config.experiment import Recipe
-from finetune.data.augment import Plan, batches, crop, plan_epoch
-from finetune.data.store import Store
+from finetune.data.augment import Plan, crop, plan_epoch
+from finetune.data.store import StoredImages
 
 STANDARD = Recipe()
 
@@ -26,9 +25,9 @@ def sizes(n: int, height: int = 300, width: int = 400) -> np.ndarray:
     return np.tile(np.array([[height, width]]), (n, 1))
 
 
-def store_of(n: int, height: int = 20, width: int = 30) -> Store:
+def store_of(n: int, height: int = 20, width: int = 30) -> StoredImages:
     pixels = np.random.default_rng(0).integers(0, 256, n * height * width * 3, dtype=np.uint8)
-    return Store(pixels, sizes(n, height, width), np.arange(n) * height * width * 3)
+    return StoredImages(pixels, sizes(n, height, width))
 
 
 def geometry(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -165,9 +164,8 @@ class TestBatches:
         store = store_of(23)
         plan = plan_epoch(0, 1, store.sizes, self.recipe)
         parts = [plan.order[i : i + batch_size] for i in range(first * batch_size, 23, batch_size)]
-        with ThreadPoolExecutor(workers) as pool:
-            found = batches(store, plan, parts, 8, pool, 2)
-            return [(i.tolist(), p.numpy().tobytes()) for i, p in found]
+        found = store.augmented(plan, parts, 8, workers)
+        return [(i.tolist(), p.numpy().tobytes()) for i, p in found]
 
     def test_every_sample_once_in_the_plans_order(self) -> None:
         plan: Plan = plan_epoch(0, 1, store_of(23).sizes, self.recipe)
@@ -189,8 +187,7 @@ class TestBatches:
     def test_images_are_cropped_and_flipped_by_plan(self) -> None:
         store = store_of(6)
         plan = plan_epoch(0, 1, store.sizes, Recipe(flip_probability=0.5))
-        with ThreadPoolExecutor(1) as pool:
-            (index, images), *_ = batches(store, plan, [plan.order], 8, pool, 2)
+        (index, images), *_ = store.augmented(plan, [plan.order], 8, 1)
         pixels = images.numpy()
         assert pixels.shape == (6, 8, 8, 3)
         assert pixels.dtype == np.uint8

@@ -21,8 +21,8 @@ import pytest
 from finetune.data import cache, entry, store
 from finetune.data.cache import cache_folder, clear, entries, entry_name, obtain
 from finetune.data.datasets import Sample
-from finetune.data.store import Store, decode
-from finetune.data.stream import Stream, training_stream
+from finetune.data.store import StoredImages, decode
+from finetune.data.stream import StreamedImages, training_stream
 from finetune.errors import BadImagesError, ConfigError, RunFolderError
 from tests.builders.images import photo
 
@@ -36,26 +36,26 @@ def later() -> float:
     return time.time() + 3600
 
 
-def never() -> Stream:
+def never() -> StreamedImages:
     raise AssertionError("the images were decoded again")
 
 
 class Given(NamedTuple):
     """Images and what they decode to."""
 
-    make: Callable[[], Stream]
+    make: Callable[[], StreamedImages]
     pixels: np.ndarray
     samples: list[Sample]
 
-    def obtain(self, place: str = "memory", since: float | None = None) -> tuple[Store, str]:
+    def obtain(self, place: str = "memory", since: float | None = None) -> tuple[StoredImages, str]:
         """Decoded, or opened, and held to the right pixels."""
         return self.checked(obtain(NAME, self.make, place, since or later(), lambda _: None))
 
-    def reopen(self, place: str = "memory") -> tuple[Store, str]:
+    def reopen(self, place: str = "memory") -> tuple[StoredImages, str]:
         """Opened without being decoded."""
         return self.checked(obtain(NAME, never, place, later(), lambda _: None))
 
-    def checked(self, obtained: tuple[Store, str]) -> tuple[Store, str]:
+    def checked(self, obtained: tuple[StoredImages, str]) -> tuple[StoredImages, str]:
         found, _ = obtained
         np.testing.assert_array_equal(np.asarray(found.pixels), self.pixels)
         assert found.sizes.tolist() == [[h, w] for w, h in SIZES]
@@ -76,7 +76,7 @@ def given(tmp_path: Path) -> Given:
     paths = [photo(tmp_path / f"{i}.png", i, *size) for i, size in enumerate(SIZES)]
     samples = [Sample(p.name, 0, p) for p in paths]
 
-    def make() -> Stream:
+    def make() -> StreamedImages:
         return training_stream(samples, 32, 2)
 
     return Given(make, decode(make(), lambda _: None).pixels, samples)
@@ -365,7 +365,7 @@ class TestTogether:
         asked: list[int] = []
         inside = threading.Event()
 
-        def make() -> Stream:
+        def make() -> StreamedImages:
             asked.append(1)
             inside.wait(0.1)  # the others come while the lock is held
             return given.make()
@@ -383,7 +383,7 @@ class TestTogether:
         assert len(asked) == 1
 
     def test_another_entry_does_not_wait(self, given: Given) -> None:
-        def make() -> Stream:
+        def make() -> StreamedImages:
             obtain("other", given.make, "memory", later(), lambda _: None)
             return given.make()
 
@@ -413,7 +413,7 @@ class TestTogether:
         """With a new lock file a second process would write into the folder of the first."""
         inside, go_on, second = threading.Event(), threading.Event(), threading.Event()
 
-        def make() -> Stream:
+        def make() -> StreamedImages:
             inside.set()
             go_on.wait(10)
             return given.make()

@@ -12,15 +12,15 @@ from hypothesis import example, given
 
 from finetune.config.experiment import Recipe
 from finetune.data.augment import crop, plan_epoch
-from finetune.data.device import DeviceStore
-from finetune.data.store import Store
+from finetune.data.device import DeviceImages
+from finetune.data.store import StoredImages
 
 Box = tuple[float, float, float, float]
 CPU = torch.device("cpu")
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
-def stored(sizes: Sequence[tuple[int, int]], kind: str = "noise") -> Store:
+def stored(sizes: Sequence[tuple[int, int]], kind: str = "noise") -> StoredImages:
     """Images of these heights and widths."""
     shapes = np.array(sizes, dtype=np.int64).reshape(-1, 2)
     lengths = shapes[:, 0] * shapes[:, 1] * 3
@@ -31,7 +31,7 @@ def stored(sizes: Sequence[tuple[int, int]], kind: str = "noise") -> Store:
         "black and white": chance.integers(0, 2, n) * 255,
         "white": np.full(n, 255),
     }[kind]
-    return Store(pixels.astype(np.uint8), shapes, np.cumsum(lengths) - lengths)
+    return StoredImages(pixels.astype(np.uint8), shapes)
 
 
 def box_of(size: tuple[int, int], part: Box) -> list[float]:
@@ -44,7 +44,7 @@ def box_of(size: tuple[int, int], part: Box) -> list[float]:
 
 
 def difference(
-    store: Store,
+    store: StoredImages,
     boxes: Sequence[Sequence[float]],
     flips: Sequence[bool],
     image_size: int,
@@ -53,7 +53,7 @@ def difference(
     """The largest difference from Pillow's crops, grey levels."""
     corners, mirrored = np.array(boxes, dtype=np.float32), np.array(flips)
     index = np.arange(len(store))
-    found = DeviceStore(store, device).crops(index, corners, mirrored, image_size)
+    found = DeviceImages(store, device).crops(index, corners, mirrored, image_size)
     assert found.dtype == torch.uint8
     assert found.device.type == device.type
     expected = [crop(store.image(i), corners[i], bool(mirrored[i]), image_size) for i in index]
@@ -102,7 +102,7 @@ class TestCrops:
     def test_a_whole_image_of_the_right_size_is_itself(self) -> None:
         store = stored([(32, 32)] * 3)
         boxes = np.tile(np.array([0, 0, 32, 32], dtype=np.float32), (3, 1))
-        found = DeviceStore(store, CPU).crops(np.array([2, 0, 2]), boxes, np.zeros(3, dtype=bool), 32)
+        found = DeviceImages(store, CPU).crops(np.array([2, 0, 2]), boxes, np.zeros(3, dtype=bool), 32)
         np.testing.assert_array_equal(found.numpy(), np.stack([store.image(i) for i in (2, 0, 2)]))
 
     def test_white_stays_white(self) -> None:
@@ -118,7 +118,7 @@ class TestCrops:
     def test_flips_are_exact_mirrors(
         self, drawn: list[tuple[tuple[int, int], Box, bool]], image_size: int
     ) -> None:
-        store = DeviceStore(stored([size for size, _, _ in drawn]), CPU)
+        store = DeviceImages(stored([size for size, _, _ in drawn]), CPU)
         boxes = np.array([box_of(size, part) for size, part, _ in drawn], dtype=np.float32)
         index, flips = np.arange(len(drawn)), np.array([flip for _, _, flip in drawn])
         plain = store.crops(index, boxes, np.zeros(len(drawn), dtype=bool), image_size)
@@ -128,7 +128,7 @@ class TestCrops:
 
     def test_an_image_does_not_depend_on_the_others_of_its_batch(self) -> None:
         sizes = [(20, 60), (64, 16), (9, 9), (33, 47)]
-        store = DeviceStore(stored(sizes), CPU)
+        store = DeviceImages(stored(sizes), CPU)
         boxes = np.array([box_of(s, (0.1, 0.15, 0.85, 0.95)) for s in sizes], dtype=np.float32)
         flips = np.array([True, False, True, False])
         together = store.crops(np.arange(4), boxes, flips, 16)
@@ -147,4 +147,4 @@ class TestCrops:
         assert difference(store, plan.boxes.tolist(), plan.flips.tolist(), 24, torch.device(device)) <= 1
 
     def test_how_many_there_are(self) -> None:
-        assert len(DeviceStore(stored([(2, 3), (4, 5)]), CPU)) == 2
+        assert len(DeviceImages(stored([(2, 3), (4, 5)]), CPU)) == 2

@@ -15,8 +15,8 @@ from finetune.data import cache, store
 from finetune.data import prepare as load
 from finetune.data.cache import entries
 from finetune.data.prepare import Images, divide, make_ready
-from finetune.data.store import Store
-from finetune.data.stream import Stream
+from finetune.data.store import StoredImages
+from finetune.data.stream import StreamedImages
 from finetune.errors import BadImagesError, ConfigError
 from tests.builders.config import tiny_config
 from tests.builders.images import image_tree, photo
@@ -37,7 +37,7 @@ def folder(narrow: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     return tmp_path / "cache" / "finetune" / "images"
 
 
-def never(*_: object) -> Stream:
+def never(*_: object) -> StreamedImages:
     raise AssertionError("the images were decoded again")
 
 
@@ -71,24 +71,24 @@ class TestPlaces:
             assert len(images.train) == 20
         assert len(entries()) == (0 if place == "off" else 3)
         if place == "off":
-            assert isinstance(images.train, Stream)
-            assert all(isinstance(held, Stream) for held, _ in images.held_out.values())
+            assert isinstance(images.train, StreamedImages)
+            assert all(isinstance(held, StreamedImages) for held, _ in images.held_out.values())
         else:
-            assert isinstance(images.train, Store)
+            assert isinstance(images.train, StoredImages)
             assert images.train.in_memory == (place != "disk")
 
     def test_labels_and_pixels_are_those_of_the_split_wherever_they_lie(self) -> None:
         reference, _ = ready(tiny_config(store="memory"))
-        assert isinstance(reference.train, Store)
+        assert isinstance(reference.train, StoredImages)
         for place in ("disk", "off"):
             images, _ = ready(tiny_config(store=place))
-            assert not isinstance(images.train, load.DeviceStore)
+            assert not isinstance(images.train, load.DeviceImages)
             assert torch.equal(images.train_labels, reference.train_labels)
             for i in range(20):
                 np.testing.assert_array_equal(images.train.image(i), reference.train.image(i))
             for name, (held, labels) in images.held_out.items():
-                pixels = torch.cat(list(held.split(7)))
-                assert torch.equal(pixels, torch.cat(list(reference.held_out[name][0].split(7))))
+                pixels = torch.cat(list(held.batches(7)))
+                assert torch.equal(pixels, torch.cat(list(reference.held_out[name][0].batches(7))))
                 assert torch.equal(labels, reference.held_out[name][1])
 
     @pytest.mark.parametrize("place", ["off", "disk"])
@@ -143,7 +143,7 @@ class TestPlaces:
             monkeypatch.setattr(module, "available_memory_bytes", lambda: 0)
         images, said = ready(tiny_config())
         assert said[-1].endswith("in files.")
-        assert isinstance(images.train, Store)
+        assert isinstance(images.train, StoredImages)
         assert not images.train.in_memory
 
 
@@ -183,8 +183,8 @@ class TestBadImages:
         before, _ = ready(config)
         photo(root / "train" / "a" / "003.png", 4321)
         after, _ = ready(config)
-        assert isinstance(before.train, Store)
-        assert isinstance(after.train, Store)
+        assert isinstance(before.train, StoredImages)
+        assert isinstance(after.train, StoredImages)
         changed = [i for i in range(20) if (before.train.image(i) != after.train.image(i)).any()]
         assert changed == [3]
 

@@ -28,7 +28,7 @@ from finetune.errors import ConfigError
 from finetune.run import shards as parallel
 from finetune.run.shards import connect
 from finetune.system.signals import Stopped, StopRequest
-from finetune.training.optimizer import require_statistics
+from finetune.training.requirements import require_batch_statistics
 from finetune.training.trainer import Trainer
 from grader.findings import Status
 from grader.grade import Job, grade
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 A, B, C = STANDARD_VARIANTS
 HEAD = Variant(name="H", init="random", train=("fc",))
-"""Its batch normalisation is frozen, so shares of a batch are normalised as the whole is."""
+"""Its batch normalisation is frozen, so shares of a batch are normalized as the whole is."""
 
 
 ALONE = SingleProcess()
@@ -91,12 +91,12 @@ def test_parts_are_all_there_once_and_in_order(size: int, n: int) -> None:
 @pytest.mark.parametrize(("n_train", "fits"), [(20, True), (19, False), (16, True), (17, False)])
 def test_every_process_needs_two_images_of_every_batch(n_train: int, fits: bool) -> None:
     if fits:
-        require_statistics(HEAD, n_train, RECIPE, processes=2)
+        require_batch_statistics(HEAD, n_train, RECIPE, processes=2)
         return
     with pytest.raises(
         ConfigError, match=rf"Each of 2 processes needs two images .* {n_train} training images"
     ):
-        require_statistics(HEAD, n_train, RECIPE, processes=2)
+        require_batch_statistics(HEAD, n_train, RECIPE, processes=2)
 
 
 Work = Callable[[DataParallel], object]
@@ -271,7 +271,7 @@ class TestStep:
 
         one, two = teams.run(failure)
         assert one == two
-        assert "stopped being a finite number" in one
+        assert "was no longer finite" in one
 
 
 TINY = ["--dataset", "digits", "--subset", "2", "--device", "cpu", "--workers", "1", "--epochs", "2"]

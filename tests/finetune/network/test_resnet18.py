@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torchvision.models import resnet18
+import torchvision
 
 from finetune.config.experiment import GROUPS, STANDARD_VARIANTS, Recipe, Variant
-from finetune.network.resnet18 import Network, build, fingerprint, state_shapes
+from finetune.network.network import Network, fingerprint
+from finetune.network.resnet18 import build, resnet18, state_shapes
 from finetune.training.optimizer import make_optimizer
 
 A, B, C = STANDARD_VARIANTS
@@ -16,7 +17,7 @@ MIDDLE = Variant(name="M", init="random", train=("conv1", "fc"))
 
 def trained(variant: Variant, n_classes: int = 102) -> int:
     with torch.device("meta"):
-        return sum(p.numel() for _, p in Network(n_classes, variant.groups).trainable())
+        return sum(p.numel() for _, p in resnet18(n_classes, variant.groups).trainable())
 
 
 class TestCounts:
@@ -36,26 +37,28 @@ class TestCounts:
 class TestNetwork:
     def test_same_function_as_torchvisions(self) -> None:
         torch.manual_seed(0)
-        reference = resnet18(num_classes=5).eval()
-        network = Network(5, ("layer4", "fc")).eval()
+        reference = torchvision.models.resnet18(num_classes=5).eval()
+        network = resnet18(5, ("layer4", "fc")).eval()
         network.load_state_dict(reference.state_dict())
         images = torch.randn(2, 3, 40, 40)
         with torch.inference_mode():
             torch.testing.assert_close(network(images), reference(images), rtol=0, atol=1e-5)  # fused
-            network = Network(5).eval()  # without a frozen prefix nothing is
+            network = resnet18(5).eval()  # without a frozen prefix nothing is
             network.load_state_dict(reference.state_dict())
             torch.testing.assert_close(network(images), reference(images), rtol=0, atol=0)
 
     def test_shapes(self) -> None:
         shapes = state_shapes(7)
-        assert shapes == {n: tuple(t.shape) for n, t in resnet18(num_classes=7).state_dict().items()}
+        assert shapes == {
+            n: tuple(t.shape) for n, t in torchvision.models.resnet18(num_classes=7).state_dict().items()
+        }
 
 
 @pytest.mark.usefixtures("narrow")
 class TestFrozen:
     def network(self, *groups: str) -> Network:
         torch.manual_seed(0)
-        return Network(10, groups)
+        return resnet18(10, groups)
 
     def test_eval_mode_survives_train(self) -> None:
         network = self.network("layer4", "fc")
@@ -77,16 +80,16 @@ class TestFrozen:
     def test_no_graph_in_the_frozen_prefix(self) -> None:
         network = self.network("layer4", "fc")
         images = torch.randn(2, 3, 32, 32, requires_grad=True)
-        features = network.forward_frozen(images)
+        features = network.features(images)
         assert features.shape == (2, 16, 2, 2)
         assert features.grad_fn is None
         assert not features.requires_grad
-        assert network.forward_trained(features).requires_grad
-        torch.testing.assert_close(network(images), network.forward_trained(features))
+        assert network.suffix(features).requires_grad
+        torch.testing.assert_close(network(images), network.suffix(features))
 
     def test_no_prefix_when_the_first_layer_trains(self) -> None:
         images = torch.randn(2, 3, 32, 32)
-        assert self.network("conv1", "fc").forward_frozen(images) is images
+        assert self.network("conv1", "fc").features(images) is images
 
     def test_a_frozen_middle_passes_gradients_yet_keeps_still(self) -> None:
         network = self.network("conv1", "fc").train()

@@ -16,7 +16,7 @@ from hypothesis import given
 
 from finetune.errors import WeightsError
 from finetune.network import weights
-from finetune.network.resnet18 import Network, state_shapes
+from finetune.network.resnet18 import resnet18, state_shapes
 from finetune.network.weights import Weights, fetch, load_weights, read_state
 from finetune.system import download as network
 from tests.builders.server import Server
@@ -29,7 +29,7 @@ TEN = state_shapes(10)
 def state(narrow: None) -> dict[str, torch.Tensor]:  # noqa: ARG001 - wanted for its effect
     """A state dict of the narrow network with ten classes."""
     torch.manual_seed(0)
-    return dict(Network(10).state_dict())
+    return dict(resnet18(10).state_dict())
 
 
 def write(path: Path, state: dict[str, Any]) -> Path:

@@ -25,9 +25,10 @@ from finetune.config.experiment import ExperimentConfig
 from finetune.config.presets import load_preset
 from finetune.data.datasets import Sample
 from finetune.errors import RunFolderError
-from finetune.network.resnet18 import Network, fingerprint
+from finetune.network.network import fingerprint
+from finetune.network.resnet18 import resnet18
 from finetune.run.folder import begin_run_folder, config_record, predictions_csv, require_new, write_results
-from finetune.training.evaluate import Predictions
+from finetune.training.record import Predictions
 from tests.builders.config import tiny_config
 from tests.builders.runs import RecordingReporter
 
@@ -194,7 +195,7 @@ class TestFolder:
     def test_checkpoints_are_the_chosen_networks(self, finished: Finished, results: dict[str, Any]) -> None:
         run = results["runs"][2]
         state = safetensors.torch.load_file(finished[0] / run["artifacts"]["checkpoint"]["path"])
-        network = Network(10, ("layer4", "fc"))
+        network = resnet18(10, ("layer4", "fc"))
         network.load_state_dict(state)
         assert network.frozen_sha256() == run["frozen_sha256_before"]
         assert fingerprint(state) != run["initial_sha256"]

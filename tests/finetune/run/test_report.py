@@ -15,8 +15,7 @@ from finetune.config.experiment import ExperimentConfig
 from finetune.errors import RunFolderError
 from finetune.run.report import curves, epoch_line, summary
 from finetune.system.console import Reporter
-from finetune.training.evaluate import Metrics
-from finetune.training.trainer import Epoch
+from finetune.training.record import Epoch, Metrics
 from tests.builders.runs import RecordingReporter
 
 Finished = tuple[Path, ExperimentConfig, dict[str, Any], RecordingReporter]

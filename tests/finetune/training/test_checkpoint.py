@@ -15,11 +15,14 @@ import torch
 
 from finetune.config.experiment import STANDARD_VARIANTS, Variant
 from finetune.errors import RunFolderError
-from finetune.network.resnet18 import build, fingerprint
+from finetune.network.network import fingerprint
+from finetune.network.resnet18 import build
 from finetune.system import files
 from finetune.training import checkpoint
 from finetune.training.checkpoint import Checkpoints
-from finetune.training.trainer import Epoch, Trainer, Training
+from finetune.training.features import FrozenPrefix
+from finetune.training.record import Epoch, Training
+from finetune.training.trainer import Trainer
 from tests.builders.trainers import RECIPE, epochs_without_times, ignore_epoch, random_images, tiny_trainer
 
 A, _, C = STANDARD_VARIANTS
@@ -228,9 +231,8 @@ class TestFolder:
     def test_another_networks_checkpoint_is_refused(self, tmp_path: Path) -> None:
         self.trained(tmp_path)
         narrower = build(C, 3, 0, None if C.init == "random" else {})
-        made = Trainer(
-            narrower, random_images(), LONG, peak=0.1, seed=0, device=torch.device("cpu"), workers=1
-        )
+        prefix = FrozenPrefix(narrower, LONG, "fp32")
+        made = Trainer(narrower, random_images(), LONG, prefix, peak=0.1, seed=0, workers=1)
         with pytest.raises(RunFolderError, match="must be a checkpoint of this run"):
             Checkpoints(tmp_path, "X").restore(made)
 

@@ -7,8 +7,12 @@ import pytest
 import torch
 from torchvision.transforms.functional import normalize
 
-from finetune.network.resnet18 import Network
-from finetune.training.evaluate import MEAN, STD, Metrics, Predictions, evaluate, normalised
+from finetune.network.network import Network
+from finetune.network.resnet18 import resnet18
+from finetune.training.evaluate import MEAN, STD, normalized
+from finetune.training.record import Metrics, Predictions
+from tests.builders.images import stored
+from tests.builders.networks import recompute
 
 CPU = torch.device("cpu")
 
@@ -16,7 +20,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def network(narrow: None) -> Network:  # noqa: ARG001 - wanted for its effect
     torch.manual_seed(1)
-    made = Network(5)
+    made = resnet18(5)
     for module in made.modules():  # statistics as after some training
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.3)
@@ -30,9 +34,9 @@ def images(n: int) -> tuple[torch.Tensor, torch.Tensor]:
     return pixels, torch.randint(0, 5, (n,), generator=generator)
 
 
-def test_normalised_as_torchvision_does() -> None:
+def test_normalized_as_torchvision_does() -> None:
     pixels, _ = images(3)
-    found = normalised(pixels, CPU)
+    found = normalized(pixels, CPU)
     expected = normalize(pixels.permute(0, 3, 1, 2).float() / 255, list(MEAN), list(STD))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert found.dtype == torch.float32
@@ -41,12 +45,12 @@ def test_normalised_as_torchvision_does() -> None:
 
 def test_equals_a_float64_reference(network: Network) -> None:
     pixels, labels = images(23)
-    found = evaluate(network, pixels, labels, 7, CPU)
-    double = Network(5).double()
+    found = recompute(network, stored(pixels), labels, 7)
+    double = resnet18(5).double()
     double.load_state_dict({n: t.double() for n, t in network.state_dict().items()})
     double.eval()
     with torch.no_grad():
-        logits = double(normalised(pixels, CPU).double())
+        logits = double(normalized(pixels, CPU).double())
     reference = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     np.testing.assert_allclose(found.nll, reference.numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(found.predicted, logits.argmax(1).numpy())
@@ -59,7 +63,7 @@ def test_equals_a_float64_reference(network: Network) -> None:
 @pytest.mark.parametrize("batch_size", [1, 2, 22, 23, 100])
 def test_batch_size_does_not_matter_beyond_rounding(network: Network, batch_size: int) -> None:
     pixels, labels = images(23)
-    whole, parts = (evaluate(network, pixels, labels, n, CPU) for n in (23, batch_size))
+    whole, parts = (recompute(network, stored(pixels), labels, n) for n in (23, batch_size))
     np.testing.assert_allclose(whole.nll, parts.nll, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(whole.predicted, parts.predicted)
 
@@ -68,7 +72,7 @@ def test_leaves_eval_mode_and_no_trace(network: Network) -> None:
     pixels, labels = images(4)
     before = {n: t.clone() for n, t in network.state_dict().items()}
     network.train()
-    evaluate(network, pixels, labels, 2, CPU)
+    recompute(network, stored(pixels), labels, 2)
     assert not network.training
     assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
     assert all(p.grad is None for p in network.parameters())
@@ -77,7 +81,7 @@ def test_leaves_eval_mode_and_no_trace(network: Network) -> None:
 def test_told_after_each_batch(network: Network) -> None:
     pixels, labels = images(7)
     told: list[int] = []
-    evaluate(network, pixels, labels, 3, CPU, lambda: told.append(1))
+    recompute(network, stored(pixels), labels, 3, batch_ended=lambda: told.append(1))
     assert len(told) == 3
 
 

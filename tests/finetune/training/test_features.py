@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,17 @@ import torch
 
 from finetune.config.experiment import STANDARD_VARIANTS, Recipe, Variant
 from finetune.config.presets import load_preset
-from finetune.data.augment import Plan, Views, batches, crop, plan_epoch
-from finetune.data.store import Store
-from finetune.network.resnet18 import Network, build, state_shapes
+from finetune.data.augment import Plan, Views, crop, plan_epoch
+from finetune.data.store import StoredImages
+from finetune.network.network import Network
+from finetune.network.resnet18 import build, resnet18, state_shapes
 from finetune.network.weights import load_weights
 from finetune.run import experiment as experiment_module
 from finetune.run.experiment import Prepared, run_experiment
 from finetune.system.signals import Stopped, StopRequest
 from finetune.training import features
-from finetune.training.evaluate import normalised
-from finetune.training.features import Features, features_bytes, view_features
+from finetune.training.evaluate import normalized
+from finetune.training.features import FeatureCache, FrozenPrefix
 from tests.builders.config import tiny_config
 from tests.builders.networks import use_narrow_network
 from tests.builders.runs import RecordingReporter, StopAt
@@ -82,22 +82,25 @@ class TestViews:
         assert streams[0] != streams[3]  # the order is each seed's own
 
 
-def random_images(n: int, side: int) -> Store:
+def random_images(n: int, side: int) -> StoredImages:
     pixels = np.random.default_rng(0).integers(0, 256, n * side * side * 3, dtype=np.uint8)
-    return Store(pixels, np.tile(np.array([[side, side]]), (n, 1)), np.arange(n) * side * side * 3)
+    return StoredImages(pixels, np.tile(np.array([[side, side]]), (n, 1)))
 
 
-def kept_view(network: Network, store: Store, plan: Plan, image_size: int, batch_size: int) -> torch.Tensor:
-    every = np.array_split(np.arange(len(store)), -(-len(store) // batch_size))
-    with ThreadPoolExecutor(1) as pool:
-        images = batches(store, plan, every, image_size, pool, 2)
-        return view_features(network, images, len(store), "fp32", lambda: None)
+def cached_view(
+    network: Network, store: StoredImages, plan: Plan, image_size: int, batch_size: int
+) -> torch.Tensor:
+    """Features of the view that the plan describes, as they are cached."""
+    recipe = Recipe(batch_size=batch_size, image_size=image_size)
+    prefix = FrozenPrefix(network, recipe, "fp32", Views(1, 0))
+    prefix.training(1, plan, [], store, 1)
+    return prefix.cache.views[1]
 
 
-def live_images(store: Store, plan: Plan, image_size: int) -> torch.Tensor:
-    """All images, augmented and normalised, in their own order."""
+def live_images(store: StoredImages, plan: Plan, image_size: int) -> torch.Tensor:
+    """All images, augmented and normalized, in their own order."""
     pixels = [crop(store.image(i), plan.boxes[i], bool(plan.flips[i]), image_size) for i in range(len(store))]
-    return normalised(torch.from_numpy(np.stack(pixels)), CPU)
+    return normalized(torch.from_numpy(np.stack(pixels)), CPU)
 
 
 class TestKept:
@@ -112,11 +115,11 @@ class TestKept:
         network.to(memory_format=torch.channels_last)
         store = random_images(n, image_size)
         plan = plan_epoch(0, 1, store.sizes, MIRRORING)
-        kept = kept_view(network, store, plan, image_size, 4)
+        kept = cached_view(network, store, plan, image_size, 4)
         order = torch.from_numpy(plan.order)
         with torch.no_grad():
             expected = network.eval()(live_images(store, plan, image_size))[order]
-            found = network.forward_trained(kept[order])
+            found = network.suffix(kept[order])
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
         assert not torch.allclose(found[0], expected[1], rtol=1e-2)  # the tolerance tells images apart
         assert kept.is_contiguous(memory_format=torch.channels_last)
@@ -127,21 +130,22 @@ class TestKept:
         plan = plan_epoch(0, 1, store.sizes, MIRRORING)
         assert 0 < plan.flips.sum() < 8
         straight = dataclasses.replace(plan, flips=np.zeros(8, dtype=np.bool_))
-        kept = kept_view(network, store, plan, 64, 3)
-        expected = network.forward_frozen(live_images(store, plan, 64))
+        kept = cached_view(network, store, plan, 64, 3)
+        expected = network.features(live_images(store, plan, 64))
         torch.testing.assert_close(kept, expected, rtol=1e-4, atol=1e-5)
-        of_straight = network.forward_frozen(live_images(store, straight, 64))
+        of_straight = network.features(live_images(store, straight, 64))
         for i, flipped in enumerate(plan.flips):
             assert torch.allclose(kept[i], of_straight[i], rtol=1e-4, atol=1e-5) == (not flipped)
             assert not torch.allclose(kept[i], of_straight[i].flip(2), rtol=1e-2, atol=1e-3)
 
     @pytest.mark.usefixtures("narrow")
-    def test_a_stop_is_heard_after_each_batch(self) -> None:
-        store, told = random_images(7, 16), []
-        images = [(i, torch.zeros(len(i), 16, 16, 3, dtype=torch.uint8)) for i in np.array_split(range(7), 3)]
-        network = build(FROZEN, 10, 0, None)
-        view_features(network, images, len(store), "fp32", lambda: told.append(1))
-        assert len(told) == 3
+    def test_can_be_stopped_after_each_batch(self) -> None:
+        ended: list[int] = []
+        network, store = build(FROZEN, 10, 0, None), random_images(7, 16)
+        recipe = Recipe(batch_size=3, image_size=16)
+        prefix = FrozenPrefix(network, recipe, "fp32", Views(1, 0), batch_ended=lambda: ended.append(1))
+        prefix.training(1, plan_epoch(0, 1, store.sizes, recipe), [], store, 1)
+        assert len(ended) == 3
         assert not network.training
 
 
@@ -149,14 +153,14 @@ class TestKept:
 def prefix_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of real images that frozen prefixes were given since the test began."""
     seen: list[int] = []
-    real = Network.forward_frozen
+    real = Network.features
 
     def counted(self: Network, images: torch.Tensor) -> torch.Tensor:
-        if self.first_trained > 0 and images.any():  # a black one only asks for the size
+        if self.n_frozen_stages > 0 and not images.is_meta and images.any():  # zeros only ask for the size
             seen.append(len(images))
         return real(self, images)
 
-    monkeypatch.setattr(Network, "forward_frozen", counted)
+    monkeypatch.setattr(Network, "features", counted)
     return seen
 
 
@@ -194,7 +198,7 @@ class TestSharing:
     ) -> None:
         fields = {"variants": (dataclasses.replace(C, init=init),), "seeds": 2, "cache_views": 1}
         shared = experiment(tmp_path / "shared", **fields)
-        monkeypatch.setattr(Prepared, "features_of", lambda *_: Features())
+        monkeypatch.setattr(Prepared, "features_of", lambda *_: FeatureCache())
         assert without_times(experiment(tmp_path / "apart", **fields)) == without_times(shared)
 
     @pytest.mark.slow
@@ -243,7 +247,7 @@ class TestRoom:
         kept = experiment(tmp_path / "kept", variants=(C,))
         assert sum(prefix_images) == N_TRAIN * 2 + N_HELD_OUT
         prefix_images.clear()
-        monkeypatch.setattr("finetune.training.trainer.free_bytes", lambda _: 0)
+        monkeypatch.setattr("finetune.training.features.cacheable_bytes", lambda _: 0)
         assert without_times(experiment(tmp_path / "computed", variants=(C,))) == without_times(kept)
         assert sum(prefix_images) == (N_TRAIN + N_HELD_OUT) * 2
 
@@ -276,9 +280,11 @@ class TestAuto:
         spare_bytes: int,
         expected: int | None,
     ) -> None:
-        one_image = sum(features_bytes(Network(10, v.groups), 16, "fp32") for v in (C, HEAD))
+        recipe = Recipe(image_size=16)
+        prefixes = [FrozenPrefix(resnet18(10, v.groups), recipe, "fp32") for v in (C, HEAD)]
+        one_image = sum(prefix.bytes_per_image for prefix in prefixes)
         room = one_image * N_TRAIN * 2 + spare_bytes
-        monkeypatch.setattr(experiment_module, "free_bytes", lambda _: room)
+        monkeypatch.setattr(experiment_module, "cacheable_bytes", lambda _: room)
         record = experiment(tmp_path / "run", variants=(A, C, HEAD), seeds=2, cache_views="auto")
         assert record["config"]["cache_views"] == expected
 
@@ -320,7 +326,7 @@ class TestResume:
         whole = experiment(tmp_path / "whole", **{**fields, "cache_views": 2})
         with pytest.raises(Stopped):
             experiment(tmp_path / "run", **fields, stop=StopAt(5))
-        monkeypatch.setattr(experiment_module, "free_bytes", lambda _: 0)
+        monkeypatch.setattr(experiment_module, "cacheable_bytes", lambda _: 0)
         config = load_preset(str(tmp_path / "run" / "config.toml"))
         resumed = run_experiment(config, tmp_path / "run", RecordingReporter(), StopRequest(), resume=True)
         assert without_times(resumed) == without_times(whole)

@@ -17,12 +17,12 @@ from finetune.config.experiment import STANDARD_VARIANTS, Variant
 from finetune.errors import ConfigError
 from finetune.network.resnet18 import build
 from finetune.run import folder as results
-from finetune.training.evaluate import evaluate
-from finetune.training.features import features_bytes
+from finetune.training.features import FrozenPrefix
 from finetune.training.precision import choose_precision, mixed
 from grader.findings import Status
 from grader.grade import Job, grade
 from grader.policy import load_policy
+from tests.builders.networks import recompute
 from tests.builders.trainers import RECIPE, ignore_epoch, random_images, tiny_trainer
 
 A, B, C = STANDARD_VARIANTS
@@ -66,8 +66,8 @@ class TestChoice:
         able(False)
         with pytest.raises(
             ConfigError,
-            match=rf"^--precision bf16 needs a device that computes in it .* but this {device} does not "
-            r"at 224 pixels; use --precision fp32 or auto\.$",
+            match=rf"^--precision bf16 needs a device with bf16 .* but this {device} has none for "
+            r"images of 224 pixels; use --precision fp32 or auto\.$",
         ):
             choose_precision("bf16", torch.device(device), 224)
 
@@ -76,7 +76,7 @@ class TestChoice:
         able(True)
         assert choose_precision("auto", CPU, 16) == "fp32"
         with pytest.raises(
-            ConfigError, match=r"of more than 16 pixels\), but this cpu does not at 16 pixels;"
+            ConfigError, match=r"of more than 16 pixels\), but this cpu has none for images of 16 pixels;"
         ):
             choose_precision("bf16", CPU, 16)
 
@@ -148,13 +148,14 @@ class TestTraining:
 
     def test_kept_features_are_as_small_as_the_precision_makes_them(self) -> None:
         network = build(Variant(name="F", init="random", train=("layer4", "fc")), 4, 0, None)
-        assert features_bytes(network, 64, "fp32") == 2 * features_bytes(network, 64, "bf16")
+        fp32, bf16 = (FrozenPrefix(network, RECIPE, p).bytes_per_image for p in ("fp32", "bf16"))
+        assert fp32 == 2 * bf16
 
     def test_evaluation_is_close_to_fp32(self) -> None:
         network = build(A, 4, 0, None)
         pixels, labels = random_images(n_held_out=40).held_out["val"]
         fp32, bf16 = (
-            evaluate(network, pixels, labels, 16, CPU, precision=precision) for precision in ("fp32", "bf16")
+            recompute(network, pixels, labels, 16, precision=precision) for precision in ("fp32", "bf16")
         )
         np.testing.assert_allclose(bf16.nll, fp32.nll, rtol=0.05, atol=0.05)
         assert not np.array_equal(bf16.nll, fp32.nll)

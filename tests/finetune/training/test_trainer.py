@@ -13,12 +13,14 @@ import torch
 from hypothesis import example, given
 
 from finetune.config.experiment import STANDARD_VARIANTS, Recipe, Variant
+from finetune.data.store import StoredImages
 from finetune.errors import ConfigError
-from finetune.network.resnet18 import Network, fingerprint
+from finetune.network.network import fingerprint
 from finetune.training import trainer as train
-from finetune.training.evaluate import Metrics, normalised
-from finetune.training.optimizer import learning_rate, require_statistics
-from finetune.training.trainer import Epoch, Trainer, best_epoch
+from finetune.training.evaluate import normalized
+from finetune.training.optimizer import learning_rate
+from finetune.training.record import Epoch, Metrics, best_epoch
+from finetune.training.requirements import require_batch_statistics
 from tests.builders.trainers import RECIPE, epochs_without_times, ignore_epoch, random_images, tiny_trainer
 
 A, B, C = STANDARD_VARIANTS
@@ -114,9 +116,9 @@ class TestTrainer:
 
         def noted(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
             sizes.add(len(pixels))
-            return normalised(pixels, device)
+            return normalized(pixels, device)
 
-        monkeypatch.setattr(train, "normalised", noted)
+        monkeypatch.setattr(train, "normalized", noted)
         made._warm_up()
         assert sizes == {8, 4, 1}
         assert fingerprint(made.network.state_dict()) == before
@@ -225,7 +227,7 @@ class TestTrainer:
     def test_the_test_split_changes_nothing_but_its_own_row(self) -> None:
         usual, other = random_images(), random_images()
         pixels, labels = other.held_out["test"]
-        other.held_out["test"] = (255 - pixels, (labels + 1) % 4)
+        other.held_out["test"] = (StoredImages(255 - pixels.pixels, pixels.sizes), (labels + 1) % 4)
         one, two = tiny_trainer(images=usual).run(ignore_epoch), tiny_trainer(images=other).run(ignore_epoch)
         assert [(e.train, e.val) for e in one.epochs] == [(e.train, e.val) for e in two.epochs]
         assert [e.test for e in one.epochs] != [e.test for e in two.epochs]
@@ -235,7 +237,7 @@ class TestTrainer:
         ended: list[Epoch] = []
         training = tiny_trainer(recipe=dataclasses.replace(RECIPE, epochs=5), peak=1e12).run(ended.append)
         assert training.failure is not None
-        assert "the loss stopped being a finite number at a peak learning rate of 1e+12" in training.failure
+        assert "the loss was no longer finite at a peak learning rate of 1e+12" in training.failure
         assert len(training.epochs) < 5
         assert training.epochs == ended
         assert all(math.isfinite(m.loss_sum) for e in ended for m in (e.train, e.val, e.test))
@@ -262,21 +264,8 @@ class TestTrainer:
         with pytest.raises(
             ConfigError, match=r"a single image .* another --batch-size, or an --image-size above 32"
         ):
-            require_statistics(A, n_train, recipe)
+            require_batch_statistics(A, n_train, recipe)
         head = Variant(name="H", init="random", train="fc")
-        require_statistics(head, n_train, recipe)
+        require_batch_statistics(head, n_train, recipe)
         assert tiny_trainer(head, recipe, images=random_images(n_train)).run(ignore_epoch).failure is None
-        require_statistics(A, n_train, dataclasses.replace(recipe, image_size=33))
-
-
-def test_network_ends_on_the_device_it_was_given() -> None:
-    made = Trainer(
-        Network(4, ("fc",)),
-        random_images(),
-        RECIPE,
-        peak=0.1,
-        seed=0,
-        device=torch.device("cpu"),
-        workers=1,
-    )
-    assert made.network.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+        require_batch_statistics(A, n_train, dataclasses.replace(recipe, image_size=33))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,11 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetune.config.experiment import STANDARD_VARIANTS, Variant
 from finetune.data.augment import Views
-from finetune.data.device import DeviceStore
+from finetune.data.device import DeviceImages
 from finetune.data.prepare import Images
-from finetune.data.store import Store
+from finetune.data.store import StoredImages
+from finetune.training import evaluate
 from finetune.training import trainer as train
-from finetune.training.features import Features
+from finetune.training.features import FeatureCache
 from tests.builders.trainers import RECIPE, ignore_epoch, random_images, tiny_trainer
 
 A, _, C = STANDARD_VARIANTS
@@ -46,8 +46,8 @@ class Copies(TorchDispatchMode):
 
 
 def on_device(found: Images) -> Images:
-    assert isinstance(found.train, Store)
-    return Images(DeviceStore(found.train, META), found.train_labels, found.held_out)
+    assert isinstance(found.train, StoredImages)
+    return Images(DeviceImages(found.train, META), found.train_labels, found.held_out)
 
 
 @pytest.mark.parametrize("variant", [A, C], ids=lambda v: v.name)
@@ -68,7 +68,7 @@ def test_labels_and_pixels_go_without_waiting(variant: Variant, monkeypatch: pyt
 def test_kept_features_go_without_waiting(kept: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     views = {1: torch.zeros(32, 256, 1, 1, device=kept)}
     copies = copies_of_a_pass(
-        monkeypatch, C, images=random_images(n_train=32), views=Views(1, 0), features=Features(views=views)
+        monkeypatch, C, images=random_images(n_train=32), views=Views(1, 0), cache=FeatureCache(views=views)
     )
     assert copies.waits == [False] * 4 * 2
 
@@ -78,9 +78,9 @@ def copies_of_a_pass(monkeypatch: pytest.MonkeyPatch, variant: Variant, **option
     monkeypatch.setattr(train, "mixed", lambda *_: contextlib.nullcontext())  # knows only real devices
     one = tiny_trainer(variant, device=META, **options)
     monkeypatch.setattr(one, "settle", lambda: None)  # at the end the sums are waited for
-    train.normalised(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), META)
-    with ThreadPoolExecutor(1) as pool, Copies() as copies:
-        one._pass(1, pool)
+    evaluate.normalized(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), META)
+    with Copies() as copies:
+        one._pass(1)
     return copies
 
 
@@ -94,8 +94,8 @@ def test_more_steps_wait_no_more_often_for_a_gpu(variant: Variant) -> None:
     def waits(n_train: int) -> int:
         for _ in range(2):  # at first libraries load and choose their algorithms
             found = random_images(n_train)
-            assert isinstance(found.train, Store)
-            kept = Images(DeviceStore(found.train, gpu), found.train_labels, found.held_out)
+            assert isinstance(found.train, StoredImages)
+            kept = Images(DeviceImages(found.train, gpu), found.train_labels, found.held_out)
             one = tiny_trainer(variant, device=gpu, images=kept)
             torch.cuda.set_sync_debug_mode("warn")
             try:

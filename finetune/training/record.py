@@ -1,0 +1,108 @@
+"""What training one variant with one seed has produced so far: counts and sums; ratios are derived later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Sums over a split: cross-entropy in nats, correct predictions, samples."""
+
+    loss_sum: float
+    n_correct: int
+    n_samples: int
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of correct predictions."""
+        return self.n_correct / self.n_samples
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, nats."""
+        return self.loss_sum / self.n_samples
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A network's predictions for the images of a split, in the split's order.
+
+    Args:
+        predicted: [n] most likely class.
+        nll: [n] float32 negative log-likelihood of the label, nats.
+    """
+
+    predicted: npt.NDArray[np.int64]
+    nll: npt.NDArray[np.float32]
+
+    def metrics(self, labels: npt.NDArray[np.int64]) -> Metrics:
+        """Sums against labels [n], in float64."""
+        return Metrics(
+            loss_sum=float(self.nll.sum(dtype=np.float64)),
+            n_correct=int((self.predicted == labels).sum()),
+            n_samples=len(labels),
+        )
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training split and the evaluations after it; times in seconds."""
+
+    epoch: int
+    learning_rate: float
+    train: Metrics
+    val: Metrics
+    test: Metrics
+    train_seconds: float
+    data_wait_seconds: float
+    evaluation_seconds: float
+
+
+@dataclass
+class Pass:
+    """Sums of the unfinished pass over the training split."""
+
+    batches: int = 0
+    samples: int = 0
+    loss_sum: float = 0.0
+    n_correct: int = 0
+    rate_sum: float = 0.0
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+
+
+@dataclass
+class Training:
+    """What training one variant with one seed has produced so far.
+
+    Args:
+        epochs: completed ones, in order.
+        current: the unfinished pass.
+        steps: optimizer steps taken.
+        images: images seen in those steps.
+        stream_sha256: digest of every order, crop and flip of the passes begun.
+        best_epoch: number of the chosen epoch; None before the first.
+        best_predictions: `val` and `test` predictions after that epoch.
+        failure: why training stopped early, or None.
+        seconds: spent on this run before it was last resumed.
+    """
+
+    epochs: list[Epoch] = field(default_factory=list)
+    current: Pass = field(default_factory=Pass)
+    steps: int = 0
+    images: int = 0
+    stream_sha256: str = ""
+    best_epoch: int | None = None
+    best_predictions: dict[str, Predictions] = field(default_factory=dict)
+    failure: str | None = None
+    seconds: float = 0.0
+
+
+def best_epoch(epochs: Sequence[Epoch]) -> int:
+    """The epoch of highest validation accuracy; ties go to the lower validation loss, then the earlier."""
+    return min(epochs, key=lambda e: (-e.val.n_correct, e.val.loss_sum, e.epoch)).epoch
