@@ -1,4 +1,4 @@
-"""The command line: one file a command; the only place that knows exit codes."""
+"""The command line, one file per command: options → configuration, results and errors → exit codes."""
 
 from finetune.cli.app import main
 

@@ -1,1 +1,1 @@
-"""Variants, recipe and options of an experiment, validated on construction; presets are TOML files."""
+"""Variants, recipe and settings of an experiment, validated when constructed; presets are TOML files."""

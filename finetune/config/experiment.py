@@ -1,4 +1,4 @@
-"""What an experiment is: variants, recipe, data. Frozen, checked once."""
+"""The configuration of an experiment: variants, recipe, data. Immutable, validated when constructed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from finetune.errors import ConfigError
 
 GROUPS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
-"""Top-level children of torchvision's ResNet that have parameters, from input to output."""
+"""The groups of layers, from input to output: the children of torchvision's ResNet that have parameters."""
 
 SEED_MAX = 2**32 - 1
-"""Random generators take no seed beyond some size; this one fits them all."""
+"""The largest seed that every random number generator in use accepts."""
 
+DATASETS = ("flowers102", "digits", "imagefolder:PATH")
 SPLITS = ("70-15-15", "official")
 DEVICES = ("auto", "cpu", "cuda")
 ON_BAD_IMAGE = ("fail", "skip")
@@ -25,13 +26,23 @@ INITS = ("random", "pretrained")
 
 
 def require(holds: bool, what: str, rule: str, value: object) -> None:
-    """Make sure that a value keeps its rule.
+    """Raise an error unless a value meets its rule.
+
+    Args:
+        holds: whether it does.
+        what: what the value is for, as the subject of the message.
+        rule: what it must be, to follow "must be".
+        value: as it was given.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the value breaks the rule.
     """
     if not holds:
         raise ConfigError(f"{what} must be {rule}, but {value!r} was given.")
+
+
+def _require_choice(what: str, choices: tuple[str, ...], value: object) -> None:
+    require(value in choices, what, f"{', '.join(choices[:-1])} or {choices[-1]}", value)
 
 
 def _number(value: object) -> bool:
@@ -39,7 +50,7 @@ def _number(value: object) -> bool:
 
 
 def _nameable(value: str) -> bool:
-    """Whether the system could have a file of that name at all."""
+    """Whether the operating system allows a path of that name."""
     path = value.encode("utf-8", "surrogateescape")
     return b"\0" not in path and len(path) < 4096 and all(len(part) < 256 for part in path.split(b"/"))
 
@@ -53,10 +64,10 @@ class Variant:
     """One way to train the network: a row of data, not a code path.
 
     Args:
-        name: letters, digits, hyphens and underscores; at most 32; unique whatever the case.
-        init: where the weights start, `random` or `pretrained`.
-        train: `all`, or names out of `GROUPS`; everything else is frozen.
-        lr: peak learning rate of this variant alone; None takes the recipe's.
+        name: a letter, then at most 31 letters, digits, hyphens or underscores; unique, ignoring case.
+        init: initial weights, `random` or `pretrained`.
+        train: `all`, or names from `GROUPS`; everything else is frozen.
+        lr: peak learning rate of this variant; None means the recipe's.
 
     Raises:
         ConfigError: a field breaks its rule.
@@ -74,13 +85,13 @@ class Variant:
             "a letter, then at most 31 letters, digits, hyphens or underscores",
             self.name,
         )
-        require(self.init in INITS, f"init of variant {self.name}", "random or pretrained", self.init)
+        _require_choice(f"init of variant {self.name}", INITS, self.init)
         listed = isinstance(self.train, str | tuple)
         unknown = [g for g in self.groups if g not in GROUPS] if listed else [self.train]
         require(
             not unknown and len(self.groups) > 0 and len(set(self.groups)) == len(self.groups),
             f"train of variant {self.name}",
-            f'"all" or a list of groups out of {", ".join(GROUPS)}',
+            f'"all" or a list of different groups from {", ".join(GROUPS)}',
             unknown[0] if unknown else self.train,
         )
         require(
@@ -113,24 +124,24 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "crop_area_min": ("a number above 0 and at most 1", lambda v: 0 < v <= 1),
     "flip_probability": ("a number from 0 to 1", lambda v: 0 <= v <= 1),
 }
-"""What a recipe's fractional numbers must be."""
+"""The rule for each number of a recipe that may have a fraction."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How every variant is trained. Lengths in epochs, sizes in pixels.
+    """How every variant is trained.
 
     Args:
         epochs: passes over the training split.
-        batch_size: images in a step; the last step of an epoch may have fewer.
+        batch_size: images per step; the last step of an epoch may have fewer.
         lr: peak learning rate of SGD.
         momentum: Nesterov momentum.
-        weight_decay: on convolution and linear weights; none on biases and BatchNorm.
-        warmup_epochs: linear warm-up before the cosine decay; a fraction is allowed.
-        image_size: height and width of the network's input.
-        crop_area_min: smallest share of the image's area that a random training crop covers
+        weight_decay: for convolution and linear weights; biases and BatchNorm have none.
+        warmup_epochs: epochs of linear warm-up before the cosine decay; may have a fraction.
+        image_size: height and width of the network's input, pixels.
+        crop_area_min: smallest fraction of the image's area that a random training crop covers
             (Szegedy et al. 2015, "Going deeper with convolutions": 0.08).
-        flip_probability: chance that a training image is mirrored left to right.
+        flip_probability: probability that a training image is flipped left to right.
 
     Raises:
         ConfigError: a field breaks its rule.
@@ -160,27 +171,28 @@ class ExperimentConfig:
     """One experiment: every variant with every seed on the same images.
 
     Args:
-        preset: name of the preset it came from, for the record.
+        preset: name of the preset it is based on, for the record.
         dataset: `flowers102`, `digits` or `imagefolder:PATH`.
-        data_root: folder that downloads go to and are read from.
-        split: `70-15-15`, `official`, or None: official for a folder that comes divided, else 70-15-15.
-        subset: at most this many images a class in each split; None keeps all.
-        weights: `imagenet`, `bundled`, a weights file or an earlier run folder.
-        seed: the first seed; it also seeds split and subset.
-        seeds: how many seeds to train: seed, seed + 1, ...
+        data_root: folder for downloads.
+        split: `70-15-15`, `official`, or None: official for an image folder with train/, else 70-15-15.
+        subset: maximum number of images per class in each split; None means all.
+        weights: pretrained weights: `imagenet`, `bundled`, a file or a run folder.
+        seed: the first seed; it also determines split and subset.
+        seeds: number of seeds to train each variant with: seed, seed + 1, ...
         device: `auto`, `cpu` or `cuda`.
-        workers: threads that decode and augment; None takes one a core.
-        store: where decoded images lie: `device` (the GPU), `memory`, `disk`, or `off`, to decode them anew
-            each time; `auto` takes the first of these that has room.
-        precision: `fp32`, `bf16`, or `auto`: bf16 on a GPU or processor that computes in it, else fp32.
-        cache_views: number of augmented views of each training image, shared by variants and seeds, for which
-            the outputs of frozen layers are kept; `auto`: one an epoch if several seeds share them and a
-            quarter of the free memory holds them; None draws fresh ones for each epoch and seed.
-        processes: how many share each batch, each normalising its share by itself.
-        on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
-        deterministic: on a GPU, only algorithms that give the same result each time.
-        variants: in the order they are trained.
-        recipe: the same for all of them.
+        threads: CPU threads that compute; None means OMP_NUM_THREADS, else one per core.
+        workers: threads that decode and augment images; None means as many as `threads`.
+        store: where decoded images are kept during the run: `device` (GPU memory), `memory`, `disk`, or `off`
+            to decode them each time they are needed; `auto` is the first of these with enough space.
+        precision: `fp32`, `bf16`, or `auto`: bf16 where the GPU or CPU has instructions for it, else fp32.
+        cache_views: number of augmented views of each training image, shared by variants and seeds, with
+            cached frozen-layer outputs; `auto`: one per epoch if several seeds share them and they fit into a
+            quarter of the free memory; None augments anew for each epoch and seed.
+        processes: number of processes that divide each batch, with batch statistics of their own.
+        on_bad_image: `fail`, or `skip` to train without the images that cannot be read.
+        deterministic: on a GPU, use deterministic algorithms only.
+        variants: in training order.
+        recipe: the same for all variants.
 
     Raises:
         ConfigError: a field breaks its rule.
@@ -195,6 +207,7 @@ class ExperimentConfig:
     seed: int = 0
     seeds: int = 1
     device: str = "auto"
+    threads: int | None = None
     workers: int | None = None
     store: str = "auto"
     precision: str = "auto"
@@ -206,41 +219,32 @@ class ExperimentConfig:
     recipe: Recipe = Recipe()
 
     def __post_init__(self) -> None:
-        known = self.dataset in ("flowers102", "digits") or self.dataset.removeprefix("imagefolder:") not in (
-            "",
-            self.dataset,
-        )
-        require(known, "dataset", "flowers102, digits or imagefolder:PATH", self.dataset)
+        folder = self.dataset.startswith("imagefolder:") and self.dataset != "imagefolder:"
+        if not folder:
+            _require_choice("dataset", DATASETS, self.dataset)
         for name in ("dataset", "data_root", "weights"):
             value = getattr(self, name)
             require(_nameable(value), name, "a path without null characters and overlong names", value)
-        require(self.split in (None, *SPLITS), "split", " or ".join(SPLITS), self.split)
-        require(self.device in DEVICES, "device", "auto, cpu or cuda", self.device)
-        require(self.store in STORES, "store", "auto, device, memory, disk or off", self.store)
-        require(self.precision in PRECISIONS, "precision", "auto, fp32 or bf16", self.precision)
-        require(
-            self.cache_views in (None, "auto") or _whole(self.cache_views, 1),
-            "cache_views",
-            "auto or a whole number of at least 1",
-            self.cache_views,
-        )
-        require(
-            self.processes == 1 or self.cache_views is None,
-            "cache_views with --parallel data",
-            "left out",
-            self.cache_views,
-        )
-        require(self.on_bad_image in ON_BAD_IMAGE, "on_bad_image", "fail or skip", self.on_bad_image)
+        if self.split is not None:
+            _require_choice("split", SPLITS, self.split)
+        _require_choice("device", DEVICES, self.device)
+        _require_choice("store", STORES, self.store)
+        _require_choice("precision", PRECISIONS, self.precision)
+        _require_choice("on_bad_image", ON_BAD_IMAGE, self.on_bad_image)
+        views, cached = self.cache_views, self.cache_views is not None
+        valid = not cached or views == "auto" or _whole(views, 1)
+        require(valid, "cache_views", "auto or a whole number of at least 1", views)
+        require(self.processes == 1 or not cached, "cache_views with --parallel data", "left out", views)
         require(isinstance(self.deterministic, bool), "deterministic", "true or false", self.deterministic)
-        for name in ("subset", "seeds", "workers", "processes"):
+        for name in ("subset", "seeds", "threads", "workers", "processes"):
             value = getattr(self, name)
-            optional = name in ("subset", "workers") and value is None
+            optional = name in ("subset", "threads", "workers") and value is None
             require(optional or _whole(value, 1), name, "a whole number of at least 1", value)
         last = self.seed + self.seeds - 1 if _whole(self.seed, 0) else -1
         require(0 <= last <= SEED_MAX, "seed", f"a whole number from 0 to {SEED_MAX:,}", self.seed)
         names = [v.name.casefold() for v in self.variants]
         require(len(names) > 0, "variants", "a list of at least one", [])
-        require(len(set(names)) == len(names), "names of variants", "different, whatever their case", names)
+        require(len(set(names)) == len(names), "names of variants", "different, ignoring case", names)
 
     @property
     def seed_list(self) -> tuple[int, ...]:
@@ -248,7 +252,7 @@ class ExperimentConfig:
         return tuple(range(self.seed, self.seed + self.seeds))
 
     def pick(self, names: str) -> ExperimentConfig:
-        """The same experiment with only the variants named in a comma-separated list, in the list's order.
+        """The same experiment with only the variants in a comma-separated list, in that order.
 
         Raises:
             ConfigError: a name is unknown; the message lists the valid ones.
@@ -257,5 +261,5 @@ class ExperimentConfig:
         wanted = [n.strip().casefold() for n in names.split(",")]
         for name in wanted:
             valid = ", ".join(v.name for v in self.variants)
-            require(name in rows, "Each of --variants", f"one of {valid}", name)
+            require(name in rows, "variant", f"one of {valid}", name)
         return dataclasses.replace(self, variants=tuple(rows[n] for n in wanted))

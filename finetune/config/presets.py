@@ -1,4 +1,4 @@
-"""Experiments as TOML: presets, files like them, and the `config.toml` of a run."""
+"""Configurations as TOML: the presets, users' files in the same format, and the `config.toml` of a run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from finetune.errors import ConfigError
 
 
 def preset_names() -> dict[str, str]:
-    """Each preset that comes with finetune, with its one-line description."""
+    """The presets that come with finetune: name and one-line description."""
     folder = resources.files("finetune.config") / "presets"
     tables = {f.name.removesuffix(".toml"): tomllib.loads(f.read_text("utf-8")) for f in folder.iterdir()}
     return {name: str(tables[name]["description"]) for name in sorted(tables)}
 
 
 def load_preset(name: str) -> ExperimentConfig:
-    """Read a preset by name, or any TOML file of the same form, such as a run's `config.toml`.
+    """Read a preset by name, or any TOML file in the same format, such as a run's `config.toml`.
 
     Raises:
         ConfigError: no such preset or file, not TOML, an unknown key, or a value that breaks its rule.
@@ -38,7 +38,7 @@ def load_preset(name: str) -> ExperimentConfig:
     try:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"The preset {name} must be a TOML file, but reading it gave: {error}.") from error
+        raise ConfigError(f"The preset {name} must be valid TOML, but is not: {error}.") from error
     return _from_table(table, Path(name).stem if name.endswith(".toml") else name)
 
 
@@ -83,7 +83,7 @@ def _checked(cls: type[Any], table: Mapping[str, Any], where: str) -> Mapping[st
             raise ConfigError(f"{where} has an unknown key {key!r}; the valid ones are {', '.join(fields)}.")
     missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in table]
     if missing:
-        raise ConfigError(f"{where} lacks the key {missing[0]!r}; add it.")
+        raise ConfigError(f"{where} must have the key {missing[0]!r}, but it does not; add it.")
     for key, value in table.items():
         if fields[key].type in ("str", "str | None"):
             require(isinstance(value, str), f"{key} in {where}", "a string", value)

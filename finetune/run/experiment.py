@@ -152,9 +152,9 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
     environment.choose_algorithms(config.deterministic)
     for variant in config.variants:
         require_memory(variant, config.recipe, precision, device, world.local_size)
-    cores = max(1, host.cores() // world.local_size)
-    workers = config.workers or cores
-    torch.set_num_threads(cores)
+    threads = host.choose_threads(config.threads, world.local_size)
+    torch.set_num_threads(threads)
+    workers = config.workers or threads
     described = environment.describe(device)
     gpu_memory = torch.cuda.mem_get_info(device) if device.type == "cuda" else None
     reporter.say(host.startup_line(described, gpu_memory))

@@ -29,7 +29,14 @@ from finetune.training.precision import choose_precision
 
 
 def evaluate_run(
-    run: Path, output: Path, reporter: Reporter, *, dataset: str | None, data_root: str | None, device: str
+    run: Path,
+    output: Path,
+    reporter: Reporter,
+    *,
+    dataset: str | None,
+    data_root: str | None,
+    device: str,
+    threads: int | None = None,
 ) -> None:
     """Evaluate every checkpoint of a run on its validation and test images and write the predictions.
 
@@ -40,6 +47,7 @@ def evaluate_run(
         dataset: the data set to use in place of the run's own, where an image folder has moved.
         data_root: likewise for downloads.
         device: `auto`, `cpu` or `cuda`.
+        threads: CPU threads; None means OMP_NUM_THREADS, else one per core.
 
     Raises:
         FinetuneError: no results, other images than the run's, or a checkpoint that is not the recorded one.
@@ -50,8 +58,9 @@ def evaluate_run(
         config, dataset=dataset or config.dataset, data_root=data_root or config.data_root
     )
     target = environment.choose_device(device)
-    torch.set_num_threads(host.cores())
-    divided, images, _ = make_ready(config, divide(config), reporter, device=target)
+    threads = host.choose_threads(threads)
+    torch.set_num_threads(threads)
+    divided, images, _ = make_ready(config, divide(config, threads), reporter, threads, target)
     splits = divided.splits
     try:
         precision = choose_precision(config.precision, target, config.recipe.image_size)

@@ -1,9 +1,13 @@
-"""What a person sees while it runs: a bar in a terminal, plain lines elsewhere."""
+"""What a person sees while it runs: progress bars in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,24 +15,28 @@ from rich.table import Table
 
 
 class Reporter:
-    """Says what happens; the experiment hands it facts and prints nothing itself."""
+    """Prints what happens; everything else hands it facts and prints nothing itself.
+
+    Args:
+        console: None means standard output.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
 
     def say(self, text: str) -> None:
-        """One line, as it is."""
+        """Print one line, unwrapped and without markup."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def table(self, table: Table) -> None:
-        """A table, as wide as it needs to be where no terminal sets a width."""
+        """Print a table; outside a terminal, as wide as it needs to be."""
         if not self.console.is_terminal:
             self.console.width = max(self.console.width, 160)
         self.console.print(table)
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A progress bar over `total` images, in a terminal only; yields what advances it."""
+        """Show a progress bar over `total` images, in a terminal only; yields a function that advances it."""
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -40,3 +48,32 @@ class Reporter:
         ) as progress:
             task = progress.add_task(label, total=total)
             yield lambda n: progress.advance(task, n)
+
+
+class _Output(io.FileIO):
+    """Standard output or error; drops what is written once nobody reads it any more."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
+            return len(data)
+
+
+def survive_closed_pipes() -> None:
+    """Let `finetune train | head` train to the end: output to a closed pipe is dropped, raising nothing.
+
+    By replacing the streams, since warnings, progress bars of libraries and tracebacks use them too.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and stream is getattr(sys, f"__{name}__"):
+            raw = _Output(stream.fileno(), "w", closefd=False)
+            setattr(
+                sys,
+                name,
+                io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True),
+            )

@@ -1,4 +1,4 @@
-"""Downloads: one place where a network's failures become a sentence that names the ways on."""
+"""Downloads: whatever goes wrong with one becomes a sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -11,43 +11,42 @@ from contextlib import contextmanager
 from finetune.errors import FinetuneError
 
 STALL_SECONDS = 30.0
-"""A connection that delivers nothing for this long has failed."""
+"""A connection that delivers nothing for this long counts as failed."""
 
 
 @contextmanager
-def downloading(what: str, ways_on: str, error: type[FinetuneError]) -> Iterator[None]:
-    """Run a download; turn whatever goes wrong with it into `error` with a way on.
+def downloading(what: str, advice: str, error: type[FinetuneError]) -> Iterator[None]:
+    """Run a download; turn whatever goes wrong with it into one error.
 
     Args:
-        what: the thing wanted and where it was looked for, as the subject of a sentence.
-        ways_on: what the user can do instead, a full sentence.
+        what: what is downloaded, as the subject of a sentence.
+        advice: what the user can do instead, as a sentence.
         error: the class to raise.
 
     Raises:
-        FinetuneError: of class `error`: no network, an HTTP error, a stall, a wrong hash, no room to write.
+        FinetuneError: of class `error`: no network, an HTTP error, a stalled server, a wrong hash, no disk
+            space.
     """
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(
-        STALL_SECONDS
-    )  # urllib has no other way to reach torch's and torchvision's calls
+    socket.setdefaulttimeout(STALL_SECONDS)  # torch and torchvision pass no timeout to urllib
     try:
         yield
     except urllib.error.HTTPError as cause:
-        answer = _line(cause)  # urllib's remark on redirect loops has several lines
-        raise error(f"{what} could not be downloaded: the server answered {answer}. {ways_on}") from cause
+        # urllib's message about redirect loops has several lines.
+        raise error(f"{what} could not be downloaded: the server replied {_line(cause)}. {advice}") from cause
     except urllib.error.URLError as cause:
-        raise error(f"{what} could not be downloaded: no connection ({cause.reason}). {ways_on}") from cause
+        raise error(f"{what} could not be downloaded: no connection ({cause.reason}). {advice}") from cause
     except (TimeoutError, http.client.HTTPException, ConnectionError) as cause:
         raise error(
-            f"{what} could not be downloaded: the connection broke off ({_line(cause)}). {ways_on}"
+            f"{what} could not be downloaded: the connection was lost ({_line(cause)}). {advice}"
         ) from cause
     except (RuntimeError, OSError) as cause:
         # torch.hub and torchvision raise RuntimeError for a hash that does not match.
-        raise error(f"{what} could not be downloaded: {_line(cause)}. {ways_on}") from cause
+        raise error(f"{what} could not be downloaded: {_line(cause)}. {advice}") from cause
     finally:
         socket.setdefaulttimeout(before)
 
 
 def _line(cause: Exception) -> str:
-    """An error's text in one line, without its full stop."""
+    """An error's message in one line, without its full stop."""
     return " ".join(str(cause).split()).rstrip(".") or type(cause).__name__

@@ -1,7 +1,7 @@
-"""What this machine, or the container on it, really gives: cores, memory, shared memory, room to write.
+"""What this process may use of the machine: cores, threads, memory, shared memory, disk space.
 
-Inside a container the usual questions answer for the whole machine; its limits stand in control groups,
-version 1 or 2. Nothing here imports torch.
+Inside a container the usual system calls report the whole machine; the container's own limits are found in
+control groups, version 1 or 2. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -17,41 +17,67 @@ from typing import Any
 
 import psutil
 
-from finetune.errors import RunFolderError
+from finetune.errors import ConfigError, RunFolderError, counted
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, never written to
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - never written to
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 PLENTY_BYTES = 8 << 30
-"""Of free memory; ResNet-18 at 224 pixels in batches of 64 holds 4.4 GB instead of 3.5 GB when it is kept."""
+"""Free memory from which freed blocks are kept: with ResNet-18 at 224 pixels in batches of 64, the process
+then holds 4.4 GB instead of 3.5 GB."""
+
+THREADS_MAX = 1024
+"""OpenMP aborts the process if it cannot start as many threads as it is asked for."""
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of glibc's mallopt."""
 
 SHARED_MEMORY_USUAL_BYTES = 64 << 20
-"""What engines give a container unless told otherwise."""
+"""The default of container engines."""
 
 
 def cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
-    """Processor cores that this process may use: its affinity, and a container's CPU quota, rounded up.
+    """CPU cores that this process may use: its affinity, limited by a container's CPU quota, rounded up.
 
     Args:
-        cgroups: where the kernel shows control groups.
-        own: the file that names this process's control groups.
+        cgroups: where control groups are mounted.
+        own: the file that lists this process's control groups.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *(math.ceil(quota) for quota in _cpu_quotas(cgroups, own))]))
 
 
-def available_memory_bytes(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
-    """Memory that can still be taken: the machine's, and what a container's limit leaves.
+def choose_threads(wanted: int | None, local_size: int = 1, environ: Mapping[str, str] = os.environ) -> int:
+    """Threads that PyTorch computes with: as wanted, else OMP_NUM_THREADS, else one per core.
 
-    Pages of files that were read count as used in a control group, but the kernel gives them up when asked.
+    Args:
+        wanted: the value of `--threads`.
+        local_size: processes among which this machine's cores are divided.
+        environ: environment variables.
+
+    Raises:
+        ConfigError: the number that counts breaks its rule.
+    """
+    name, value = "threads", str(wanted)
+    if wanted is None:
+        name, value = "OMP_NUM_THREADS", environ.get("OMP_NUM_THREADS", "")
+        # torchrun sets it to 1 where the user has not set it.
+        if not value or (value == "1" and local_size > 1 and "TORCHELASTIC_RUN_ID" in environ):
+            return max(1, cores() // local_size)
+    if not (value.isascii() and value.isdigit() and 1 <= int(value) <= THREADS_MAX):
+        raise ConfigError(f"{name} must be a whole number from 1 to {THREADS_MAX}, but {value} was given.")
+    return int(value)
+
+
+def available_memory_bytes(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+    """Memory that can still be allocated, on the machine and within a container's limit.
+
+    Control groups count the page cache as used, but the kernel reclaims it on demand.
     """
     left = [psutil.virtual_memory().available]
     for folder in _folders("memory", cgroups, own):
-        # Version 2's names, then version 1's.
+        # Version 2, then version 1.
         limit = _number(folder / "memory.max", folder / "memory.limit_in_bytes")
         used = _number(folder / "memory.current", folder / "memory.usage_in_bytes")
         if limit is not None and used is not None:
@@ -60,10 +86,10 @@ def available_memory_bytes(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> 
 
 
 def keep_freed_memory() -> None:
-    """Where memory is plentiful, let the C library keep what is freed; else large blocks go to the kernel.
+    """Where memory is plentiful, keep the C library from returning large freed blocks to the kernel.
 
-    At 224 pixels each training step asks for a dozen of them anew: 600,000 page faults, a tenth of its time.
-    Does nothing without glibc (`man mallopt`).
+    At 224 pixels each training step allocates a dozen of them again: 600,000 page faults, a tenth of its
+    time. Does nothing without glibc (`man mallopt`).
     """
     if available_memory_bytes() < PLENTY_BYTES or platform.libc_ver()[0] != "glibc":
         return
@@ -73,13 +99,13 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Between two runs: what the C library still holds of the last one would add to the peak of the next."""
+    """Return freed memory to the kernel, so that one run's does not add to the peak of the next."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def shared_memory_note(folder: Path = SHARED_MEMORY, usual: int = SHARED_MEMORY_USUAL_BYTES) -> str | None:
-    """One sentence if /dev/shm is smaller than containers usually have, else None."""
+    """A sentence if /dev/shm is smaller than a container's usual 64 MiB, else None."""
     try:
         total = _room(folder)[1]
     except OSError:
@@ -87,51 +113,51 @@ def shared_memory_note(folder: Path = SHARED_MEMORY, usual: int = SHARED_MEMORY_
     if total >= usual:
         return None
     return (
-        f"{folder} holds {_size(total)}, less than a container's usual {_size(usual)}: finetune's threads "
-        "need none of it, but worker processes would fail; enlarge it with --shm-size=1g."
+        f"{folder} has {_size(total)}, less than a container's usual {_size(usual)}: finetune's threads do "
+        "not use it, but worker processes would fail; enlarge it with --shm-size=1g."
     )
 
 
 def check_writable(folder: Path, purpose: str, needed_bytes: int = 0) -> None:
-    """Make sure that a folder, or the one it would be made in, takes new files and has room for them.
+    """Make sure that new files can be written to a folder, and that there is enough disk space for them.
 
-    It asks by writing, since permissions alone know of neither a read-only volume nor a quota.
+    Tries it by writing, since permissions show neither a read-only volume nor a quota.
 
     Args:
-        folder: need not exist yet.
-        purpose: how the message calls it, such as "run folder".
-        needed_bytes: what is going to be written there.
+        folder: need not exist yet; then the closest parent that exists is checked.
+        purpose: what the message calls the folder, such as "run folder".
+        needed_bytes: how much is going to be written.
 
     Raises:
-        RunFolderError: read-only, not permitted, full, or a file stands in the way.
+        RunFolderError: read-only, not permitted, full, or not a folder.
     """
-    place = folder.absolute()
+    existing = folder.absolute()
     try:
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        if not place.is_dir():
-            raise NotADirectoryError(f"{place} is no folder")
-        with tempfile.TemporaryFile(dir=place) as file:
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        if not existing.is_dir():
+            raise NotADirectoryError
+        with tempfile.TemporaryFile(dir=existing) as file:
             file.write(b"\0" * 4096)
             file.flush()
             os.fsync(file.fileno())
-        free = _room(place)[0]
+        free = _room(existing)[0]
     except OSError as error:
         raise RunFolderError(
-            f"The {purpose} must be writable, but {folder} is not: {_why(error, place)}."
+            f"The {purpose} must be writable, but {folder} is not: {_why(error, existing)}."
         ) from error
     if free < needed_bytes:
         raise RunFolderError(
-            f"The {purpose} {folder} needs {_size(needed_bytes)} of room, but its volume has {_size(free)} "
-            "free; make room or name a folder on another volume."
+            f"The {purpose} {folder} needs {_size(needed_bytes)} of disk space, but its volume has "
+            f"{_size(free)} free; free some or choose a folder on another volume."
         )
 
 
 def startup_line(environment: Mapping[str, Any], gpu_memory: tuple[int, int] | None = None) -> str:
-    """One line for the log: device, driver, memory, threads, versions.
+    """One line for the log: device, driver, threads, memory, versions.
 
     Args:
-        environment: the results' object of that name.
+        environment: the `environment` object of the results.
         gpu_memory: free and total bytes of the GPU.
     """
     device = [environment["device_name"]]
@@ -142,14 +168,14 @@ def startup_line(environment: Mapping[str, Any], gpu_memory: tuple[int, int] | N
         device.append(f"CUDA {environment['cuda']}")
     return (
         f"Device: {', '.join(device)}; {environment['cpu_cores']} of {os.cpu_count()} cores, "
-        f"{environment['threads']} threads; {_size(available_memory_bytes())} of memory free; "
+        f"{counted(environment['threads'], 'thread')}; {_size(available_memory_bytes())} of memory free; "
         f"Python {environment['python']}, torch {environment['torch']}, "
         f"torchvision {environment['torchvision']}."
     )
 
 
 def driver_version(path: Path = NVIDIA_DRIVER) -> str | None:
-    """Version of NVIDIA's kernel driver, such as 580.65.06, where there is one."""
+    """Version of NVIDIA's kernel driver, such as 580.65.06; None without one."""
     try:
         words = path.read_text("utf-8", "replace").splitlines()[0].split()
     except (OSError, IndexError):
@@ -158,7 +184,7 @@ def driver_version(path: Path = NVIDIA_DRIVER) -> str | None:
 
 
 def _cpu_quotas(cgroups: Path, own: Path) -> Iterator[float]:
-    """Every limit that applies, in cores."""
+    """The CPU quotas that apply, in cores."""
     for folder in _folders("cpu", cgroups, own):
         words = _words(folder / "cpu.max")  # version 2: "max 100000" or "150000 100000"
         if not words:
@@ -170,10 +196,10 @@ def _cpu_quotas(cgroups: Path, own: Path) -> Iterator[float]:
 
 
 def _folders(controller: str, cgroups: Path, own: Path) -> Iterator[Path]:
-    """Folders of this process's control groups for a controller, innermost first, both versions.
+    """Folders of this process's control groups for a controller, innermost first, in both versions.
 
-    In a container `own` often names a path of the host that is not there; the mounted root is then the
-    container's group, so every folder from the named one up to the root is looked at.
+    In a container, `own` often contains a path of the host that does not exist inside; the mounted root is
+    then the container's own group. So every folder from that path up to the root counts.
     """
     try:
         lines = own.read_text("utf-8").splitlines()
@@ -205,7 +231,7 @@ def _words(path: Path) -> list[str]:
 
 
 def _number(*paths: Path) -> int | None:
-    """The number in the first of the files that holds one; "max" is none."""
+    """The number in the first of the files that contains one; "max" is not a number."""
     for path in paths:
         words = _words(path)
         if words and words[0].isdigit():
@@ -216,29 +242,29 @@ def _number(*paths: Path) -> int | None:
 def _reclaimable_bytes(stat: Path) -> int:
     words = _words(stat)
     counters = dict(zip(words[::2], words[1::2], strict=False))
-    # Version 1 counts the groups below only in the total_ ones.
+    # Only the total_ counters of version 1 include nested groups.
     return int(counters.get("total_inactive_file", counters.get("inactive_file", 0)))
 
 
 def _room(folder: Path) -> tuple[int, int]:
-    """Bytes that this user may still write, and the volume's size."""
+    """Free bytes for this user, and the size of the volume."""
     stat = os.statvfs(folder)
     return stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
 
 
-def _why(error: OSError, place: Path) -> str:
-    """What stopped a file from being written, and the way on."""
+def _why(error: OSError, folder: Path) -> str:
+    """Why no file can be written to a folder, and what to do."""
     match error:
         case NotADirectoryError():
-            return f"{place} is a file; name another folder"
+            return f"{folder} is a file; choose another folder"
         case PermissionError():
-            owner = place.stat()
+            owner = folder.stat()
             return (
-                f"{place} belongs to user {owner.st_uid}, group {owner.st_gid}, and this is user "
-                f"{os.getuid()}, group {os.getgid()}; run as its owner or name another folder"
+                f"{folder} belongs to user {owner.st_uid}, group {owner.st_gid}, and this is user "
+                f"{os.getuid()}, group {os.getgid()}; run as its owner or choose another folder"
             )
     reason = (error.strerror or str(error)).lower()
-    return f"{place}: {reason}; mount the volume writable, make room, or name another folder"
+    return f"{folder}: {reason}; mount the volume writable, free disk space, or choose another folder"
 
 
 def _size(n_bytes: int) -> str:

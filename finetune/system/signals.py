@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: end at the next safe point; a second one ends at once."""
+"""Ctrl-C and SIGTERM: the first stops the process at the next safe point, the second at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from types import FrameType
 
 
 class Stopped(BaseException):
-    """The user or the machine asked the job to end. Not an Exception, so that no handler swallows it.
+    """A signal asked the process to stop. Not an Exception, so that `except Exception` does not catch it.
 
     Args:
-        number: of the signal; the exit code is 128 plus it, as shells have it.
+        number: the signal's number; the exit code is 128 plus this number, as in shells.
     """
 
     def __init__(self, number: int) -> None:
@@ -23,9 +23,9 @@ class Stopped(BaseException):
 
 
 class StopRequest:
-    """Remembers a signal until the work reaches a point where it can be stopped without loss.
+    """Remembers a signal until the process reaches a point where it can stop without losing work.
 
-    Outside `deferred()` a signal raises `Stopped` at once: nothing is lost there.
+    Outside `deferred()` a signal raises `Stopped` at once, since there is no work to lose.
     """
 
     def __init__(self) -> None:
@@ -33,19 +33,19 @@ class StopRequest:
         self._deferring = False
 
     def install(self) -> None:
-        """Take over SIGINT and SIGTERM for this process."""
+        """Handle SIGINT and SIGTERM in this process; does nothing outside the main thread."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._receive)
 
     def check(self) -> None:
-        """Raise `Stopped` if a signal has come; called where the work can be interrupted."""
+        """Raise `Stopped` if a signal has arrived; called wherever it is safe to stop."""
         if self.number is not None:
             raise Stopped(self.number)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within, a first signal only waits for the next `check()`."""
+        """Inside this block, a first signal takes effect at the next `check()`."""
         self._deferring = True
         try:
             yield
@@ -54,7 +54,7 @@ class StopRequest:
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.number is not None:
-            os._exit(128 + number)  # asked twice: no clean-up that could hang
+            os._exit(128 + number)  # the second signal: no clean-up, which could hang
         self.number = number
         if not self._deferring:
             raise Stopped(number)

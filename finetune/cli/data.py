@@ -1,0 +1,50 @@
+"""`finetune data prepare`, `list` and `clear`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from finetune.cli.options import IMAGE_OPTIONS, takes_config
+from finetune.config.experiment import ExperimentConfig
+
+
+@click.group()
+def data() -> None:
+    """Manage the decoded images cached in ~/.cache/finetune (or below XDG_CACHE_HOME)."""
+
+
+@data.command()
+@takes_config(*IMAGE_OPTIONS)
+def prepare(config: ExperimentConfig) -> None:
+    """Decode and cache the images of an experiment, so that later runs need not."""
+    from finetune.data.prepare import divide, make_ready
+    from finetune.system.console import Reporter
+    from finetune.system.host import choose_threads
+
+    workers = config.workers or choose_threads(None)
+    config = dataclasses.replace(config, store="disk")
+    make_ready(config, divide(config, workers), Reporter(), workers)
+
+
+@data.command("list")
+def list_() -> None:
+    """List the cached data: number of images, size, time of last use."""
+    from finetune.data.cache import cache_folder, entries
+
+    found = entries()
+    for entry in found:
+        megabytes = f"{entry.n_bytes / 1e6:,.0f} MB"
+        click.echo(f"{entry.name:<45}{entry.n_images:>10,}{megabytes:>14}  {entry.used_at:%Y-%m-%d %H:%M}")
+    total = sum(entry.n_bytes for entry in found)
+    click.echo(f"{total / 1e6:,.0f} MB in {cache_folder()}")
+
+
+@data.command()
+@click.argument("names", nargs=-1)
+def clear(names: tuple[str, ...]) -> None:
+    """Delete cached data: the entries with these NAMES, or all of them."""
+    from finetune.data.cache import clear as clear_cache
+
+    click.echo(f"{clear_cache(names) / 1e6:,.0f} MB freed")

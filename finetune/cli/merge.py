@@ -1,0 +1,24 @@
+"""`finetune merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from finetune.cli.options import FOLDER
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="New run folder.")
+def merge(runs: tuple[Path, ...], out: Path) -> dict[str, Any]:
+    """Merge RUNS, the shards of one experiment, into one run folder.
+
+    They must be alike in everything but variants and seeds.
+    """
+    from finetune.run.merge import merge_runs
+    from finetune.system.console import Reporter
+
+    return merge_runs(runs, out, Reporter())

@@ -1,0 +1,21 @@
+"""`finetune profile`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from finetune.cli.options import begin_training, takes_config
+from finetune.config.experiment import ExperimentConfig
+
+
+@click.command()
+@takes_config(epochs=2)
+def profile(config: ExperimentConfig) -> dict[str, Any]:
+    """Show where the time of a short run goes. Writes no run folder."""
+    stop = begin_training(config)
+    from finetune.run.profile import profile_run
+    from finetune.system.console import Reporter
+
+    return profile_run(config, Reporter(), stop)
