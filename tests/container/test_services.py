@@ -192,7 +192,7 @@ class TestHost:
             ),
             (
                 ("--tmpfs", "/workspace/runs:uid=10001,gid=10001,size=1m"),
-                "of room, but its volume has 1 MiB free",
+                "of disk space, but its volume has 1 MiB free",
             ),
         ],
         ids=["read-only", "not permitted", "full"],

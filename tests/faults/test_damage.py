@@ -56,7 +56,7 @@ def interrupted(
         patch.setattr(StopRequest, "__init__", lambda self: (begin(self), request.append(self))[0])
         done = run_finetune(capsys, *arguments)
     assert done.code == 143
-    assert "Go on with: finetune train --resume" in done.err
+    assert "Resume with: finetune train --resume" in done.err
     return done
 
 

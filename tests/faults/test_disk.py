@@ -136,7 +136,7 @@ def test_too_little_room_is_told_before_anything_is_trained(
     monkeypatch.setattr(job, "STATE_BYTES", 8 << 20)
     out = tmpfs("4m") / "run"
     done = run_finetune(capsys, *tiny_command(out, narrow_weights))
-    assert "needs 8 MiB of room, but its volume has 4 MiB free" in done.refused()
+    assert "needs 8 MiB of disk space, but its volume has 4 MiB free" in done.refused()
     assert done.out == ""
     assert not out.exists()
 

@@ -372,8 +372,8 @@ class TestCommandLine:
         options = ("train", *TINY, "--weights", str(narrow_weights), "--parallel", "data", "--out")
         assert together(*options, "whole") == [0, 0], together.said("err")
         assert together(*options, "run", before=signalled(signal.SIGTERM, asked)) == [143, 143]
-        way_on = "Go on with: the same number of processes and --parallel data --resume run"
-        assert together.said("err") == [f"Interrupted. {way_on}\n"] * 2
+        how = "Resume with the same number of processes and: --parallel data --resume run"
+        assert together.said("err") == [f"Interrupted. {how}\n"] * 2
         assert list((tmp_path / "run" / "state").glob("A-seed0-0000000002-000000-*"))
 
         for name, value in {"RANK": "0", "WORLD_SIZE": "3"}.items():
@@ -384,7 +384,9 @@ class TestCommandLine:
             "and there are 3; start as many."
         )
         said = refused(capsys, monkeypatch, "train", "--resume", "run")
-        assert said.startswith("This run shares each batch among 2 processes, so it must be gone on with by")
+        assert said.startswith(
+            "This run divides each batch among 2 processes, so it must be resumed with the same"
+        )
 
         assert together("train", "--parallel", "data", "--resume", "run") == [0, 0], together.said("err")
         assert "resumed after 2 steps" in together.said("out")[0]

@@ -348,7 +348,7 @@ class TestImagenet:
             ("404", "the server answered HTTP Error 404"),
             ("500", "the server answered HTTP Error 500"),
             ("loop", "the server answered HTTP Error 302"),
-            ("stall", "the connection broke off (timed out)"),
+            ("stall", "the connection was lost (timed out)"),
             ("html", "invalid hash value"),
             ("cut", "invalid hash value"),
             ("refused", "no connection"),

@@ -19,9 +19,9 @@ from tests.builders.server import Server
     ("cause", "reason"),
     [
         (urllib.error.URLError("[Errno -2] Name or service not known"), "no connection ([Errno -2] Name"),
-        (TimeoutError(), "the connection broke off (TimeoutError)."),
-        (http.client.IncompleteRead(b"x", 10), "the connection broke off (IncompleteRead"),
-        (ConnectionResetError("reset"), "the connection broke off (reset)."),
+        (TimeoutError(), "the connection was lost (TimeoutError)."),
+        (http.client.IncompleteRead(b"x", 10), "the connection was lost (IncompleteRead"),
+        (ConnectionResetError("reset"), "the connection was lost (reset)."),
         (OSError(28, "No space left on device"), "No space left on device. Do that."),
         (RuntimeError("File not found or corrupted."), "downloaded: File not found or corrupted. Do that."),
         (RuntimeError("two\nlines"), "two lines. Do that."),
@@ -59,7 +59,7 @@ def test_the_limit_holds_only_within() -> None:
 def test_a_stalled_server_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "STALL_SECONDS", 0.2)
     with (
-        pytest.raises(DataError, match=r"the connection broke off \(timed out\)\."),
+        pytest.raises(DataError, match=r"the connection was lost \(timed out\)\."),
         downloading("It", "Go.", DataError),
         urllib.request.urlopen(f"{server.url}/stall/x"),  # noqa: S310 - a server of this test
     ):

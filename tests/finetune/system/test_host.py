@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.errors import RunFolderError
+from finetune.errors import ConfigError, RunFolderError
 from finetune.system import host
 
 ALL = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -65,6 +65,38 @@ class TestCores:
         assert host.cores(*cgroup(tmp_path, "0::/outer/inner\n", files)) == 1
 
 
+class TestThreads:
+    def test_the_option_wins_over_the_variable_and_the_variable_over_the_cores(self) -> None:
+        assert host.choose_threads(3, environ={"OMP_NUM_THREADS": "5"}) == 3
+        assert host.choose_threads(None, environ={"OMP_NUM_THREADS": "5"}) == 5
+        assert host.choose_threads(None, environ={"OMP_NUM_THREADS": ""}) == host.cores()
+        assert host.choose_threads(None, environ={}) == host.cores()
+
+    def test_processes_divide_the_cores_but_not_what_was_asked_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(host, "cores", lambda: 7)
+        assert [host.choose_threads(None, n, {}) for n in (1, 2, 7, 8)] == [7, 3, 1, 1]
+        assert host.choose_threads(5, 2, {}) == 5
+        assert host.choose_threads(None, 2, {"OMP_NUM_THREADS": "5"}) == 5
+
+    def test_torchruns_default_is_not_the_users(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(host, "cores", lambda: 8)
+        default = {"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "none"}
+        assert host.choose_threads(None, 2, default) == 4
+        assert host.choose_threads(None, 1, default) == 1
+        assert host.choose_threads(None, 2, {"OMP_NUM_THREADS": "1"}) == 1
+        assert host.choose_threads(None, 2, default | {"OMP_NUM_THREADS": "2"}) == 2
+        assert host.choose_threads(1, 2, default) == 1
+
+    @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", "2,2", "²", "1025", " 2"])
+    def test_a_variable_that_breaks_its_rule(self, value: str) -> None:
+        expected = f"OMP_NUM_THREADS must be a whole number from 1 to 1024, but {value} was given."
+        with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
+            host.choose_threads(None, environ={"OMP_NUM_THREADS": value})
+        assert host.choose_threads(1, environ={"OMP_NUM_THREADS": value}) == 1
+
+
 class TestMemory:
     def test_version_2_limit_less_usage_plus_page_cache(self, tmp_path: Path) -> None:
         files = {
@@ -100,7 +132,7 @@ class TestSharedMemory:
     def test_absent(self, tmp_path: Path) -> None:
         note = host.shared_memory_note(tmp_path / "none")
         assert note is not None
-        assert "holds 0 B, less than a container's usual 64 MiB" in note
+        assert "has 0 B, less than a container's usual 64 MiB" in note
 
 
 class TestCheckWritable:
@@ -110,13 +142,13 @@ class TestCheckWritable:
 
     def test_too_little_room(self, tmp_path: Path) -> None:
         with pytest.raises(
-            RunFolderError, match=r"^The run folder \S+/a needs 1 EiB of room, but its volume has"
+            RunFolderError, match=r"^The run folder \S+/a needs 1 EiB of disk space, but its volume has"
         ):
             host.check_writable(tmp_path / "a", "run folder", needed_bytes=1 << 60)
 
     def test_a_file_in_the_way(self, tmp_path: Path) -> None:
         (tmp_path / "a").touch()
-        with pytest.raises(RunFolderError, match=r"is not: \S+/a is a file; name another folder\.$"):
+        with pytest.raises(RunFolderError, match=r"is not: \S+/a is a file; choose another folder\.$"):
             host.check_writable(tmp_path / "a" / "b", "run folder")
 
     @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere; the container tests cover this")
@@ -132,12 +164,14 @@ class TestCheckWritable:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(host.tempfile, "TemporaryFile", refused)
-        with pytest.raises(RunFolderError, match=r"run as its owner or name another folder\.$"):
+        with pytest.raises(RunFolderError, match=r"run as its owner or choose another folder\.$"):
             host.check_writable(tmp_path, "run folder")
 
     @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a volume that takes no files")
     def test_a_volume_that_takes_no_files(self) -> None:
-        with pytest.raises(RunFolderError, match=r"mount the volume writable, make room, or name another"):
+        with pytest.raises(
+            RunFolderError, match=r"mount the volume writable, free disk space, or choose another"
+        ):
             host.check_writable(Path("/proc/self/task"), "run folder")
 
 
@@ -160,6 +194,9 @@ class TestStartupLine:
             r"Python 3\.12\.3, torch 2\.15\.0, torchvision 0\.29\.2\.",
             host.startup_line(ENVIRONMENT),
         )
+
+    def test_one_thread_is_not_plural(self) -> None:
+        assert " cores, 1 thread; " in host.startup_line(ENVIRONMENT | {"threads": 1})
 
     def test_gpu(self) -> None:
         environment = {**ENVIRONMENT, "device": "cuda", "device_name": "Some GPU", "cuda": "13.2"}

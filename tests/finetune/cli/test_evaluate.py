@@ -1,0 +1,48 @@
+"""`finetune evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.finetune.conftest import Command
+from tests.finetune.helpers import files_of
+
+Copy = Callable[[Path, int], dict[str, Any] | None]
+
+
+@pytest.mark.usefixtures("narrow")
+def test_recomputes_the_predictions(
+    finetune: Command, refused: Callable[..., str], stopped_at: Copy, tmp_path: Path
+) -> None:
+    stopped_at(tmp_path / "run", 10**9)
+    assert finetune("evaluate", "run", "--output", "fresh", "--device", "cpu")[0] == 0
+    assert files_of(tmp_path / "fresh") == files_of(tmp_path / "run" / "predictions")
+    checkpoint = tmp_path / "run" / "checkpoints" / "A-seed0.safetensors"
+    checkpoint.write_bytes((tmp_path / "run" / "checkpoints" / "C-seed0.safetensors").read_bytes())
+    assert "SHA-256" in refused("evaluate", "run", "--output", "again", "--device", "cpu")
+    (tmp_path / "run" / "results.json").unlink()
+    assert "results.json" in refused("evaluate", "run", "--output", "again")
+
+
+@pytest.mark.usefixtures("narrow")
+def test_computes_with_as_many_threads_as_asked(
+    finetune: Command, stopped_at: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    stopped_at(tmp_path / "run", 10**9)
+    asked.clear()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert finetune("evaluate", "run", "--output", "one", "--device", "cpu")[0] == 0
+    assert finetune("evaluate", "run", "--output", "two", "--device", "cpu", "--threads", "2")[0] == 0
+    assert asked == [3, 2]
+
+
+def test_a_number_of_threads_that_is_none(refused: Callable[..., str]) -> None:
+    said = refused("evaluate", "run", "--output", "out", "--threads", "0")
+    assert said == "threads must be a whole number from 1 to 1024, but 0 was given."

@@ -1,0 +1,124 @@
+"""Which options a command has, and which of option, preset and default wins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.config.experiment import ExperimentConfig
+from finetune.config.presets import load_preset
+from tests.finetune.conftest import Command
+
+Configure = Callable[..., ExperimentConfig]
+
+EVERY_OPTION = """
+    --dataset digits --data-root d --split 70-15-15 --subset 3 --weights bundled --epochs 4 --batch-size 5
+    --lr 0.5 --image-size 32 --seed 6 --seeds 7 --device cpu --on-bad-image skip --deterministic --threads 8
+    --workers 9 --store off --precision fp32 --cache-views 10
+"""
+
+
+@pytest.fixture
+def configure(finetune: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Configure:
+    """The configuration that `finetune train` would train with options and the text of a preset."""
+
+    def run(*options: str, preset: str | None = None) -> ExperimentConfig:
+        found: list[ExperimentConfig] = []
+
+        def run_experiment(config: ExperimentConfig, *_: object) -> dict[str, Any]:
+            found.append(config)
+            return {"runs": []}
+
+        monkeypatch.setattr("finetune.run.experiment.run_experiment", run_experiment)
+        if preset is not None:
+            (tmp_path / "own.toml").write_text(preset)
+            options = ("--preset", "own.toml", *options)
+        code, _, err = finetune("train", *options)
+        assert code == 0, err
+        return found[0]
+
+    return run
+
+
+class TestPrecedence:
+    def test_nothing_given_is_flowers102(self, configure: Configure) -> None:
+        assert configure() == load_preset("flowers102")
+
+    def test_preset_over_default_and_option_over_preset(self, configure: Configure) -> None:
+        text = 'dataset = "digits"\nseed = 4\n[recipe]\nepochs = 7\nbatch_size = 5\n'
+        config = configure("--epochs", "9", preset=text)
+        assert (config.recipe.epochs, config.recipe.batch_size, config.recipe.image_size) == (9, 5, 224)
+        assert (config.seed, config.dataset) == (4, "digits")
+
+    def test_lr_overrides_the_rate_of_a_single_variant(self, configure: Configure) -> None:
+        text = "[variants.C]\nlr = 0.5\n"
+        assert configure(preset=text).variants[2].lr == 0.5
+        config = configure("--lr", "0.25", preset=text)
+        assert (config.variants[2].lr, config.recipe.lr) == (None, 0.25)
+
+    def test_a_new_run_is_of_one_process_whatever_the_preset(self, configure: Configure) -> None:
+        assert configure(preset="processes = 2").processes == 1
+
+    def test_variants(self, configure: Configure) -> None:
+        assert [v.name for v in configure("--variants", "c").variants] == ["C"]
+
+    def test_every_option_reaches_the_configuration(self, configure: Configure) -> None:
+        config = configure(*EVERY_OPTION.split())
+        assert (config.dataset, config.data_root, config.split, config.subset) == (
+            ("digits", "d", "70-15-15", 3)
+        )
+        recipe = config.recipe
+        assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.image_size) == (4, 5, 0.5, 32)
+        assert (config.weights, config.seed, config.seeds, config.device) == ("bundled", 6, 7, "cpu")
+        assert (config.on_bad_image, config.deterministic) == ("skip", True)
+        assert (config.threads, config.workers, config.store) == (8, 9, "off")
+        assert (config.precision, config.cache_views) == ("fp32", 10)
+        assert configure("--cache-views", "auto").cache_views == "auto"
+
+
+class TestHelp:
+    def options(self, text: str) -> dict[str, str]:
+        """The help of each option, by its name."""
+        found = re.findall(r"^  (?:-h, )?(--[a-z-]+)(.*?)(?=^  -|\Z)", text, re.M | re.S)
+        return {name: " ".join(rest.split()) for name, rest in found}
+
+    def test_the_defaults_shown_are_those_of_flowers102(self, finetune: Command) -> None:
+        shown = self.options(finetune("train", "--help")[1])
+        config = load_preset("flowers102")
+        for option, value in {
+            "--preset": config.preset,
+            "--dataset": config.dataset,
+            "--data-root": config.data_root,
+            "--weights": config.weights,
+            "--epochs": config.recipe.epochs,
+            "--batch-size": config.recipe.batch_size,
+            "--lr": config.recipe.lr,
+            "--image-size": config.recipe.image_size,
+            "--seed": config.seed,
+            "--seeds": config.seeds,
+            "--device": config.device,
+            "--on-bad-image": config.on_bad_image,
+            "--store": config.store,
+            "--precision": config.precision,
+        }.items():
+            assert shown[option].endswith(f"[default: {value}]"), option
+
+    @pytest.mark.parametrize("command", ["train", "profile", "data prepare", "layers"])
+    def test_every_default_is_shown(self, finetune: Command, command: str) -> None:
+        shown = self.options(finetune(*command.split(), "--help")[1])
+        assert len(shown) > 3
+        without = {name for name, text in shown.items() if "[default: " not in text}
+        assert without <= {"--help", "--resume"}
+
+    def test_a_profile_has_epochs_of_its_own(self, finetune: Command) -> None:
+        assert self.options(finetune("profile", "--help")[1])["--epochs"].endswith("[default: 2]")
+
+    def test_data_prepare_has_no_options_of_training(self, finetune: Command) -> None:
+        assert set(self.options(finetune("data", "prepare", "--help")[1])) == {
+            *("--preset", "--dataset", "--data-root", "--split", "--subset", "--image-size", "--seed"),
+            *("--on-bad-image", "--workers", "--help"),
+        }
