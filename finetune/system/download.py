@@ -33,7 +33,9 @@ def downloading(what: str, advice: str, error: type[FinetuneError]) -> Iterator[
         yield
     except urllib.error.HTTPError as cause:
         # urllib's message about redirect loops has several lines.
-        raise error(f"{what} could not be downloaded: the server replied {_line(cause)}. {advice}") from cause
+        raise error(
+            f"{what} could not be downloaded: the server answered {_line(cause)}. {advice}"
+        ) from cause
     except urllib.error.URLError as cause:
         raise error(f"{what} could not be downloaded: no connection ({cause.reason}). {advice}") from cause
     except (TimeoutError, http.client.HTTPException, ConnectionError) as cause:

@@ -136,10 +136,10 @@ class TestClosedPipes:
             for _ in range(lines):
                 assert running.stdout.readline()
             running.stdout.close()
-            return running.wait(60)
+            return running.wait(300)  # PyTorch starts slowly on a busy machine
 
     def test_training_goes_on(self, tiny: list[str], tmp_path: Path) -> None:
-        options = [*tiny, "--weights", "bundled", "--variants", "c", "--out", "run"]
+        options = [*tiny, "--epochs", "1", "--weights", "bundled", "--variants", "c", "--out", "run"]
         assert self.run("train", *options, folder=tmp_path, lines=1) == 0
         record = json.loads((tmp_path / "run" / "results.json").read_text())
         assert [(run["variant"], run["status"]) for run in record["runs"]] == [("C", "completed")]

@@ -1,9 +1,8 @@
-"""Where the time of a short run goes, and how joining ends: the two commands beside training."""
+"""Where the time of a short run goes."""
 
 from __future__ import annotations
 
 import copy
-import json
 import re
 import tempfile
 from pathlib import Path
@@ -15,7 +14,7 @@ from click.testing import CliRunner
 
 from finetune.cli import app as cli
 from finetune.config.experiment import ExperimentConfig
-from finetune.errors import ConfigError, RunFolderError
+from finetune.errors import ConfigError
 from finetune.run.profile import profile_run, stages, stages_table
 from finetune.system.signals import StopRequest
 from tests.builders.config import tiny_config
@@ -138,45 +137,3 @@ class TestProfile:
         ended = CliRunner().invoke(cli.cli, ["profile", "--preset", "smoke", option, "0"])
         assert isinstance(ended.exception, ConfigError)
         assert "must be a whole number of at least 1, but 0 was given" in str(ended.exception)
-
-
-class TestMerge:
-    def test_a_folder_without_results(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        (tmp_path / "empty").mkdir()
-        monkeypatch.setattr(
-            "sys.argv", ["finetune", "merge", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]
-        )
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert (ended.value.code, out) == (2, "")
-        assert err.startswith(f"Error: {tmp_path / 'empty'} must be a run folder with a results.json, but: ")
-        assert err.count("\n") == 1
-        assert not (tmp_path / "out").exists()
-
-    def test_needs_folders_and_a_place(self, tmp_path: Path) -> None:
-        for words in (["merge", "--out", "x"], ["merge", str(tmp_path)]):
-            ended = CliRunner().invoke(cli.cli, words)
-            assert ended.exit_code == 2
-            assert "Missing" in ended.output
-
-    @pytest.mark.parametrize(("status", "expected"), [("completed", 0), ("failed", 1)])
-    def test_ends_as_the_runs_did(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: str, expected: int
-    ) -> None:
-        monkeypatch.setattr("finetune.run.merge.merge_runs", lambda *_: {"runs": [{"status": status}]})
-        words = ["merge", str(tmp_path), "--out", str(tmp_path / "out")]
-        assert CliRunner().invoke(cli.cli, words, standalone_mode=False).return_value == expected
-
-    def test_a_damaged_file_is_named(self, finished: Finished, tmp_path: Path) -> None:
-        (tmp_path / "run").mkdir()
-        record = json.loads((finished[0] / "results.json").read_text("utf-8"))
-        del record["dataset"]
-        (tmp_path / "run" / "results.json").write_text(json.dumps(record), "utf-8")
-        ended = CliRunner().invoke(
-            cli.cli, ["merge", str(tmp_path / "run"), "--out", str(tmp_path / "out")], standalone_mode=False
-        )
-        assert isinstance(ended.exception, RunFolderError)
-        assert "'dataset' is a required property" in str(ended.exception)
