@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Mapping
 
 import click
 
@@ -77,7 +78,7 @@ def main() -> None:
 
 def _exit_code(returned: object) -> int:
     """The exit code for what a command returned: results, click's own exit code for --help, or nothing."""
-    if isinstance(returned, dict):
+    if isinstance(returned, Mapping):
         failed = any(run["status"] != "completed" for run in returned["runs"])
         return EXIT_FAILED_VARIANT if failed else 0
     return returned if isinstance(returned, int) else 0

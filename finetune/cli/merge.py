@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from finetune.cli.options import FOLDER
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="New run folder.")
-def merge(runs: tuple[Path, ...], out: Path) -> dict[str, Any]:
+def merge(runs: tuple[Path, ...], out: Path) -> Mapping[str, Any]:
     """Merge RUNS, the shards of one experiment, into one run folder.
 
     They must be alike in everything but variants and seeds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from finetune.config.experiment import ExperimentConfig
 
 @click.command()
 @takes_config(epochs=2)
-def profile(config: ExperimentConfig) -> dict[str, Any]:
+def profile(config: ExperimentConfig) -> Mapping[str, Any]:
     """Show where the time of a short run goes. Writes no run folder."""
     stop = begin_training(config)
     from finetune.run.profile import profile_run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ NEWEST = Path("newest")
 )
 def train(
     config: ExperimentConfig, parallel: str | None, out: Path | None, resume: Path | None
-) -> dict[str, Any] | None:
+) -> Mapping[str, Any] | None:
     """Train the variants and write a run folder.
 
     Options override the preset; the defaults shown are those of the preset flowers102. The run folder
@@ -95,7 +96,7 @@ def _folder_to_resume(resume: Path) -> Path:
 
 def _train(
     config: ExperimentConfig, out: Path, resume: bool, parallel: str | None, stop: StopRequest
-) -> dict[str, Any] | None:
+) -> Mapping[str, Any] | None:
     """Train in this process alone, or as one of several; returns the results that this process has."""
     if parallel is None and config.processes > 1:
         raise ConfigError(

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.finetune.conftest import Command
+from tests.builders.config import TINY_OPTIONS
+from tests.builders.runs import Command
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +25,7 @@ def _signal_handlers() -> Iterator[None]:
 @pytest.fixture
 def tiny() -> list[str]:
     """Options of an experiment that takes a second with the narrow network."""
-    options = "--dataset digits --subset 2 --device cpu --workers 1 --epochs 2 --batch-size 8 --image-size 16"
-    return [*options.split(), "--lr", "0.02"]
+    return TINY_OPTIONS.split()
 
 
 @pytest.fixture

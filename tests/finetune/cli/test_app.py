@@ -14,7 +14,7 @@ import pytest
 
 from finetune import __version__
 from finetune.cli import app, presets
-from tests.finetune.conftest import Command
+from tests.builders.runs import Command
 
 Process = Callable[..., subprocess.CompletedProcess[str]]
 

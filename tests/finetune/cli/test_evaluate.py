@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.finetune.conftest import Command
-from tests.finetune.helpers import files_of
+from tests.builders.runs import Command
+from tests.compare_runs import file_digests
 
 Copy = Callable[[Path, int], dict[str, Any] | None]
 
@@ -21,7 +21,7 @@ def test_recomputes_the_predictions(
 ) -> None:
     stopped_at(tmp_path / "run", 10**9)
     assert finetune("evaluate", "run", "--output", "fresh", "--device", "cpu")[0] == 0
-    assert files_of(tmp_path / "fresh") == files_of(tmp_path / "run" / "predictions")
+    assert file_digests(tmp_path / "fresh") == file_digests(tmp_path / "run" / "predictions")
     checkpoint = tmp_path / "run" / "checkpoints" / "A-seed0.safetensors"
     checkpoint.write_bytes((tmp_path / "run" / "checkpoints" / "C-seed0.safetensors").read_bytes())
     assert "SHA-256" in refused("evaluate", "run", "--output", "again", "--device", "cpu")

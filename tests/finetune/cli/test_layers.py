@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.finetune.conftest import Command
+from tests.builders.runs import Command
 
 
 def test_parameters_by_variant(finetune: Command) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.finetune.conftest import Command
+from tests.builders.runs import Command
 
 Finished = tuple[Path, Any, dict[str, Any], Any]
 Refused = Callable[..., str]

@@ -11,7 +11,7 @@ import pytest
 
 from finetune.config.experiment import ExperimentConfig
 from finetune.config.presets import load_preset
-from tests.finetune.conftest import Command
+from tests.builders.runs import Command
 
 Configure = Callable[..., ExperimentConfig]
 

@@ -16,8 +16,10 @@ from torchvision.datasets import Flowers102
 from finetune.network import weights
 from finetune.run import experiment as experiment_module
 from finetune.system import download as network
-from tests.finetune.conftest import Command, Server
-from tests.finetune.helpers import files_of, image_tree, timeless
+from tests.builders.images import image_tree
+from tests.builders.runs import Command
+from tests.builders.server import Server
+from tests.compare_runs import file_digests, without_times
 
 Copy = Callable[[Path, int], dict[str, Any] | None]
 Refused = Callable[..., str]
@@ -83,8 +85,8 @@ class TestTrain:
         assert code == 0
         assert "resumed after 3 steps" in out
         one, two = (json.loads((tmp_path / d / "results.json").read_text()) for d in ("whole", "runs/it"))
-        assert timeless(one) == timeless(two)
-        assert files_of(tmp_path / "whole") == files_of(tmp_path / "runs" / "it")
+        assert without_times(one) == without_times(two)
+        assert file_digests(tmp_path / "whole") == file_digests(tmp_path / "runs" / "it")
 
 
 class TestRefused:
