@@ -1,5 +1,5 @@
-"""A judge for finetune's results: recomputes every claim, and says when the data cannot tell.
+"""Grades finetune's results: recomputes every claim and says when the data are inconclusive.
 
-The package never imports torch nor finetune. What it trusts, in rising order: the results file, the
-predictions beside it, the true labels, the checkpoints (see `docs/grading.md`).
+This package imports neither torch nor finetune. It relies on four levels of evidence, from weak to strong:
+the results file, the predictions, the ground truth and the checkpoints (see `docs/grading.md`).
 """

@@ -1,4 +1,4 @@
-"""`grader [RUN...]` and `grader explain PROPERTY`: the only place that prints and sets exit codes."""
+"""`grader [RUN...]` and `grader explain PROPERTY`; nothing else prints or sets exit codes."""
 
 import gc
 import sys
@@ -24,8 +24,8 @@ class _Unusable(click.ClickException):
 
 
 def main() -> None:
-    """Run `explain` when the first word says so; grade otherwise. A run folder may be called ./explain."""
-    # Grading makes many small objects and hardly a cycle: looking for cycles less often saves a tenth.
+    """Run `grader explain` or grade; to grade a run folder named `explain`, write `./explain`."""
+    # Grading creates many objects but few cycles: collecting garbage less often saves 10% of the time.
     gc.set_threshold(100_000, 50, 50)
     words = sys.argv[1:]
     if words[:1] == ["explain"]:
@@ -33,41 +33,43 @@ def main() -> None:
     grade_runs.main(words, prog_name="grader")
 
 
-@click.command(epilog="`grader explain PROPERTY` prints a property's rule, formula and source.")
+@click.command(epilog="`grader explain PROPERTY` prints the rule, formula and source of a property.")
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--format",
     "formats",
     multiple=True,
     type=click.Choice(["text", "json", "junit", "gradescope"]),
-    help="How to write the grade; may be repeated.  [default: text]",
+    help="Output format; may be repeated.  [default: text]",
 )
 @click.option(
     "--output",
     "outputs",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Where to: a file for each --format, in order, or one folder for all. Several runs need a folder.",
+    help="One file per --format, in the same order, or one folder for all; required for several runs.",
 )
 @click.option(
     "--policy",
     "policy_name",
     default="default",
     show_default=True,
-    help=f"What counts and how much: {', '.join(BUNDLED)}, or a TOML file.",
+    help=f"Which properties count, and for how many points: {', '.join(BUNDLED)} or a TOML file.",
 )
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
-    help="True labels: a CSV with sample_id, label and, if wanted, split.",
+    help="CSV file of true labels with the columns sample_id, label and, optionally, split.",
 )
-@click.option("--dataset", type=click.Choice(["flowers102"]), help="Take the true labels from a data set.")
+@click.option("--dataset", type=click.Choice(["flowers102"]), help="Check labels against this data set.")
 @click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Folder that holds the data set.  [default: data]"
+    "--data-root", type=click.Path(path_type=Path), help="Folder that contains the data set.  [default: data]"
 )
-@click.option("--rerun", is_flag=True, help="Make the predictions afresh from the checkpoints (needs torch).")
 @click.option(
-    "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Runs graded at the same time."
+    "--rerun", is_flag=True, help="Recompute the predictions from the checkpoints (requires torch)."
+)
+@click.option(
+    "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Runs graded in parallel."
 )
 @click.version_option(package_name="finetune")
 def grade_runs(
@@ -81,10 +83,10 @@ def grade_runs(
     rerun: bool,
     jobs: int,
 ) -> None:
-    """Judge each RUN: a folder that finetune wrote, or its results.json. Default: the newest below ./runs.
+    """Grade each RUN: a run folder or its results.json. Default: the newest run in ./runs.
 
-    Exit code: 0 when all that counts passes, 1 when something fails, 2 when the input is unusable. Of
-    several runs, the highest.
+    Exit code: 0 if every counted property passes, 1 if one fails, 2 if a submission or an option is unusable;
+    the highest of several runs.
     """
     try:
         policy = load_policy(policy_name)
@@ -108,25 +110,23 @@ def grade_runs(
 @click.command()
 @click.argument("name", metavar="PROPERTY", type=click.Choice(list(PROPERTIES)))
 def explain(name: str) -> None:
-    """Print what a property means: its rule, formula and source."""
+    """Print the rule, formula and source of a property."""
     wanted = PROPERTIES[name]
-    click.echo(f"{name}: evidence level {int(wanted.level)}, {wanted.level.noun}\n\n{wanted.text}")
-    if wanted.after:
-        click.echo(
-            f"\nNot judged when one of these fails, which would explain it: {', '.join(wanted.after)}."
-        )
+    click.echo(f"{name} (evidence level {int(wanted.level)}: {wanted.level.description})\n\n{wanted.text}")
+    if wanted.depends_on:
+        click.echo(f"\nSkipped if one of these fails: {', '.join(wanted.depends_on)}.")
 
 
 def _truth(labels: Path | None, dataset: str | None, data_root: Path | None) -> Truth | None:
     if labels is not None and dataset is not None:
-        raise UsageError("--labels and --dataset both name the truth; give one of them.")
+        raise UsageError("--labels and --dataset are mutually exclusive; give one of them.")
     if labels is not None:
         return from_csv(labels)
     return from_flowers102(data_root or Path("data")) if dataset else None
 
 
 def _graded(work: Sequence[Job], jobs: int) -> Iterator[Grade]:
-    """Grade in the order given, `jobs` at a time; a run that kills its process costs only its own grade."""
+    """Grade `jobs` runs at a time, in order; a run that crashes its process loses only its own grade."""
     if jobs == 1 or len(work) == 1:
         yield from map(grade_safely, work)
         return
@@ -138,11 +138,11 @@ def _graded(work: Sequence[Job], jobs: int) -> Iterator[Grade]:
             try:
                 yield future.result()
             except BrokenProcessPool:
-                yield _alone(job)
+                yield _in_own_process(job)
 
 
-def _alone(job: Job) -> Grade:
-    """Once more in a process of its own: a pool that broke does not tell which run broke it."""
+def _in_own_process(job: Job) -> Grade:
+    """Retry in a separate process: a broken pool does not say which run broke it."""
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
 
@@ -154,7 +154,7 @@ def _alone(job: Job) -> Grade:
 
 
 def _print(grades: Sequence[Grade], wanted: Sequence[Target]) -> None:
-    """What was not written to files: a grade in full, or a table of several."""
+    """Print what was not written to files: one grade in full, or a table of several."""
     from grader.formats import FORMATS
     from grader.formats.text import print_grade, print_table, to_table
 

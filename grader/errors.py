@@ -1,26 +1,26 @@
-"""What can go wrong before anything can be judged."""
+"""Errors raised before anything can be judged."""
 
 from collections.abc import Sequence
 
-SHOWN_IN_FULL = 50  # problems of one file that a message lists; the rest are counted
+MAX_LISTED = 50  # problems of one file that a message lists; the rest are counted
 
 
 def listed(problems: Sequence[str]) -> list[str]:
-    """The first of many problems in full, and how many more there are."""
-    more = len(problems) - SHOWN_IN_FULL
-    return [*problems[:SHOWN_IN_FULL], *([f"... and {more:,} more."] if more > 0 else [])]
+    """The first problems in full, followed by the number of the others."""
+    more = len(problems) - MAX_LISTED
+    return [*problems[:MAX_LISTED], *([f"... and {more:,} more."] if more > 0 else [])]
 
 
 class GraderError(Exception):
-    """Base of every error the grader raises on purpose. Its text is one that a user can act on."""
+    """Base class of all errors that the grader raises on purpose. The message says what to do."""
 
 
 class UsageError(GraderError, ValueError):
-    """An option, a policy or a path that the caller gave cannot be used."""
+    """An option, a policy or a path on the command line cannot be used."""
 
 
 class UnusableError(GraderError, ValueError):
-    """The submission cannot be judged.
+    """The submission cannot be graded.
 
     Args:
         problems: One sentence each, with the file and the JSON path or line number.

@@ -1,4 +1,4 @@
-"""Everything a check may look at, gathered once."""
+"""Everything that checks may use, gathered once per submission."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ Key = tuple[str, str]  # a run's name and a split
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a policy may set; all are shares, 0 to 1."""
+    """Numbers set by the policy; all are shares, 0 to 1."""
 
     confidence: float = 0.95
     margin: float = 0.02
@@ -32,16 +32,16 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known about a submission.
+    """Everything known about a submission.
 
     Attributes:
         results: The results file.
-        predictions: Read predictions by run name and split; only files whose content is the recorded one.
-        altered: Sentences about recorded files that are missing or not the recorded ones, by path.
-        has_files: Whether any predictions were there.
-        thresholds: The policy's numbers.
-        truth: The true labels and splits, when they were given.
-        rerun: Predictions made afresh from the checkpoints, when that was asked for.
+        predictions: By run name and split; only files that match their recorded SHA-256.
+        altered: Problems of each recorded file, by path: it is missing or differs from the recorded SHA-256.
+        has_files: Whether there were any prediction files.
+        thresholds: Numbers set by the policy.
+        truth: The true labels and splits, if given.
+        rerun: Predictions recomputed from the checkpoints, if requested.
     """
 
     results: Results
@@ -53,42 +53,42 @@ class Evidence:
     rerun: "Rerun | None" = None
 
     def of(self, variant: str) -> list[Run]:
-        """Completed runs of a variant, by seed."""
+        """Completed runs of a variant, ordered by seed."""
         return sorted(self.results.of(variant), key=lambda run: run.seed)
 
     def pairs(self, first: str, second: str) -> list[tuple[Run, Run]]:
-        """Runs of two variants that share a seed."""
+        """Pairs of runs of two variants with the same seed."""
         others = {run.seed: run for run in self.of(second)}
         return [(run, others[run.seed]) for run in self.of(first) if run.seed in others]
 
     @cached_property
     def chosen(self) -> list[Run]:
-        """Every run that has a chosen epoch."""
+        """All runs with a best epoch."""
         return [run for run in self.results.runs if run.best is not None]
 
     def rows(self, split: str) -> "Iterator[tuple[Run, Predictions]]":
-        """Runs whose predictions on a split could be read, with them."""
+        """Runs with verified predictions on a split, and those predictions."""
         for run in self.chosen:
             if found := self.predictions.get((run.name, split)):
                 yield run, found
 
     def table(self, first: Run, second: Run) -> PairedCounts | None:
-        """The 2 by 2 table of two runs on the test images; None without both predictions."""
+        """The 2 by 2 table of two runs on the test images; None if predictions are missing."""
         x, y = (self.predictions.get((run.name, "test")) for run in (first, second))
         if x is None or y is None or x.sample_ids != y.sample_ids:
             return None
-        both, one, two = (
-            int((mine & theirs).sum())
-            for mine, theirs in ((x.correct, y.correct), (x.correct, ~y.correct), (~x.correct, y.correct))
+        both, only_first, only_second = (
+            int((a & b).sum())
+            for a, b in ((x.correct, y.correct), (x.correct, ~y.correct), (~x.correct, y.correct))
         )
-        return PairedCounts(both, one, two, len(x.labels) - both - one - two)
+        return PairedCounts(both, only_first, only_second, len(x.labels) - both - only_first - only_second)
 
 
 def gather(submission: Submission, thresholds: Thresholds, truth: "Truth | None" = None) -> Evidence:
-    """Read the predictions that the results file names, when they are there.
+    """Read the predictions that the results file names, if they exist.
 
     Raises:
-        UnusableError: A predictions file is hostile or malformed, or a path leaves the run folder.
+        UnusableError: A predictions file is malformed or unsafe to read, or a path leaves the run folder.
     """
     results = submission.results
     wanted = [
@@ -116,7 +116,7 @@ def gather(submission: Submission, thresholds: Thresholds, truth: "Truth | None"
             continue
         altered.setdefault(artifact.path, ())
         if not path.exists():
-            altered[artifact.path] = (f"{artifact.path} is named in the results file and is not there.",)
+            altered[artifact.path] = (f"{artifact.path} is missing.",)
             continue
         try:
             content = read_bytes(path, artifact.path, MAX_CSV_BYTES)
@@ -124,7 +124,7 @@ def gather(submission: Submission, thresholds: Thresholds, truth: "Truth | None"
             if hashlib.sha256(content).hexdigest() == artifact.sha256:
                 predictions[run.name, split] = found
             else:
-                altered[artifact.path] = (f"{artifact.path} is not the file whose SHA-256 was recorded.",)
+                altered[artifact.path] = (f"{artifact.path} does not match its recorded SHA-256.",)
         except UnusableError as error:
             problems.extend(error.problems)
     if problems:
@@ -135,7 +135,7 @@ def gather(submission: Submission, thresholds: Thresholds, truth: "Truth | None"
 def _parse(content: bytes, shown: str, results: Results, run: Run, split: str) -> "Predictions":
     from grader.predictions import parse_predictions
 
-    # The two counts differ only in a doctored file, which a check of the file alone will tell.
+    # The two counts differ only in a doctored file, which split-counts reports.
     counts = {results.splits[split].n_samples}
     if run.best is not None:
         counts.add(run.best.on(split).n_samples)

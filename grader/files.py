@@ -1,4 +1,4 @@
-"""Reading files that a stranger wrote: nothing but regular files, below one folder, of bounded size."""
+"""Read untrusted files: regular files only, inside one folder, of limited size."""
 
 import hashlib
 import os
@@ -12,29 +12,29 @@ MAX_CSV_BYTES = 64 * 1024 * 1024  # a million rows
 
 
 def open_regular(path: Path, shown: str, follow: bool = False) -> int:
-    """Open a regular file for reading, never waiting on a FIFO and never following a link.
+    """Open a regular file for reading without blocking on a FIFO or following a link.
 
     Args:
         path: The file.
-        shown: How messages name it.
-        follow: Whether the last component may be a symbolic link (a path the caller typed).
+        shown: How messages refer to it.
+        follow: Whether the path itself may be a symbolic link; only for paths given on the command line.
 
     Returns:
-        A file descriptor, which the caller closes.
+        A file descriptor, which the caller must close.
 
     Raises:
-        UnusableError: The path is missing, a link, a folder, a FIFO, a device or unreadable.
+        UnusableError: The path is missing, unreadable, or a link, folder, FIFO or device.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | (0 if follow else getattr(os, "O_NOFOLLOW", 0))
     if not follow and os.path.islink(path):  # noqa: PTH114 - Path.is_symlink raises on a NUL in the name
-        raise UnusableError([f"{shown} is a symbolic link; put the file itself there."])
+        raise UnusableError([f"{shown} is a symbolic link; replace it with the file itself."])
     try:
-        # The kind is looked at before opening, because opening a device can have effects.
+        # Checked before opening, because opening a device can have side effects.
         is_regular = stat.S_ISREG(path.stat().st_mode)
         handle = os.open(path, flags) if is_regular else -1
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "invalid path"
-        raise UnusableError([f"{shown} cannot be read: {reason}."]) from error
+        raise UnusableError([f"Cannot read {shown}: {reason}."]) from error
     if not is_regular:
         raise UnusableError([f"{shown} is not a regular file."])
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -48,12 +48,12 @@ def read_bytes(path: Path, shown: str, limit: int, follow: bool = False) -> byte
 
     Args:
         path: The file.
-        shown: How messages name it.
-        limit: Most bytes accepted; checked before anything is read.
+        shown: How messages refer to it.
+        limit: Maximum size in bytes, checked before reading.
         follow: As in `open_regular`.
 
     Returns:
-        Its content.
+        The content.
 
     Raises:
         UnusableError: As `open_regular`, or the file is larger than `limit`.
@@ -62,7 +62,7 @@ def read_bytes(path: Path, shown: str, limit: int, follow: bool = False) -> byte
         size = os.fstat(file.fileno()).st_size
         content = file.read(limit + 1) if size <= limit else b""
     if size > limit or len(content) > limit:
-        raise UnusableError([f"{shown} has {max(size, len(content)):,} bytes; at most {limit:,} are read."])
+        raise UnusableError([f"{shown} has {max(size, len(content)):,} bytes; the limit is {limit:,}."])
     return content
 
 
@@ -80,25 +80,27 @@ def sha256_of(path: Path, shown: str) -> str:
 
 
 def below(folder: Path, relative: str, shown: str) -> Path:
-    """Resolve a path that a results file names, which must stay inside the run folder.
+    """Resolve a path from a results file, which must stay inside the run folder.
 
     Args:
         folder: The run folder.
-        relative: The path as written, with forward slashes.
-        shown: Where it is written, for messages.
+        relative: The path in the results file, with forward slashes.
+        shown: Where the path comes from, for messages.
 
     Returns:
-        The path below `folder`. It need not exist.
+        The path inside `folder`; it need not exist.
 
     Raises:
-        UnusableError: The path is absolute, climbs out, or passes through a symbolic link.
+        UnusableError: The path is absolute, leaves the folder, or passes through a symbolic link.
     """
     parts = PurePosixPath(relative).parts
     if not parts or relative.startswith(("/", "\\")) or ":" in parts[0] or ".." in parts or "\0" in relative:
-        raise UnusableError([f"{shown}: {relative!r} must be a path below the run folder."])
+        raise UnusableError([f"{shown}: {relative!r} must be a path inside the run folder."])
     path = folder
     for part in parts:
         path = path / part
         if path.is_symlink():
-            raise UnusableError([f"{shown}: {relative!r} passes through a symbolic link; use plain files."])
+            raise UnusableError(
+                [f"{shown}: {relative!r} passes through a symbolic link; use regular files and folders."]
+            )
     return path

@@ -1,16 +1,19 @@
-"""What a check says: data, from which the verdict is derived later."""
+"""What a check found, as data from which the verdict is derived later."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from grader.errors import listed
+from grader.stats import Interval
 
 Number = float | int
+NO_RUNS, NO_PREDICTIONS = "There are no runs to check.", "There are no prediction files to check."
+MINUS = "\N{MINUS SIGN}"  # the only minus sign in text for people
 
 
 class Level(IntEnum):
-    """Evidence, from weak to strong."""
+    """Levels of evidence, from weak to strong."""
 
     FILE = 1
     PREDICTIONS = 2
@@ -18,33 +21,33 @@ class Level(IntEnum):
     CHECKPOINTS = 4
 
     @property
-    def noun(self) -> str:
-        """What it is, for people."""
-        return ("the file alone", "predictions", "truth", "checkpoints")[self - 1]
+    def description(self) -> str:
+        """The evidence in words."""
+        return ("results file", "predictions", "ground truth", "checkpoints")[self - 1]
 
 
 class Status(StrEnum):
-    """How a property ends."""
+    """The outcome of a check."""
 
     HOLDS = "holds"
     FAILS = "fails"
-    NOT_SEPARABLE = "not separable"
-    NOT_CHECKED = "not checked"  # the evidence is not there, or another finding explains it
+    INCONCLUSIVE = "inconclusive"
+    NOT_CHECKED = "not checked"  # evidence is missing, or the failure of another property explains it
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One property, judged.
+    """The outcome of one check.
 
     Attributes:
-        status: How it ended.
-        level: The strongest evidence it used.
+        status: The outcome.
+        level: The strongest evidence used.
         summary: One line with the numbers.
-        details: One line for each thing that is wrong or worth knowing.
-        numbers: What the summary says, for machines. Shares are 0 to 1, times are seconds.
-        held: How many of the judged items hold (runs, pairs, files).
+        details: One line for each problem or remark.
+        numbers: The numbers behind the summary, for programs. Shares are 0 to 1, times are in seconds.
+        held: How many of the items judged (runs, pairs, files) hold.
         judged: How many items were judged.
-        name: The property's name; set by the registry.
+        name: Name of the property; set by the registry.
     """
 
     status: Status
@@ -58,24 +61,39 @@ class Finding:
 
 
 def from_problems(problems: Mapping[str, Sequence[str]], level: Level, holds: str) -> Finding:
-    """The finding of a check that looks at several items, each of which is right or has problems.
+    """The finding of a check that judges several items, each of which is fine or has problems.
 
     Args:
-        problems: For each item judged, what is wrong with it: one sentence each.
+        problems: For each item, its problems: one sentence each.
         level: Evidence used.
-        holds: The summary when nothing is wrong.
+        holds: The summary if there are no problems.
     """
-    wrong = [problem for item in problems.values() for problem in item]
+    found = [problem for item in problems.values() for problem in item]
     held = sum(not item for item in problems.values())
     if not problems:
-        return not_checked("There is nothing to judge it on.", level)
-    if not wrong:
+        return not_checked(NO_RUNS if level is Level.FILE else NO_PREDICTIONS, level)
+    if not found:
         return Finding(Status.HOLDS, level, holds, held=held, judged=len(problems))
-    summary = wrong[0] if len(wrong) == 1 else f"{wrong[0]} And {len(wrong) - 1:,} more."
-    details = tuple(listed(wrong)) if len(wrong) > 1 else ()
+    summary = found[0] if len(found) == 1 else f"{found[0]} ({len(found) - 1:,} more)"
+    details = tuple(listed(found)) if len(found) > 1 else ()
     return Finding(Status.FAILS, level, summary, details, held=held, judged=len(problems))
 
 
-def not_checked(why: str, level: Level) -> Finding:
+def not_checked(reason: str, level: Level) -> Finding:
     """The finding of a check that could not be made."""
-    return Finding(Status.NOT_CHECKED, level, why)
+    return Finding(Status.NOT_CHECKED, level, reason)
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, such as `1 epoch` or `1,020 images`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def in_points(share: float) -> str:
+    """A signed difference of shares in percentage points, such as `−5.7`."""
+    return f"{100 * share:+.1f}".replace("-", MINUS)
+
+
+def limits_in_points(gap: Interval) -> str:
+    """A difference with its confidence limits, such as `+2.0 points (−1.1 to +5.1)`."""
+    return f"{in_points(gap.estimate)} points ({in_points(gap.low)} to {in_points(gap.high)})"

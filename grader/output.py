@@ -1,4 +1,4 @@
-"""Where grades go: which file for which format and run, written in one go."""
+"""Which file each grade is written to, for each format and run."""
 
 import os
 import tempfile
@@ -14,7 +14,7 @@ from grader.verdict import Grade
 
 @dataclass(frozen=True)
 class Target:
-    """One format and where it goes: a file, a folder (a file for each run), or, with None, the terminal."""
+    """A format and its destination: a file, a folder (one file per run) or, if None, the terminal."""
 
     format: str
     path: Path | None
@@ -22,23 +22,23 @@ class Target:
 
 
 def targets(formats: Sequence[str], outputs: Sequence[Path], n_runs: int) -> list[Target]:
-    """Pair formats with outputs.
+    """Pair the formats with their destinations.
 
     Args:
-        formats: As given, in order.
-        outputs: As given, in order: none, one for each format, or one folder for all.
-        n_runs: Several need folders.
+        formats: The --format options, in order.
+        outputs: The --output options, in order: none, one per format, or one folder for all.
+        n_runs: Number of runs; several need a folder.
 
     Raises:
-        UsageError: They do not go together.
+        UsageError: The options do not fit together.
     """
     if len(set(formats)) < len(formats):
-        raise UsageError("--format names a format twice; once is enough.")
+        raise UsageError("--format lists a format twice; remove one.")
     if not outputs:
         if len(formats) > 1:
-            raise UsageError(f"{len(formats)} formats need --output: a file for each, or one folder for all.")
+            raise UsageError(f"{len(formats)} formats need --output: one file each, or one folder for all.")
         if n_runs > 1 and formats[0] != "text":
-            raise UsageError(f"{n_runs} runs in format {formats[0]} need --output: a folder.")
+            raise UsageError(f"{n_runs} runs in {formats[0]} format need --output with a folder.")
         return [Target(formats[0], None)]
     paths = list(outputs)
     if len(paths) == 1 and (n_runs > 1 or len(formats) > 1 or paths[0].is_dir()):
@@ -47,14 +47,16 @@ def targets(formats: Sequence[str], outputs: Sequence[Path], n_runs: int) -> lis
     else:
         folder = False
     if len(paths) != len(formats):
-        raise UsageError(f"{len(outputs)} --output for {len(formats)} --format; give one for each.")
+        raise UsageError(
+            f"{len(outputs)} --output for {len(formats)} --format; give one --output per --format."
+        )
     if n_runs > 1 and not folder:
-        raise UsageError(f"{n_runs} runs need one --output, a folder.")
+        raise UsageError(f"{n_runs} runs need a single --output: a folder.")
     return [Target(name, path, folder) for name, path in zip(formats, paths, strict=True)]
 
 
 def write(grade: Grade, wanted: Sequence[Target]) -> None:
-    """Write one grade's files.
+    """Write the files of one grade.
 
     Raises:
         UsageError: A file cannot be written.
@@ -63,17 +65,17 @@ def write(grade: Grade, wanted: Sequence[Target]) -> None:
         if target.path is None:
             continue
         form = FORMATS[target.format]
-        path = target.path / f"{grade.run}.{form.ending}" if target.is_folder else target.path
+        path = target.path / f"{grade.run}.{form.extension}" if target.is_folder else target.path
         try:
             if target.is_folder:
                 target.path.mkdir(parents=True, exist_ok=True)
-            _in_one_go(path, form.write(grade))
+            _write_atomically(path, form.write(grade))
         except OSError as error:
-            raise UsageError(f"--output {path} cannot be written: {error.strerror}.") from error
+            raise UsageError(f"Cannot write --output {path}: {error.strerror}.") from error
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """A name for each run, for people and for files: the last parts of its folder that tell them apart."""
+    """A unique name for each run, for output and file names: the last components of its folder."""
     folders = [_folder(path) for path in paths]
     for depth in range(1, 6):
         names = ["-".join(folder[-depth:]) or "run" for folder in folders]
@@ -83,17 +85,17 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def _folder(path: Path) -> tuple[str, ...]:
-    full = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would replace a link's name by its target's
+    full = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would replace a link's name with its target's
     return (full.parent if full.name == RESULTS_NAME else full).parts[1:]
 
 
-def _in_one_go(path: Path, text: str) -> None:
-    """Never leave half a file: a reader sees the old content or the new."""
+def _write_atomically(path: Path, text: str) -> None:
+    """Readers see the old content or the new, never a part."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
-        Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide the grade from who runs the next step
+        Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide the grade from other users
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

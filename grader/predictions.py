@@ -1,4 +1,4 @@
-"""The predictions of one training on one split, read from its CSV."""
+"""Read the predictions of one run on one split from their CSV file."""
 
 import csv
 import re
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grader.errors import UnusableError
-from grader.jsonfile import short
+from grader.strict_json import short
 
 HEADER = ["sample_id", "label", "predicted", "nll"]
 MAX_LINE_CHARACTERS = 8192
@@ -17,7 +17,7 @@ MAX_ID_CHARACTERS = 4096
 
 _CLASS = r"\d{1,7}"
 _NLL = r"-?\d{1,20}(?:\.\d{1,20})?(?:e[+-]?\d{1,3})?"
-# What a spreadsheet would run as a formula. A class folder may be called "+1", so a sign alone is no proof.
+# Spreadsheet formulas. A leading sign alone is allowed, since a class folder may be named "+1".
 _FORMULA = re.compile(r"[=@]|[+-].*[(|!]", re.DOTALL)
 _ODD = re.compile(r"^(?:[=@+-]|$)|[\x00-\x09\x0b-\x1f\x7f]|^.{4096}", re.MULTILINE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -25,12 +25,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Predictions:
-    """One row for each image of a split, in file order; all arrays have shape [n].
+    """One row per image of a split, in file order; all arrays have shape [n].
 
     Attributes:
-        sample_ids: Names of the images.
-        labels: Their classes, as indices.
-        predicted: The classes the network found most likely.
+        sample_ids: Sample ids of the images.
+        labels: Their class indices.
+        predicted: The predicted class indices.
         nll: Negative log-likelihood of the label, in nats.
     """
 
@@ -41,29 +41,26 @@ class Predictions:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether each image was classified right, shape [n]."""
+        """Whether each prediction is correct, shape [n]."""
         return np.equal(self.labels, self.predicted)
 
     def per_class(self, n_classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Images right and images in all of each class, each of shape [n_classes]."""
-        right = np.bincount(self.labels[self.correct], minlength=n_classes)
-        return right.astype(np.int64), np.bincount(self.labels, minlength=n_classes).astype(np.int64)
+        """Correct predictions and images of each class, both of shape [n_classes]."""
+        n_correct = np.bincount(self.labels[self.correct], minlength=n_classes)
+        return n_correct.astype(np.int64), np.bincount(self.labels, minlength=n_classes).astype(np.int64)
 
 
 def parse_predictions(content: bytes, shown: str, counts: Collection[int], n_classes: int) -> Predictions:
-    """Read the content of a predictions CSV, strictly.
+    """Parse a predictions CSV strictly.
 
     Args:
         content: The file's bytes.
-        shown: How messages name the file.
-        counts: How many rows below the header it may have.
-        n_classes: Labels and predictions must lie below this.
-
-    Returns:
-        The rows.
+        shown: How messages refer to the file.
+        counts: Allowed numbers of rows, not counting the header.
+        n_classes: Number of classes; labels and predictions must be below it.
 
     Raises:
-        UnusableError: The content is malformed; with the line number.
+        UnusableError: The content is malformed; each problem names its line.
     """
     rows = _rows(content, shown, counts)
     ids, labels, predicted, nll = zip(*rows, strict=True)
@@ -82,7 +79,7 @@ def parse_predictions(content: bytes, shown: str, counts: Collection[int], n_cla
         *_outside(read.labels, n_classes, f"{shown}, column label"),
         *_outside(read.predicted, n_classes, f"{shown}, column predicted"),
         *(
-            f"{shown}, line {row + 2}: nll must be 0 or more, found {nll[row]}."
+            f"{shown}, line {row + 2}: nll must be at least 0, found {nll[row]}."
             for row in np.flatnonzero(~(read.nll >= 0) | np.isinf(read.nll)).tolist()
         ),
     ]
@@ -92,27 +89,30 @@ def parse_predictions(content: bytes, shown: str, counts: Collection[int], n_cla
 
 
 def _rows(content: bytes, shown: str, counts: Collection[int]) -> list[list[str]]:
-    """Split into rows of four cells; stop at the first line that breaks the form."""
+    """Split into rows of four cells; raise on the first malformed line."""
     if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        raise UnusableError([f"{shown}, line 1: a byte order mark; save it as UTF-8 without one."])
+        raise UnusableError([f"{shown}, line 1: byte order mark; save it as UTF-8 without BOM."])
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UnusableError([f"{shown}, line {line}: not UTF-8."]) from error
-    # Split by hand: str.splitlines also breaks at characters that a quoted name may hold.
+    # str.splitlines would also split at characters that a quoted name may contain.
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()
     long = next((n for n, line in enumerate(lines, 1) if len(line) > MAX_LINE_CHARACTERS), None)
     if long:
         raise UnusableError(
-            [f"{shown}, line {long}: {len(lines[long - 1]):,} characters; at most {MAX_LINE_CHARACTERS:,}."]
+            [
+                f"{shown}, line {long}: {len(lines[long - 1]):,} characters; "
+                f"the limit is {MAX_LINE_CHARACTERS:,}."
+            ]
         )
     if len(lines) - 1 not in counts:
         wanted = " or ".join(f"{count:,}" for count in sorted(counts))
-        found = f"{max(0, len(lines) - 1):,} rows below the header"
-        raise UnusableError([f"{shown}, line {len(lines)}: {found}; results.json counts {wanted} images."])
+        found = f"expected {wanted} rows according to results.json, found {max(0, len(lines) - 1):,}"
+        raise UnusableError([f"{shown}, line {len(lines)}: {found}."])
     rows: list[list[str]] = []
     try:
         rows.extend(csv.reader(lines, strict=True))
@@ -121,17 +121,17 @@ def _rows(content: bytes, shown: str, counts: Collection[int]) -> list[list[str]
     uneven = next((line for line, row in enumerate(rows, 1) if len(row) != len(HEADER)), None)
     if uneven:
         raise UnusableError(
-            [f"{shown}, line {uneven}: {len(rows[uneven - 1])} columns; {len(HEADER)} wanted."]
+            [f"{shown}, line {uneven}: expected {len(HEADER)} columns, found {len(rows[uneven - 1])}."]
         )
     if rows[0] != HEADER:
         raise UnusableError([f"{shown}, line 1: the header must be {','.join(HEADER)}."])
     if len(rows) != len(lines):
-        raise UnusableError([f"{shown}: a quoted cell spans lines; a sample id must not."])
+        raise UnusableError([f"{shown}: a quoted cell contains a line break."])
     return rows[1:]
 
 
 def _malformed(cells: Sequence[str], form: str, shown: str, wanted: str) -> list[str]:
-    # One match over the whole column first: fast, and nearly always enough.
+    # Matching the whole column at once is fast and almost always sufficient.
     if re.fullmatch(rf"(?:{form}\n)*", "\n".join((*cells, "")), re.ASCII):
         return []
     cell_form = re.compile(form, re.ASCII)
@@ -144,13 +144,13 @@ def _malformed(cells: Sequence[str], form: str, shown: str, wanted: str) -> list
 
 def _outside(classes: NDArray[np.int64], n_classes: int, shown: str) -> list[str]:
     return [
-        f"{shown}, line {row + 2}: must be below {n_classes}, the number of classes, found {classes[row]}."
+        f"{shown}, line {row + 2}: must be below {n_classes} (the number of classes), found {classes[row]}."
         for row in np.flatnonzero(classes >= n_classes).tolist()
     ]
 
 
 def _bad_ids(ids: Sequence[str], shown: str) -> list[str]:
-    # One search over all names first: fast, and nearly always enough. A quoted cell never spans lines.
+    # Searching all names at once is fast and almost always sufficient. A quoted cell never spans lines.
     if len(set(ids)) == len(ids) and not _ODD.search("\n".join(ids)):
         return []
     problems, seen = [], dict[str, int]()
@@ -159,10 +159,10 @@ def _bad_ids(ids: Sequence[str], shown: str) -> list[str]:
         if not name or len(name) > MAX_ID_CHARACTERS:
             problems.append(f"{where} must have 1 to {MAX_ID_CHARACTERS} characters.")
         elif _CONTROL.search(name):
-            problems.append(f"{where} holds a control character.")
+            problems.append(f"{where} contains a control character.")
         elif _FORMULA.match(name):
-            problems.append(f"{where} would run as a formula in a spreadsheet.")
+            problems.append(f"{where} would be run as a formula by a spreadsheet.")
         elif name in seen:
-            problems.append(f"{where} is there already on line {seen[name]}.")
+            problems.append(f"{where} is a duplicate of line {seen[name]}.")
         seen[name] = line
     return problems

@@ -1,4 +1,4 @@
-"""The results file as frozen records. Built only from a document that the schema accepts."""
+"""The results file as typed, immutable records, built only from a document that is valid under the schema."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Sums over a split: cross-entropy in nats, samples right, samples counted."""
+    """Totals over a split: cross-entropy in nats, correct predictions, samples."""
 
     loss_sum: float
     n_correct: int
@@ -19,13 +19,13 @@ class Metrics:
 
     @property
     def accuracy(self) -> float:
-        """Share of samples right, 0 to 1."""
+        """Share of correct predictions, 0 to 1."""
         return self.n_correct / self.n_samples
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One pass over the training split, and the evaluations after it."""
+    """One pass over the training split and the evaluations after it."""
 
     epoch: int
     learning_rate: float
@@ -37,13 +37,13 @@ class Epoch:
     evaluation_seconds: float
 
     def on(self, split: str) -> Metrics:
-        """The sums on `train`, `val` or `test`."""
+        """The metrics on `train`, `val` or `test`."""
         return {"train": self.train, "val": self.val, "test": self.test}[split]
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter given to the optimizer."""
+    """A parameter passed to the optimizer."""
 
     name: str
     shape: tuple[int, ...]
@@ -52,7 +52,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a training consumed."""
+    """Epochs, steps and images that a run trained on."""
 
     epochs: int
     steps: int
@@ -70,7 +70,7 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Artifacts:
-    """The files of a training's chosen epoch."""
+    """The files of a run's best epoch."""
 
     val_predictions: Artifact
     test_predictions: Artifact
@@ -108,18 +108,18 @@ class Run:
 
     @property
     def name(self) -> str:
-        """How messages name it, such as `B-seed0`: also the stem of its files."""
+        """Its name in messages and the stem of its files, such as `B-seed0`."""
         return f"{self.variant}-seed{self.seed}"
 
     @property
     def best(self) -> Epoch | None:
-        """The record of the chosen epoch; None when there is none of that number."""
+        """The epoch numbered `best_epoch`; None if it is not listed."""
         return next((epoch for epoch in self.epochs if epoch.epoch == self.best_epoch), None)
 
 
 @dataclass(frozen=True, slots=True)
 class VariantConfig:
-    """A way to train the network, as configured. `train` is `all` or names of groups."""
+    """A configured variant. `train` is `all` or names of layer groups."""
 
     name: str
     init: str
@@ -129,7 +129,7 @@ class VariantConfig:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Counts and identity of one split."""
+    """Size, class counts and fingerprint of one split."""
 
     n_samples: int
     class_counts: tuple[int, ...]
@@ -138,7 +138,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """One experiment: what every variant shares, and the runs."""
+    """One experiment: its configuration, its data set and its runs."""
 
     created_at: str
     dataset_name: str
@@ -157,12 +157,12 @@ class Results:
     runs: tuple[Run, ...]
 
     def of(self, variant: str) -> Iterator[Run]:
-        """The completed runs of one variant that have a chosen epoch, in file order."""
+        """The completed runs of one variant that have a best epoch, in file order."""
         return (r for r in self.runs if r.variant == variant and r.status == "completed" and r.best)
 
 
 def results_from(document: Mapping[str, Any]) -> Results:
-    """Build the records from a document that is valid under `results.schema.json`."""
+    """Build the records from a valid document."""
     config, dataset = document["config"], document["dataset"]
     return Results(
         created_at=document["created_at"],
@@ -199,7 +199,7 @@ def _run(run: Mapping[str, Any]) -> Run:
 
 
 def _take(record: type[T], found: Mapping[str, Any], **built: Any) -> T:
-    """Fill a dataclass from a JSON object; a field that only a later minor version has is left aside."""
+    """Fill a dataclass from a JSON object, ignoring fields of later minor versions."""
     names = [field.name for field in fields(record)]  # type: ignore[arg-type]
     values = {name: built.get(name, found[name]) for name in names}
     return record(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -1,4 +1,4 @@
-"""The parameters of ResNet-18 by name and shape, as torchvision names them. No torch needed."""
+"""Names and shapes of ResNet-18's parameters, as in torchvision but without importing torch."""
 
 from functools import cache
 from math import prod
@@ -11,17 +11,15 @@ Shapes = dict[str, tuple[int, ...]]
 
 @cache
 def parameter_shapes(n_classes: int) -> Shapes:
-    """Names and shapes of all 62 parameters.
+    """Names and shapes of all 62 parameters, in torchvision's order.
 
-    The rule is He et al., *Deep Residual Learning* (2016), table 1, column "18-layer": a 7 by 7 stem, four
-    stages of two basic blocks, a 1 by 1 projection where a stage changes the width, a linear head. Names are
-    those of `torchvision.models.resnet18().named_parameters()`.
+    A 7 by 7 stem, four stages of two basic blocks, a 1 by 1 projection where a stage changes the width, and a
+    linear head. The names are those of `torchvision.models.resnet18().named_parameters()`.
+
+    Source: He et al., *Deep Residual Learning for Image Recognition* (2016), table 1, column "18-layer".
 
     Args:
         n_classes: Outputs of the head.
-
-    Returns:
-        Shape by name, in torchvision's order.
     """
     shapes: Shapes = {"conv1.weight": (64, 3, 7, 7)} | _norm("bn1", 64)
     inputs = 64
@@ -38,12 +36,12 @@ def parameter_shapes(n_classes: int) -> Shapes:
 
 
 def of_groups(n_classes: int, groups: tuple[str, ...]) -> Shapes:
-    """Those of `parameter_shapes` that belong to the named top-level groups."""
+    """The parameters of these top-level layer groups only."""
     return {n: s for n, s in parameter_shapes(n_classes).items() if n.partition(".")[0] in groups}
 
 
 def count(shapes: Shapes) -> int:
-    """Elements of all the parameters together."""
+    """Total number of elements."""
     return sum(prod(shape) for shape in shapes.values())
 
 

@@ -1,7 +1,6 @@
-"""Tests and intervals for proportions, paired and unpaired. All proportions are shares, 0 to 1.
+"""Tests and intervals for proportions, paired and independent. All proportions are 0 to 1.
 
-The binomial tail comes from `scipy.special`: the same function that `scipy.stats` calls, without the second
-that importing `scipy.stats` costs. It is imported where it is used, for the same reason.
+`scipy.special` is imported where it is used; `scipy.stats`, which takes a second to import, never is.
 """
 
 from collections.abc import Sequence
@@ -22,13 +21,13 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class PairedCounts:
-    """A 2 by 2 table of the same images under two networks.
+    """A 2 by 2 table of two networks' predictions for the same images.
 
     Attributes:
-        both: Both right.
-        first: Only the first right.
-        second: Only the second right.
-        neither: Both wrong.
+        both: Images that both classify correctly.
+        first: Images that only the first classifies correctly.
+        second: Images that only the second classifies correctly.
+        neither: Images that both misclassify.
     """
 
     both: int
@@ -38,7 +37,7 @@ class PairedCounts:
 
     @property
     def n(self) -> int:
-        """Images."""
+        """Number of images."""
         return self.both + self.first + self.second + self.neither
 
     @property
@@ -59,14 +58,14 @@ def wilson(n_correct: float, n: float, confidence: float = 0.95) -> Interval:
     (1927) 209-212.
     """
     p, z = n_correct / n, normal_quantile(confidence)
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * sqrt(max(0.0, p * (1 - p) / n + z * z / (4 * n * n)))
-    # At 0 and at n the limit is exact; rounding would put it a hair outside.
-    return Interval(p, 0.0 if p == 0 else max(0.0, centre - half), 1.0 if p == 1 else min(1.0, centre + half))
+    # At 0 and n the limit is exact, but rounding would move it slightly outside.
+    return Interval(p, 0.0 if p == 0 else max(0.0, center - half), 1.0 if p == 1 else min(1.0, center + half))
 
 
 def difference_of_independent(first: Interval, second: Interval) -> Interval:
-    """Interval for first minus second from their own intervals (hybrid score, square-and-add).
+    """Interval for first minus second, combined from their intervals (hybrid score, square-and-add).
 
     Source: R. G. Newcombe, *Interval estimation for the difference between independent proportions*,
     Statistics in Medicine 17 (1998) 873-890, method 10.
@@ -82,39 +81,39 @@ def difference_of_class_means(
 ) -> Interval:
     """Interval for the difference of two means of independent proportions, such as mean per-class accuracy.
 
-    Each mean is unweighted over its m classes with counts (right, all). With M proportions in all, 2/M
-    right and 2/M wrong answers are added to each, and the interval is the normal one around the adjusted
-    difference: a class in which all are right does not count as certain.
+    Each mean is unweighted over its classes. With M proportions in total, 2/M correct and 2/M incorrect
+    predictions are added to each, and the interval is the normal one around the adjusted difference, so that
+    a class without errors does not count as certain.
 
     Source: R. M. Price and D. G. Bonett, *An improved confidence interval for a linear function of binomial
     proportions*, Computational Statistics & Data Analysis 45 (2004) 449-456.
 
     Args:
-        first: (right, all) for each class of the first sample; all > 0.
-        second: The same for the second, whose classes may be others.
-        confidence: Share of samples whose interval covers the truth.
+        first: (correct, total) for each class of the first sample; total > 0.
+        second: The same for the second sample, which may have other classes.
+        confidence: Coverage probability of the interval.
     """
     added = 2 / (len(first) + len(second))
-    seen, adjusted, variance = [0.0, 0.0], [0.0, 0.0], 0.0
+    observed, adjusted, variance = [0.0, 0.0], [0.0, 0.0], 0.0
     for side, counts in enumerate((first, second)):
-        for right, n in counts:
+        for n_correct, n in counts:
             size = n + 2 * added
-            p = (right + added) / size
-            seen[side] += right / n / len(counts)
+            p = (n_correct + added) / size
+            observed[side] += n_correct / n / len(counts)
             adjusted[side] += p / len(counts)
             variance += p * (1 - p) / size / len(counts) ** 2
-    estimate, centre = seen[0] - seen[1], adjusted[0] - adjusted[1]
+    estimate, center = observed[0] - observed[1], adjusted[0] - adjusted[1]
     half = normal_quantile(confidence) * sqrt(variance)
-    # The adjustment may put the centre beyond the estimate of a split without errors.
-    return Interval(estimate, min(estimate, centre - half), max(estimate, centre + half))
+    # The adjustment may move the center past the estimate if a split has no errors.
+    return Interval(estimate, min(estimate, center - half), max(estimate, center + half))
 
 
 def difference_of_paired(table: PairedCounts, confidence: float = 0.95) -> Interval:
     """Interval for the difference of two proportions on the same images: Tango's score interval.
 
-    The limits are the two values d at which the score (b - c - n d) / sqrt(n (2 q(d) + d (1 - d)))
-    equals plus or minus z, where b and c are the discordant counts and q(d) is the maximum likelihood
-    estimate of the second discordant probability given d. Found by bisection.
+    The limits are the two values d at which the score (b - c - n d) / sqrt(n (2 q(d) + d (1 - d))) equals ±z,
+    found by bisection; b and c are the discordant counts, and q(d) is the maximum likelihood estimate of the
+    second discordant probability given d.
 
     Source: T. Tango, *Equivalence test and confidence interval for the difference in proportions for the
     paired-sample design*, Statistics in Medicine 17 (1998) 891-908.
@@ -127,7 +126,7 @@ def difference_of_paired(table: PairedCounts, confidence: float = 0.95) -> Inter
         constant = -c * d * (1 - d)
         q = (sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
         variance = n * (2 * q + d * (1 - d))
-        if variance <= 0:  # by rounding, next to -1 and 1
+        if variance <= 0:  # due to rounding, near -1 and 1
             return inf
         return (b - c - n * d) / sqrt(variance)
 
@@ -145,10 +144,10 @@ def difference_of_paired(table: PairedCounts, confidence: float = 0.95) -> Inter
 
 
 def mcnemar_exact(table: PairedCounts) -> float:
-    """Two-sided exact p-value of McNemar's test that both networks are right equally often.
+    """Two-sided exact p-value of McNemar's test that two networks are equally accurate.
 
-    Given b + c images on which exactly one is right, b is binomial with probability 1/2; the p-value is
-    twice the smaller tail, at most 1.
+    Of the b + c images that exactly one network classifies correctly, b is binomial with probability 1/2. The
+    p-value is twice the smaller tail, at most 1.
 
     Source: Q. McNemar, Psychometrika 12 (1947) 153-157; exact form as in M. W. Fagerland, S. Lydersen and
     P. Laake, *Recommended tests and confidence intervals for paired binomial proportions*, Statistics in
@@ -166,8 +165,8 @@ def two_proportions_p(first: tuple[float, int], second: tuple[float, int]) -> fl
     """Two-sided p-value of the z test for two independent proportions with pooled variance.
 
     Args:
-        first: (right, all); right may be a mean over seeds.
-        second: The same for the other.
+        first: (correct, total); correct may be a mean over seeds.
+        second: The same for the other network.
     """
     (x, n), (y, m) = first, second
     pooled = (x + y) / (n + m)
@@ -191,25 +190,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def images_to_separate(
-    variance: float, distance: float, confidence: float = 0.95, power: float = 0.8
-) -> float:
-    """About how many test images would separate an estimate from a bound.
+def images_needed(variance: float, distance: float, confidence: float = 0.95, power: float = 0.8) -> float:
+    """Approximate number of test images at which an interval would exclude a bound.
 
-    n = variance * ((z + z_power) / distance)^2: the size at which the normal interval excludes the bound
-    with the given power, if what was seen is the truth.
+    n = variance * ((z + z_power) / distance)^2: the sample size at which the normal interval excludes the
+    bound with the given power, provided that the observed difference is the true one.
 
     Source: R. J. Connor, *Sample size for testing differences in proportions for the paired-sample
     design*, Biometrics 43 (1987) 207-211, with the variance under the alternative.
 
     Args:
-        variance: Of one image's difference; for paired proportions (b + c) / n - ((b - c) / n)^2.
-        distance: From the estimate to the bound, as a share.
-        confidence: Of the interval.
-        power: Probability of separating.
+        variance: Variance of one image's difference; for paired proportions (b + c) / n - ((b - c) / n)^2.
+        distance: Distance from the estimate to the bound, 0 to 1.
+        confidence: Confidence of the interval.
+        power: Probability of excluding the bound.
 
     Returns:
-        A number of images; infinity when the estimate lies on the bound.
+        The number of images; infinity if the estimate equals the bound.
     """
     if distance == 0:
         return inf

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from grader.errors import GraderError, UsageError
 from grader.files import read_bytes
-from grader.jsonfile import short
+from grader.strict_json import short
 
 MAX_BYTES = 256 * 1024 * 1024
 FLOWERS_FOLDER = "flowers-102"  # torchvision's layout below the data root

@@ -1,24 +1,24 @@
-"""Findings -> verdict. Derived each time, never stored."""
+"""Derive the verdict from the findings; it is never stored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from grader.findings import Finding, Level, Status
+from grader.findings import Finding, Level, Status, in_points
 from grader.policy import Policy
 
 
 @dataclass(frozen=True)
 class Grade:
-    """What a policy makes of the findings on one submission.
+    """The grade of one submission: its findings under a policy.
 
     Attributes:
-        run: How the submission is called.
-        policy: The rule set.
-        findings: By property, in the registry's order; empty when the submission is unusable.
+        run: Name of the submission.
+        policy: The policy.
+        findings: By property, in the registry's order; empty if the submission is unusable.
         levels: The levels of evidence reached.
-        problems: Why the submission is unusable; empty when it is usable.
-        created_at: When the results file says it was written; empty when unusable.
+        problems: Why the submission is unusable; empty if it is usable.
+        created_at: Creation time according to the results file; empty if unusable.
     """
 
     run: str
@@ -30,27 +30,27 @@ class Grade:
 
     @property
     def level_is_reached(self) -> bool:
-        """Whether all evidence up to the level that the policy requires was there."""
+        """Whether all evidence up to the policy's required level was available."""
         return all(level in self.levels for level in Level if level <= self.policy.required_level)
 
     def counts(self, name: str) -> bool:
-        """Whether a property counts."""
+        """Whether the policy counts a property."""
         return name in self.policy.weights
 
     def passes(self, name: str) -> bool:
-        """Whether a property ended in a way that the policy lets pass."""
+        """Whether a property passes under the policy."""
         match self.findings[name].status:
             case Status.HOLDS:
                 return True
-            case Status.NOT_SEPARABLE:
-                return self.policy.not_separable_passes
+            case Status.INCONCLUSIVE:
+                return self.policy.inconclusive_passes
             case Status.NOT_CHECKED:
                 return self.policy.not_checked_passes
         return False
 
     @cached_property
     def passed(self) -> bool:
-        """Whether every counting property passes and the required evidence was there."""
+        """Whether every counted property passes and the required evidence was available."""
         return (
             not self.problems
             and self.level_is_reached
@@ -59,18 +59,18 @@ class Grade:
 
     @property
     def exit_code(self) -> int:
-        """0 when it passed, 1 when not, 2 when the submission is unusable."""
+        """0 if it passed, 1 if it failed, 2 if the submission is unusable."""
         return 2 if self.problems else 0 if self.passed else 1
 
     def points(self, name: str) -> float:
-        """Points earned by a counting property; 0 when the submission is unusable."""
+        """Points earned by a counted property; 0 if the submission is unusable."""
         weight, finding = self.policy.weights[name], self.findings.get(name)
         if finding is None:
             return 0.0
         share = {
             Status.HOLDS: 1.0,
-            Status.NOT_SEPARABLE: self.policy.not_separable_worth,
-            Status.NOT_CHECKED: self.policy.not_checked_worth,
+            Status.INCONCLUSIVE: self.policy.inconclusive_credit,
+            Status.NOT_CHECKED: self.policy.not_checked_credit,
             Status.FAILS: finding.held / finding.judged if weight.partial and finding.judged else 0.0,
         }[finding.status]
         return round(weight.points * share, 2)
@@ -87,9 +87,9 @@ class Grade:
 
     @property
     def sentences(self) -> list[str]:
-        """The verdict for people; every number is one of a finding's."""
+        """The verdict in sentences; every number comes from a finding."""
         if self.problems:
-            return ["The submission cannot be judged."]
+            return ["The submission cannot be graded."]
         found = [
             _soundness(self),
             _pretraining(self.findings, 100 * self.policy.thresholds.confidence),
@@ -101,7 +101,7 @@ class Grade:
 def _soundness(grade: Grade) -> str:
     failed = [name for name in grade.policy.weights if grade.findings[name].status is Status.FAILS]
     if failed:
-        return f"Not as it should be: {', '.join(failed)}."
+        return f"Failed: {', '.join(failed)}."
     return ""
 
 
@@ -109,55 +109,42 @@ def _pretraining(findings: Mapping[str, Finding], confidence: float) -> str:
     finding = findings["b-beats-a"]
     if not finding.numbers:
         return ""
-    gap, limits = _gap(finding)
-    match finding.status:
-        case Status.HOLDS:
-            opening = "Starting from pretrained weights pays"
-        case Status.FAILS:
-            opening = "Starting from pretrained weights costs accuracy"
-        case _:
-            opening = "Whether starting from pretrained weights pays cannot be told"
-    return f"{opening}: {gap} points ({confidence:.3g} % interval {limits})."
+    opening = {
+        Status.HOLDS: "Starting from pretrained weights pays",
+        Status.FAILS: "Starting from pretrained weights costs accuracy",
+    }.get(finding.status, "It is unclear whether starting from pretrained weights pays")
+    gap, low, high = (in_points(finding.numbers[name]) for name in ("difference", "low", "high"))
+    return f"{opening}: {gap} points ({confidence:.3g}% interval {low} to {high})."
 
 
 def _choice(findings: Mapping[str, Finding]) -> str:
     finding, speed = findings["c-against-b"], findings["c-faster"]
     if not finding.numbers:
         return ""
-    d, margin = 100 * finding.numbers["difference"], 100 * finding.numbers["margin"]
-    relation = (
-        "as accurate as" if round(abs(d), 1) == 0 else f"{abs(d):.1f} points {'above' if d > 0 else 'below'}"
+    low, high = finding.numbers["low"], finding.numbers["high"]
+    d, margin = (
+        100 * finding.numbers["difference"],
+        f"your margin of {100 * finding.numbers['margin']:g} points",
     )
-    low, high = (_signed(finding.numbers[name]) for name in ("low", "high"))
-    within = {
-        Status.HOLDS: "more than chance"
-        if finding.numbers["low"] > 0
-        else f"within your margin of {margin:g}",
-        Status.FAILS: f"beyond your margin of {margin:g}",
-    }.get(finding.status, f"which cannot be told from your margin of {margin:g}")
-    time = ""
-    if "ratio" in speed.numbers:
-        doubt = " (not told apart from 1)" if speed.status is Status.NOT_SEPARABLE else ""
-        time = f", and takes {speed.numbers['ratio']:.2f} of the time{doubt}"
-    faster = speed.status is Status.HOLDS
+    relation = (
+        "is as accurate as" if round(abs(d), 1) == 0
+        else f"scores {abs(d):.1f} points {'above' if d > 0 else 'below'}"
+    )  # fmt: skip
+    is_faster = speed.status is Status.HOLDS
     match finding.status:
         case Status.HOLDS:
-            advice = "choose C" if faster or finding.numbers["low"] > 0 else "choose either"
+            doubt = "more than chance explains" if low > 0 else f"within {margin}"
+            advice = "choose C" if is_faster or low > 0 else "choose either"
         case Status.FAILS:
-            advice = "choose B"
-        case _ if d >= 0:
-            advice = "nothing here speaks against C"
+            doubt, advice = f"more than {margin}", "choose B"
         case _:
-            advice = "choose B unless the time matters more" if faster else "choose B"
-    difference = f"{relation} training everything ({low} to {high})"
-    return f"Training only layer4 and fc is {difference}, {within}{time}: {advice}."
-
-
-def _gap(finding: Finding) -> tuple[str, str]:
-    numbers = finding.numbers
-    limits = f"{100 * numbers['low']:.1f} to {100 * numbers['high']:.1f}"
-    return _signed(numbers["difference"]), limits
-
-
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
+            doubt = "which could be chance" if high >= 0 else f"which may or may not exceed {margin}"
+            advice = (
+                "C is fine" if d >= 0 else "choose B unless time matters more" if is_faster else "choose B"
+            )
+    time = ""
+    if "ratio" in speed.numbers:
+        time = f", and takes {speed.numbers['ratio']:.2f} times as long"
+        time += " (could be chance)" if speed.status is Status.INCONCLUSIVE else ""
+    limits = f"({in_points(low)} to {in_points(high)})"
+    return f"Training only layer4 and fc {relation} training every layer {limits}, {doubt}{time}: {advice}."

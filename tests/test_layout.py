@@ -18,8 +18,7 @@ OWN_SUBJECT = {
     "tests/grader/test_forgeries.py",
     "tests/grader/test_fuzz.py",
     "tests/grader/test_hostile.py",
-    "tests/grader/test_rows.py",  # the checks that read predictions
-    "tests/grader/test_said.py",  # every finding, verbatim
+    "tests/grader/test_prediction_checks.py",  # the checks that read predictions
     "tests/grader/test_simulation.py",  # what intervals and tests promise
 }
 """Test modules in tests/finetune and tests/grader whose subject is not one module of the product."""

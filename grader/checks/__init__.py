@@ -1,10 +1,10 @@
-"""One small function for each property; its docstring states property, rule and source."""
+"""One small function per property; its docstring states the property, the rule and the source."""
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from grader.checks import agreement, architecture, claims, design, learning, rerun, training, truth
+from grader.checks import architecture, claims, design, learning, prediction_files, rerun, training, truth
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, not_checked
 
@@ -13,24 +13,24 @@ Check = Callable[[Evidence], Finding]
 
 @dataclass(frozen=True)
 class Property:
-    """A property that a submission may have.
+    """A property that the grader checks.
 
     Attributes:
-        name: As in policies and on the command line.
-        level: Weakest evidence it can be judged on.
-        check: Judges it.
-        after: Properties whose failure explains a failure of this one, which is then not judged: one cause,
-            one finding.
+        name: Its name in policies and on the command line.
+        level: Weakest evidence that it can be checked on.
+        check: The function that checks it.
+        depends_on: Properties whose failure would explain a failure of this one. If one fails, this one is
+            not checked, so that each cause yields one finding.
     """
 
     name: str
     level: Level
     check: Check
-    after: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
-        """What it means, its rule and its source."""
+        """Its meaning, rule and source."""
         return inspect.getdoc(self.check) or ""
 
     @property
@@ -65,17 +65,21 @@ PROPERTIES = {
         Property("best-epoch", Level.FILE, training.best_epoch, _COUNTS),
         Property("loss-fits-accuracy", Level.FILE, training.loss_fits_accuracy, _COUNTS),
         Property("times-add-up", Level.FILE, training.times_add_up, (*_COUNTS, "equal-budget")),
-        Property("files-intact", Level.PREDICTIONS, agreement.files_intact),
+        Property("files-intact", Level.PREDICTIONS, prediction_files.files_intact),
         Property(
             "recomputed",
             Level.PREDICTIONS,
-            agreement.recomputed,
+            prediction_files.recomputed,
             ("best-epoch", "loss-fits-accuracy", "distinct-runs", *_COUNTS),
         ),
-        Property("rows-plausible", Level.PREDICTIONS, agreement.rows_plausible),
-        Property("same-samples", Level.PREDICTIONS, agreement.same_samples),
-        Property("class-counts", Level.PREDICTIONS, agreement.class_counts, ("split-counts", "same-samples")),
-        Property("val-test-disjoint", Level.PREDICTIONS, agreement.val_test_disjoint, ("same-samples",)),
+        Property("rows-plausible", Level.PREDICTIONS, prediction_files.rows_plausible),
+        Property("same-samples", Level.PREDICTIONS, prediction_files.same_samples),
+        Property(
+            "class-counts", Level.PREDICTIONS, prediction_files.class_counts, ("split-counts", "same-samples")
+        ),
+        Property(
+            "val-test-disjoint", Level.PREDICTIONS, prediction_files.val_test_disjoint, ("same-samples",)
+        ),
         Property("true-labels", Level.TRUTH, truth.true_labels, ("same-samples",)),
         Property("true-splits", Level.TRUTH, truth.true_splits, ("same-samples", "true-labels")),
         Property("checkpoints-intact", Level.CHECKPOINTS, rerun.checkpoints_intact),
@@ -93,7 +97,7 @@ PROPERTIES = {
         Property(
             "test-close-to-validation",
             Level.FILE,
-            agreement.test_close_to_validation,
+            prediction_files.test_close_to_validation,
             (*_COUNTS, "recomputed"),
         ),
         Property("a-learns", Level.FILE, learning.a_learns, _COUNTS),
@@ -103,16 +107,16 @@ PROPERTIES = {
 
 
 def judge(evidence: Evidence) -> dict[str, Finding]:
-    """Judge every property, causes before consequences.
+    """Check every property, causes before consequences.
 
     Returns:
-        One finding for each property, by name, in the registry's order.
+        One finding per property, by name, in the registry's order.
     """
     findings: dict[str, Finding] = {}
     for name, wanted in PROPERTIES.items():
-        blamed = [cause for cause in wanted.after if findings[cause].status is Status.FAILS]
-        if blamed:
-            finding = not_checked(f"Not judged, because {' and '.join(blamed)} failed.", wanted.level)
+        failed = [cause for cause in wanted.depends_on if findings[cause].status is Status.FAILS]
+        if failed:
+            finding = not_checked(f"Skipped because {' and '.join(failed)} failed.", wanted.level)
         else:
             finding = wanted.check(evidence)
         findings[name] = replace(finding, name=name)

@@ -1,22 +1,24 @@
-"""What the experiment is about: does pretraining pay, does training less cost accuracy, is it faster?"""
+"""The questions of the experiment: does pretraining pay, does freezing layers cost accuracy, is it faster?"""
 
 from math import ceil, isfinite
 
-from grader import samples
+from grader import means
 from grader.checks.compare import Comparison, compare, p_text
 from grader.evidence import Evidence
-from grader.findings import Finding, Level, Status, not_checked
-from grader.stats import Interval
+from grader.findings import MINUS, Finding, Level, Status, limits_in_points, not_checked
+
+NO_COMMON_SEED = "No seed was completed by both {} and {}."
 
 
 def b_beats_a(evidence: Evidence) -> Finding:
     """Pretraining pays: B beats A on the test images.
 
-    Rule: holds when the difference of test accuracy B - A is positive with a Holm-adjusted p below
-    1 - confidence; fails when it is negative with such a p; else not separable. One seed: exact McNemar
-    test, Tango's interval. Two seeds: each by itself must tell, and the interval spans both. Three and
-    more: mean difference with the variance of a bootstrap over seeds and images, in closed form, and
-    Student's t. Without predictions: two independent proportions, which is cautious for paired data.
+    Rule: holds if the difference in test accuracy, B − A, is positive with a Holm-adjusted p-value below 1 −
+    confidence; fails if it is negative with such a p-value; otherwise inconclusive. One seed: exact McNemar
+    test and Tango's interval. Two seeds: each must be conclusive by itself, and the interval spans both.
+    Three or more: mean difference with Student's t and the variance of a bootstrap over seeds and images, in
+    closed form. Without predictions: z test for two independent proportions, which is conservative for paired
+    data.
 
     Source: McNemar (1947); Tango, Statistics in Medicine 17 (1998) 891-908; Searle, Casella and
     McCulloch, Variance Components (1992), chapter 4; Holm (1979).
@@ -27,7 +29,7 @@ def b_beats_a(evidence: Evidence) -> Finding:
 def c_beats_a(evidence: Evidence) -> Finding:
     """Pretraining pays with most layers frozen: C beats A on the test images.
 
-    Rule: as for b-beats-a, with C - A.
+    Rule: as for b-beats-a, with C − A.
 
     Source: McNemar (1947); Tango, Statistics in Medicine 17 (1998) 891-908; Holm (1979).
     """
@@ -35,18 +37,18 @@ def c_beats_a(evidence: Evidence) -> Finding:
 
 
 def c_against_b(evidence: Evidence) -> Finding:
-    """Training only the last two parts costs no more accuracy than the margin: C is not inferior to B.
+    """Training only layer4 and fc costs no more accuracy than the margin: C is not inferior to B.
 
-    Rule: with the interval of the difference of test accuracy C - B and the policy's margin m: superior
-    when low > 0 and non-inferior when low > -m (holds); inferior when high < -m (fails); else undecided
-    (not separable).
+    Rule: let (low, high) be the interval of the difference in test accuracy, C − B, and m the policy's
+    margin. C is superior if low > 0 and non-inferior if low > −m (holds); inferior if high < −m (fails);
+    otherwise inconclusive.
 
     Source: G. Piaggio et al., Reporting of noninferiority and equivalence randomized trials, JAMA 308
     (2012) 2594-2604; interval as for b-beats-a.
     """
     found = compare(evidence, "C", "B")
     if found is None:
-        return not_checked("There is no seed that both B and C completed.", Level.FILE)
+        return not_checked(NO_COMMON_SEED.format("B", "C"), Level.FILE)
     margin = evidence.thresholds.margin
     gap = found.interval
     if gap.low > -margin:
@@ -54,10 +56,10 @@ def c_against_b(evidence: Evidence) -> Finding:
     elif gap.high < -margin:
         status, word = Status.FAILS, "inferior"
     else:
-        status, word = Status.NOT_SEPARABLE, "undecided"
-    summary = f"C - B = {_points(gap)}: {word} within a margin of {100 * margin:g} points."
-    if status is Status.NOT_SEPARABLE:
-        summary += _what_would_separate(found, gap.estimate + margin)
+        status, word = Status.INCONCLUSIVE, "inconclusive"
+    summary = f"C {MINUS} B = {limits_in_points(gap)}: {word} at a margin of {100 * margin:g} points."
+    if status is Status.INCONCLUSIVE:
+        summary += _images_needed(found, gap.estimate + margin)
     return Finding(
         status, found.level, summary, found.details,
         dict(found.numbers) | {"margin": margin}, int(status is Status.HOLDS), 1,
@@ -67,20 +69,20 @@ def c_against_b(evidence: Evidence) -> Finding:
 def c_trains_fewer(evidence: Evidence) -> Finding:
     """C trains fewer parameters than B.
 
-    Rule: the sum over the listed shapes is smaller for C than for B, with every seed.
+    Rule: for every seed, the listed parameters of C have fewer elements than those of B.
 
     Source: the definition of the experiment.
     """
     pairs = evidence.pairs("C", "B")
     if not pairs:
-        return not_checked("There is no seed that both B and C completed.", Level.FILE)
+        return not_checked(NO_COMMON_SEED.format("B", "C"), Level.FILE)
     counts = [tuple(sum(p.count for p in run.trainable_parameters) for run in pair) for pair in pairs]
     held = sum(c < b for c, b in counts)
     c, b = next((pair for pair in counts if pair[0] >= pair[1]), counts[0])
     return Finding(
         Status.HOLDS if held == len(counts) else Status.FAILS,
         Level.FILE,
-        f"C trains {c:,} parameters, B {b:,}: {c / b:.2f} of them.",
+        f"C trains {c:,} parameters, {c / b:.1%} of B's {b:,}.",
         numbers={"c_parameters": c, "b_parameters": b, "ratio": c / b},
         held=held,
         judged=len(counts),
@@ -90,25 +92,25 @@ def c_trains_fewer(evidence: Evidence) -> Finding:
 def c_faster(evidence: Evidence) -> Finding:
     """C trains faster than B.
 
-    Rule: the ratio of mean training seconds an epoch, C over B, geometric means over epochs and seeds, the
-    first epoch of each run apart (it pays for warming up), with Welch's interval on the logarithms. Holds
-    when the interval lies below 1, fails when it lies above, else not separable.
+    Rule: ratio of the training time per epoch, C to B, as geometric means over epochs and seeds, without the
+    first epoch of each run (warm-up), with Welch's interval on the logarithms. Holds if the interval is below
+    1, fails if it is above 1, otherwise inconclusive.
 
     Source: B. L. Welch, Biometrika 34 (1947) 28-35.
     """
     pairs = evidence.pairs("C", "B")
     c, b = ([e for pair in pairs for e in pair[i].epochs[1:] if e.train_seconds > 0] for i in (0, 1))
     if not c or not b:
-        return not_checked("B and C need two epochs or more, with times.", Level.FILE)
+        return not_checked("B and C need at least two epochs with recorded times.", Level.FILE)
     confidence = evidence.thresholds.confidence
-    ratio = samples.ratio_of_means([e.train_seconds for e in c], [e.train_seconds for e in b], confidence)
+    ratio = means.ratio_of_means([e.train_seconds for e in c], [e.train_seconds for e in b], confidence)
     waits = [sum(e.data_wait_seconds for e in runs) / sum(e.train_seconds for e in runs) for runs in (c, b)]
-    status = Status.HOLDS if ratio.high < 1 else Status.FAILS if ratio.low > 1 else Status.NOT_SEPARABLE
+    status = Status.HOLDS if ratio.high < 1 else Status.FAILS if ratio.low > 1 else Status.INCONCLUSIVE
     limits = f" ({ratio.low:.2f} to {ratio.high:.2f})" if isfinite(ratio.high) else ""
-    summary = f"An epoch of C takes {ratio.estimate:.2f} of B's time{limits}; "
-    summary += f"waiting for data: C {waits[0]:.0%}, B {waits[1]:.0%} of it."
-    if status is Status.NOT_SEPARABLE:
-        summary += " More epochs, or a quieter machine, would separate them."
+    summary = f"An epoch of C takes {ratio.estimate:.2f} times as long as one of B{limits}; "
+    summary += f"share of time waiting for data: C {waits[0]:.0%}, B {waits[1]:.0%}."
+    if status is Status.INCONCLUSIVE:
+        summary += " More epochs or a less busy machine would settle it."
     numbers = {
         "ratio": ratio.estimate, "low": ratio.low, "high": ratio.high,
         "c_wait_share": waits[0], "b_wait_share": waits[1],
@@ -120,27 +122,23 @@ def c_faster(evidence: Evidence) -> Finding:
 def _beats(evidence: Evidence, first: str, second: str) -> Finding:
     found = compare(evidence, first, second)
     if found is None:
-        return not_checked(f"There is no seed that both {first} and {second} completed.", Level.FILE)
+        return not_checked(NO_COMMON_SEED.format(first, second), Level.FILE)
     gap, alpha = found.interval, 1 - evidence.thresholds.confidence
-    status = Status.NOT_SEPARABLE
+    status = Status.INCONCLUSIVE
     if found.adjusted_p < alpha and gap.estimate != 0:
         status = Status.HOLDS if gap.estimate > 0 else Status.FAILS
-    summary = f"{first} - {second} = {_points(gap)}, {found.test} {p_text(found.adjusted_p)}."
-    if status is Status.NOT_SEPARABLE:
-        summary += _what_would_separate(found, gap.estimate)
+    summary = f"{first} {MINUS} {second} = {limits_in_points(gap)}, {found.test} {p_text(found.adjusted_p)}."
+    if status is Status.INCONCLUSIVE:
+        summary += _images_needed(found, gap.estimate)
     return Finding(
         status, found.level, summary, found.details, found.numbers, int(status is Status.HOLDS), 1
     )  # fmt: skip
 
 
-def _what_would_separate(found: Comparison, distance: float) -> str:
-    wanted = found.images_wanted(distance)
+def _images_needed(found: Comparison, distance: float) -> str:
+    wanted = found.images_needed(distance)
     if wanted > 1e7:
-        return " No number of test images within reach would separate them."
+        return " No realistic number of test images would settle it."
     if ceil(wanted) <= found.n_images:
-        return " More seeds would separate them, rather than more images."
-    return f" About {ceil(wanted):,} test images would separate them; there are {found.n_images:,}."
-
-
-def _points(gap: Interval) -> str:
-    return f"{100 * gap.estimate:+.1f} points ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+        return " More seeds, rather than more test images, would settle it."
+    return f" About {ceil(wanted):,} test images would settle it; there are {found.n_images:,}."

@@ -1,18 +1,18 @@
-"""Two variants on the same test images, with whatever evidence there is."""
+"""Compare two variants on the same test images, using the strongest evidence available."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from grader import samples, stats
+from grader import means, stats
 from grader.evidence import Evidence
-from grader.findings import Level
+from grader.findings import Level, in_points
 from grader.record import Run
 from grader.stats import Interval, PairedCounts
 
-FEW_SEEDS = 2  # too few to estimate a spread over seeds
+FEW_SEEDS = 2  # too few to estimate a variance over seeds
 
-# The pairs that are tested together; Holm's correction runs over them.
+# The comparisons to which Holm's correction applies.
 PAIRS = (("B", "A"), ("C", "A"), ("C", "B"))
 
 
@@ -21,15 +21,16 @@ class Comparison:
     """Test accuracy of one variant minus that of another.
 
     Attributes:
-        interval: The difference as a share.
-        p: Two-sided p-value, not adjusted.
-        adjusted_p: After Holm's correction over the pairs.
+        interval: The difference, -1 to 1.
+        p: Two-sided p-value, unadjusted.
+        adjusted_p: The p-value after Holm's correction.
         test: Name of the test.
         level: Evidence used.
-        n_images: Test images.
-        variance_an_image: Variance of the difference times the number of images, for planning.
-        numbers: For machines.
-        details: A line for each seed, when there are several.
+        n_images: Number of test images.
+        variance_per_image: Variance of the difference times the number of images, to estimate the sample size
+            needed.
+        numbers: For programs.
+        details: One line per seed if there are several.
     """
 
     interval: Interval
@@ -37,18 +38,18 @@ class Comparison:
     test: str
     level: Level
     n_images: int
-    variance_an_image: float
+    variance_per_image: float
     numbers: Mapping[str, float | int]
     details: tuple[str, ...] = ()
     adjusted_p: float = 1.0
 
-    def images_wanted(self, distance: float) -> float:
-        """About how many test images would tell the estimate from a bound this far away (80 % power)."""
-        return stats.images_to_separate(self.variance_an_image, distance)
+    def images_needed(self, distance: float) -> float:
+        """Approximate number of test images that would exclude a bound at this distance (80% power)."""
+        return stats.images_needed(self.variance_per_image, distance)
 
 
 def compare(evidence: Evidence, first: str, second: str) -> Comparison | None:
-    """Compare two variants; None when they share no completed seed."""
+    """Compare two variants; None if they completed no seed in common."""
     found = {pair: _unadjusted(evidence, *pair) for pair in PAIRS}
     tested = {pair: comparison for pair, comparison in found.items() if comparison is not None}
     adjusted = stats.holm([comparison.p for comparison in tested.values()])
@@ -76,8 +77,8 @@ def _unadjusted(evidence: Evidence, first: str, second: str) -> Comparison | Non
 def _one_seed(table: PairedCounts, confidence: float) -> Comparison:
     gap = stats.difference_of_paired(table, confidence)
     numbers = _limits(gap) | {
-        "only_first_right": table.first,
-        "only_second_right": table.second,
+        "only_first_correct": table.first,
+        "only_second_correct": table.second,
         "n_images": table.n,
     }
     variance = (table.first + table.second) / table.n - gap.estimate**2
@@ -90,28 +91,28 @@ def _several_seeds(
 ) -> Comparison:
     confidence = evidence.thresholds.confidence
     details = tuple(
-        f"seed {pair[0].seed}: {100 * table.difference:+.1f} points, "
+        f"seed {pair[0].seed}: {in_points(table.difference)} points, "
         f"exact McNemar {p_text(stats.mcnemar_exact(table))}."
         for pair, table in zip(pairs, tables, strict=True)
     )
     if len(tables) == FEW_SEEDS:
-        gap, p, variance = _hull(tables, confidence)
+        gap, p, variance = _two_seeds(tables, confidence)
     else:
         import numpy as np
 
-        right = [[evidence.predictions[run.name, "test"].correct for run in pair] for pair in pairs]
-        differences = np.array([x.astype(np.float64) - y for x, y in right])
-        gap, p, variance = samples.difference_over_seeds(differences, confidence)
+        correct = [[evidence.predictions[run.name, "test"].correct for run in pair] for pair in pairs]
+        differences = np.array([x.astype(np.float64) - y for x, y in correct])
+        gap, p, variance = means.difference_over_seeds(differences, confidence)
     numbers = _limits(gap) | {"n_seeds": len(pairs), "n_images": tables[0].n}
     test = f"{len(pairs)} seeds,"
     return Comparison(gap, p, test, Level.PREDICTIONS, tables[0].n, variance, numbers, details)
 
 
-def _hull(tables: Sequence[PairedCounts], confidence: float) -> tuple[Interval, float, float]:
-    """Two seeds: from the lowest to the highest limit of the seeds' own intervals, and their largest p.
+def _two_seeds(tables: Sequence[PairedCounts], confidence: float) -> tuple[Interval, float, float]:
+    """Two seeds: the union of their intervals and the larger of their p-values.
 
-    Nobody can estimate a spread from two values: Student's t with one degree of freedom would call 40
-    points with one seed and 46 with the other no difference. So each seed must tell by itself.
+    Two values are too few to estimate a variance: by Student's t with one degree of freedom, 40 points with
+    one seed and 46 with the other would not be significant. So each seed must be conclusive by itself.
     """
     gaps = [stats.difference_of_paired(table, confidence) for table in tables]
     agree = len({gap.estimate > 0 for gap in gaps}) == 1
@@ -122,7 +123,7 @@ def _hull(tables: Sequence[PairedCounts], confidence: float) -> tuple[Interval, 
 
 
 def _unpaired(pairs: Sequence[tuple[Run, Run]], confidence: float) -> Comparison:
-    """From the counts alone. Seeds share their test images, so their mean counts as one sample of images."""
+    """Compare the counts alone. Seeds share their test images, so their mean counts as one sample."""
     n = min(run.best.test.n_samples for pair in pairs for run in pair if run.best)
     means = [
         fmean(run.best.test.accuracy for run in runs if run.best) * n for runs in zip(*pairs, strict=True)
@@ -131,7 +132,7 @@ def _unpaired(pairs: Sequence[tuple[Run, Run]], confidence: float) -> Comparison
     p = stats.two_proportions_p((means[0], n), (means[1], n))
     variance = sum(mean / n * (1 - mean / n) for mean in means)
     numbers = _limits(gap) | {"n_images": n}
-    return Comparison(gap, p, "two proportions, unpaired,", Level.FILE, n, variance, numbers)
+    return Comparison(gap, p, "unpaired z test,", Level.FILE, n, variance, numbers)
 
 
 def _limits(gap: Interval) -> dict[str, float | int]:
@@ -139,5 +140,5 @@ def _limits(gap: Interval) -> dict[str, float | int]:
 
 
 def p_text(p: float) -> str:
-    """A p-value for people, such as `p = 0.03`."""
+    """A p-value as text, such as `p = 0.03`."""
     return f"p = {p:.2g}" if p >= 1e-99 else "p < 1e-99"

@@ -1,10 +1,10 @@
-"""Level 1: the experiment is the one announced, and the variants compete on equal terms."""
+"""Level 1: the experiment matches its configuration, and the variants compete on equal terms."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from grader.evidence import Evidence
-from grader.findings import Finding, Level, from_problems
+from grader.findings import Finding, Level, counted, from_problems
 from grader.record import Run
 from grader.resnet18 import GROUPS
 
@@ -18,7 +18,7 @@ ROLES = {
 def complete(evidence: Evidence) -> Finding:
     """Every configured variant was trained with every configured seed.
 
-    Rule: the runs are exactly variants times seeds, each once, each completed with a chosen epoch.
+    Rule: there is exactly one run per variant and seed, and each is completed and has a best epoch.
 
     Source: the results schema.
     """
@@ -29,10 +29,10 @@ def complete(evidence: Evidence) -> Finding:
         for seed in results.seeds:
             n = seen.pop((variant.name, seed), 0)
             name = f"{variant.name}-seed{seed}"
-            problems[name] = [f"{name}: {n or 'no'} runs; one wanted."] if n != 1 else []
+            problems[name] = [f"{name}: expected one run, found {n}."] if n != 1 else []
     for variant_name, seed in seen:
         name = f"{variant_name}-seed{seed}"
-        problems[name] = [f"{name}: was not configured."]
+        problems[name] = [f"{name}: not in the configuration."]
     for run in results.runs:
         if run.status != "completed":
             problems.setdefault(run.name, []).append(
@@ -40,37 +40,38 @@ def complete(evidence: Evidence) -> Finding:
             )
         elif run.best is None or run.artifacts is None or run.failure is not None:
             problems.setdefault(run.name, []).append(
-                f"{run.name}: completed, yet without chosen epoch or files."
+                f"{run.name}: completed, but lacks a best epoch or files, or records a failure."
             )
-    return from_problems(problems, Level.FILE, f"All {len(problems)} runs are there and completed.")
+    return from_problems(problems, Level.FILE, f"{counted(len(problems), 'run')} completed.")
 
 
 def roles(evidence: Evidence) -> Finding:
-    """A, B and C are the three ways of training that the question is about.
+    """A, B and C are the three ways of training to be compared.
 
     Rule: A starts from random weights and trains every layer; B starts from pretrained weights and trains
-    every layer; C starts from pretrained weights and trains layer4 and fc, the last two of the network's
-    top-level parts that have parameters.
+    every layer; C starts from pretrained weights and trains layer4 and fc, the last two top-level modules
+    that have parameters.
 
     Source: the definition of the experiment.
     """
     problems: dict[str, list[str]] = {}
     for name, (init, groups, sentence) in ROLES.items():
         runs = [run for run in evidence.results.runs if run.variant == name]
-        problems[name] = [] if runs else [f"{name} is missing; it {sentence}."]
+        problems[name] = [] if runs else [f"{name} is missing: a run that {sentence}."]
         wrong = [run for run in runs if run.init != init or set(run.trained_groups) != set(groups)]
         problems[name] += [
-            f"{run.name}: starts {run.init} and trains {', '.join(run.trained_groups)}; {name} {sentence}."
+            f"{run.name}: starts from {run.init} weights and trains {', '.join(run.trained_groups)}, "
+            f"but {name} {sentence}."
             for run in wrong
         ]
-    return from_problems(problems, Level.FILE, "A, B and C are what their names promise.")
+    return from_problems(problems, Level.FILE, "A, B and C are trained as defined.")
 
 
 def as_configured(evidence: Evidence) -> Finding:
-    """Each run was trained the way the configuration says.
+    """Each run was trained as configured.
 
-    Rule: a run's init, trained groups and peak learning rate equal those of its variant in config (the
-    recipe's learning rate where the variant has none of its own), and no variant is configured twice.
+    Rule: a run's init, trained groups and peak learning rate equal those of its variant in config (or the
+    recipe's learning rate if the variant sets none), and no variant is configured twice.
 
     Source: the results schema.
     """
@@ -78,25 +79,25 @@ def as_configured(evidence: Evidence) -> Finding:
     configured = {variant.name: variant for variant in results.variants}
     problems: dict[str, list[str]] = {}
     if len(configured) < len(results.variants):
-        problems["config"] = ["config.variants names a variant twice."]
+        problems["config"] = ["config.variants lists a variant twice."]
     for run in results.runs:
         variant = configured.get(run.variant)
         if variant is None:
-            continue  # `complete` tells
+            continue  # reported by `complete`
         wanted_groups = set(GROUPS) if variant.train == "all" else set(variant.train)
         wanted_rate = results.lr if variant.lr is None else variant.lr
         found = problems.setdefault(run.name, [])
         if run.init != variant.init:
-            found.append(f"{run.name}: starts {run.init}; configured {variant.init}.")
+            found.append(f"{run.name}: starts from {run.init} weights, but {variant.init} configured.")
         if set(run.trained_groups) != wanted_groups:
-            found.append(f"{run.name}: trains {', '.join(run.trained_groups)}; configured otherwise.")
+            found.append(f"{run.name}: trains {', '.join(run.trained_groups)}, not the configured groups.")
         if run.learning_rate != wanted_rate:
-            found.append(f"{run.name}: learning rate {run.learning_rate:g}; configured {wanted_rate:g}.")
-    return from_problems(problems, Level.FILE, "Every run is as configured.")
+            found.append(f"{run.name}: learning rate {run.learning_rate:g}, but {wanted_rate:g} configured.")
+    return from_problems(problems, Level.FILE, "Every run was trained as configured.")
 
 
 def equal_budget(evidence: Evidence) -> Finding:
-    """Every variant had the same budget, the one that the recipe gives.
+    """Every variant had the training budget that the recipe specifies.
 
     Rule: steps = epochs * ceil(n_train / batch size) and images = epochs * n_train, in every run.
 
@@ -105,22 +106,24 @@ def equal_budget(evidence: Evidence) -> Finding:
     results = evidence.results
     n_train = results.splits["train"].n_samples
     steps, images = results.epochs * -(-n_train // results.batch_size), results.epochs * n_train
+    epochs = counted(results.epochs, "epoch")
+    budgeted = f"{epochs} of {counted(n_train, 'image')}"
     problems: dict[str, list[str]] = {}
     for run in results.runs:
         if run.status != "completed":
             continue
         budget = run.budget
         problems[run.name] = [
-            f"{run.name}: {found:,} {noun}; {results.epochs} epochs on {n_train:,} images make {wanted:,}."
+            f"{run.name}: expected {wanted:,} {noun} ({budgeted}), found {found:,}."
             for noun, found, wanted in (("steps", budget.steps, steps), ("images", budget.images, images))
             if found != wanted
         ]
-    summary = f"{results.epochs} epochs, {steps:,} steps and {images:,} images in every run."
+    summary = f"{epochs}, {counted(steps, 'step')} and {counted(images, 'image')} in every run."
     return from_problems(problems, Level.FILE, summary)
 
 
 def same_stream(evidence: Evidence) -> Finding:
-    """With one seed, every variant saw the same augmented images in the same order.
+    """All variants of a seed saw the same augmented images in the same order.
 
     Rule: stream_sha256 is equal for all completed runs of one seed, and differs between seeds.
 
@@ -128,14 +131,14 @@ def same_stream(evidence: Evidence) -> Finding:
     """
     runs = [run for run in evidence.results.runs if run.status == "completed"]
     problems = _shared_problems(runs, lambda run: run.budget.stream_sha256, "training images", True)
-    return from_problems(problems, Level.FILE, "The same augmented images for all variants of a seed.")
+    return from_problems(problems, Level.FILE, "Same training images for all variants of a seed.")
 
 
 def same_start(evidence: Evidence) -> Finding:
-    """With one seed, all pretrained variants started from the same weights, and A from others.
+    """All pretrained variants of a seed started from the same weights, and A from random ones.
 
-    Rule: initial_sha256 is equal for all runs of one seed that start pretrained, differs from that of a run
-    that starts random, and that of random starts differs between seeds.
+    Rule: initial_sha256 is equal for all pretrained runs of one seed, differs between pretrained and random
+    runs, and differs between the random runs of different seeds.
 
     Source: the results schema.
     """
@@ -149,21 +152,21 @@ def same_start(evidence: Evidence) -> Finding:
     )
     for run in runs:
         if run.init == "pretrained" and run.initial_sha256 in random:
-            found[run.name].append(f"{run.name}: starts from the weights of {random[run.initial_sha256]}.")
+            found[run.name].append(f"{run.name}: same initial weights as {random[run.initial_sha256]}.")
     first: dict[tuple[str, str], Run] = {}
     for run in runs:
         if run.init == "random":
             other = first.setdefault((run.variant, run.initial_sha256), run)
-            problem = f"{run.name}: starts from the random weights of {other.name}."
+            problem = f"{run.name}: same initial weights as {other.name} despite another seed."
             found[run.name] = [problem] if other.seed != run.seed else []
-    return from_problems(found, Level.FILE, "B and C start from the same weights, A from its own.")
+    return from_problems(found, Level.FILE, "B and C start from the same weights, A from random ones.")
 
 
 def same_schedule(evidence: Evidence) -> Finding:
-    """Every variant followed the same learning rate schedule.
+    """Every variant followed the same learning-rate schedule.
 
-    Rule: in each epoch, the learning rate over the run's peak rate is the same in all completed runs (to
-    1e-6) and at most 1.
+    Rule: in each epoch, the learning rate divided by the run's peak rate is the same in all completed runs
+    (within 1e-6) and at most 1.
 
     Source: the results schema.
     """
@@ -173,33 +176,31 @@ def same_schedule(evidence: Evidence) -> Finding:
         shares = [(e.epoch, e.learning_rate / run.learning_rate) for e in run.epochs]
         first = [e.learning_rate / runs[0].learning_rate for e in runs[0].epochs]
         problems[run.name] = [
-            f"{run.name}, epoch {epoch}: the learning rate is {share:.4g} of its peak; "
-            f"{runs[0].name} has {other:.4g}."
+            f"{run.name}, epoch {epoch}: the learning rate is {share:.4g} of its peak, "
+            f"but {other:.4g} in {runs[0].name}."
             if share <= 1 + 1e-6
             else f"{run.name}, epoch {epoch}: the learning rate is {share:.4g} times its peak."
             for (epoch, share), other in zip(shares, first, strict=False)
             if abs(share - other) > 1e-6 or share > 1 + 1e-6
         ][:1]
-    return from_problems(
-        problems, Level.FILE, "One schedule, scaled by the peak learning rate, in every run."
-    )
+    return from_problems(problems, Level.FILE, "Same schedule, relative to the peak rate, in every run.")
 
 
 def _shared_problems(
     runs: Iterable[Run], key: Callable[[Run], str], noun: str, seeds_differ: bool
 ) -> dict[str, list[str]]:
-    """Runs of one seed must share a key; runs of two seeds must not, if `seeds_differ`."""
+    """Runs of one seed must share a key; if `seeds_differ`, runs of different seeds must not."""
     problems: dict[str, list[str]] = defaultdict(list)
     of_seed: dict[int, Run] = {}
     for run in runs:
         first = of_seed.setdefault(run.seed, run)
         problems[run.name] = []
         if key(run) != key(first):
-            problems[run.name].append(f"{run.name}: not the {noun} that {first.name} had.")
+            problems[run.name].append(f"{run.name}: {noun} differ from those of {first.name}.")
     if seeds_differ:
         owner: dict[str, Run] = {}
         for run in of_seed.values():
             other = owner.setdefault(key(run), run)
             if other is not run:
-                problems[run.name].append(f"{run.name}: the same {noun} as {other.name}, with another seed.")
+                problems[run.name].append(f"{run.name}: same {noun} as {other.name} despite another seed.")
     return problems

@@ -1,24 +1,24 @@
-"""Level 1: what the epochs say must be possible, in order, and chosen by the rule."""
+"""Level 1: the recorded epochs are complete, plausible and distinct, and the best one follows the rule."""
 
 from collections.abc import Callable, Hashable, Iterator
 from itertools import combinations
 from math import log
 
 from grader.evidence import Evidence
-from grader.findings import Finding, Level, from_problems
+from grader.findings import Finding, Level, counted, from_problems
 from grader.record import SPLITS, Epoch, Run
 
-TIME_SLACK = 1.01  # files may round their seconds
+TIME_SLACK = 1.01  # seconds may be rounded
 RELATIVE = 1e-4  # rounding of losses near ties
-FEWEST_EPOCHS_TO_COMPARE = 3  # below this, equal counts of two runs may be chance
+FEWEST_EPOCHS_TO_COMPARE = 3  # with fewer, equal counts in two runs could be chance
 
 
 def split_counts(evidence: Evidence) -> Finding:
-    """Counts fit the splits.
+    """All counts match the splits.
 
-    Rule: class counts have one entry a class and add up to the split's images; no class exceeds the subset;
-    every epoch counts all images of each split, and no more right than there are; the three splits have
-    three fingerprints.
+    Rule: class counts have one entry per class and add up to the size of the split; no class exceeds the
+    subset limit; every epoch counts all images of each split and no more correct predictions than images; the
+    three splits have different fingerprints.
 
     Source: the results schema.
     """
@@ -28,7 +28,7 @@ def split_counts(evidence: Evidence) -> Finding:
         found = problems.setdefault(f"split {name}", [])
         if len(split.class_counts) != len(results.classes):
             found.append(
-                f"{name}: {len(split.class_counts)} class counts for {len(results.classes)} classes."
+                f"{name}: expected {len(results.classes)} class counts, found {len(split.class_counts)}."
             )
         elif sum(split.class_counts) != split.n_samples:
             found.append(
@@ -36,26 +36,26 @@ def split_counts(evidence: Evidence) -> Finding:
             )
         elif results.subset is not None and max(split.class_counts) > results.subset:
             found.append(
-                f"{name}: {max(split.class_counts)} images of a class; the subset is {results.subset}."
+                f"{name}: {max(split.class_counts)} images of a class; the subset limit is {results.subset}."
             )
     if len({split.fingerprint for split in results.splits.values()}) < len(results.splits):
         problems["fingerprints"] = ["Two of the three splits have the same fingerprint."]
     for run in results.runs:
         problems[run.name] = [
-            f"{run.name}, epoch {epoch.epoch}, {split}: {m.n_correct:,} right of {m.n_samples:,}; "
-            f"the split has {results.splits[split].n_samples:,}."
+            f"{run.name}, epoch {epoch.epoch}, {split}: {m.n_correct:,} of {m.n_samples:,} correct, "
+            f"but the split has {counted(results.splits[split].n_samples, 'image')}."
             for epoch in run.epochs
             for split in ("train", *SPLITS)
             if (m := epoch.on(split)).n_samples != results.splits[split].n_samples
             or m.n_correct > m.n_samples
         ]
-    return from_problems(problems, Level.FILE, "All counts fit the splits.")
+    return from_problems(problems, Level.FILE, "All counts match the splits.")
 
 
 def epochs_in_order(evidence: Evidence) -> Finding:
-    """The epochs are consecutive, and as many as the budget and the recipe say.
+    """The epochs are consecutive, and their number matches the budget and the recipe.
 
-    Rule: numbered 1, 2, …, n with n = budget.epochs, and n = recipe.epochs for a completed run.
+    Rule: epochs are numbered 1, 2, …, n, where n = budget.epochs and, for a completed run, n = recipe.epochs.
 
     Source: the results schema.
     """
@@ -67,15 +67,17 @@ def epochs_in_order(evidence: Evidence) -> Finding:
         if found != list(range(1, len(found) + 1)):
             problems[run.name] = [f"{run.name}: epochs are not numbered 1, 2, …, {len(found)}."]
         elif not len(found) == run.budget.epochs == n:
-            counts = f"{len(found)} epochs listed, {run.budget.epochs} in the budget, {n} in the recipe"
-            problems[run.name] = [f"{run.name}: {counts}."]
-    return from_problems(problems, Level.FILE, f"Epochs 1 to {evidence.results.epochs} in every run.")
+            listed = counted(len(found), "epoch")
+            problems[run.name] = [
+                f"{run.name}: {listed} listed, {run.budget.epochs} in the budget, {n} in the recipe."
+            ]
+    return from_problems(problems, Level.FILE, f"{counted(evidence.results.epochs, 'epoch')} in every run.")
 
 
 def best_epoch(evidence: Evidence) -> Finding:
-    """The chosen epoch is the best by validation; test had no say.
+    """The best epoch was selected on validation, not on test.
 
-    Rule: highest validation n_correct; ties by lower validation loss_sum; then the earlier epoch.
+    Rule: highest validation n_correct, then lowest validation loss_sum, then the earliest epoch.
 
     Source: the results schema.
     """
@@ -86,39 +88,40 @@ def best_epoch(evidence: Evidence) -> Finding:
         best = max(run.epochs, key=lambda e: (e.val.n_correct, -e.val.loss_sum, -e.epoch))
         problems[run.name] = []
         if best.epoch != run.best_epoch:
-            right = f"epoch {best.epoch} is best by validation ({_right(best)})"
-            chosen = f"epoch {run.best_epoch} was chosen" + (f" ({_right(run.best)})" if run.best else "")
-            problems[run.name] = [f"{run.name}: {right}, yet {chosen}."]
-    return from_problems(problems, Level.FILE, "The chosen epoch is the best by validation in every run.")
+            right = f"epoch {best.epoch} is best on validation ({_validation(best)})"
+            chosen = f"epoch {run.best_epoch} was selected"
+            chosen += f" ({_validation(run.best)})" if run.best else ""
+            problems[run.name] = [f"{run.name}: {right}, but {chosen}."]
+    return from_problems(problems, Level.FILE, "The best epoch on validation was selected in every run.")
 
 
 def loss_fits_accuracy(evidence: Evidence) -> Finding:
-    """Losses are possible with the counts of right answers.
+    """Losses are consistent with the number of correct predictions.
 
-    Rule: an image that is classified wrong has a negative log-likelihood of at least ln 2, because another
-    class has at least the label's probability. So loss_sum >= (n_samples - n_correct) * ln 2 on every split.
+    Rule: loss_sum >= (n_samples − n_correct) * ln 2 on every split, because a misclassified image has a
+    negative log-likelihood of at least ln 2: another class is at least as probable as the label.
 
     Source: the definition of cross-entropy.
     """
     problems: dict[str, list[str]] = {}
     for run in evidence.results.runs:
         problems[run.name] = [
-            f"{run.name}, epoch {epoch.epoch}, {split}: a loss sum of {m.loss_sum:.4g} is too low for "
-            f"{m.n_samples - m.n_correct:,} wrong answers, which cost {least:.4g} or more."
+            f"{run.name}, epoch {epoch.epoch}, {split}: loss_sum is {m.loss_sum:.4g}, but "
+            f"{counted(m.n_samples - m.n_correct, 'incorrect prediction')} must add at least {least:.4g}."
             for epoch in run.epochs
             for split in ("train", *SPLITS)
             if (m := epoch.on(split)).loss_sum
             < (least := (m.n_samples - m.n_correct) * log(2)) * (1 - RELATIVE)
         ]
-    return from_problems(problems, Level.FILE, "Every loss is possible with its count of right answers.")
+    return from_problems(problems, Level.FILE, "Every loss is consistent with its accuracy.")
 
 
 def times_add_up(evidence: Evidence) -> Finding:
-    """The parts of the time add up, and the throughput is images over seconds.
+    """The recorded times add up, and throughput is images per second of training.
 
-    Rule, each with 1 % slack: waiting <= training seconds in each epoch; training + evaluation over the
-    epochs <= the run's total_seconds; images_per_second = training images of the listed epochs / sum of
-    their train_seconds; the runs' totals, decoding and downloads <= the job's total_seconds.
+    Rule, with a tolerance of 1%: in each epoch, data_wait_seconds <= train_seconds; over all epochs, training
+    + evaluation <= the run's total_seconds; images_per_second = training images / train_seconds; the totals
+    of all runs + decoding + downloads <= the job's total_seconds.
 
     Source: the results schema.
     """
@@ -129,7 +132,7 @@ def times_add_up(evidence: Evidence) -> Finding:
     parts += timings["download_seconds"] + timings["decode_seconds"]
     if parts > timings["total_seconds"] * TIME_SLACK:
         total = timings["total_seconds"]
-        problems["job"] = [f"The job took {total:.1f} s in all, yet its parts took {parts:.1f} s."]
+        problems["job"] = [f"The job took {total:.1f} s in total, but its parts add up to {parts:.1f} s."]
     return from_problems(problems, Level.FILE, "Times add up in every run.")
 
 
@@ -141,27 +144,27 @@ def _time_problems(run: Run) -> Iterator[str]:
     training = sum(epoch.train_seconds for epoch in run.epochs)
     parts = training + sum(epoch.evaluation_seconds for epoch in run.epochs)
     if parts > run.total_seconds * TIME_SLACK:
-        yield f"{run.name}: its epochs took {parts:.3g} s, more than its total of {run.total_seconds:.3g} s."
-    # Not the budget's images: a run that failed saw some of an epoch that is not listed.
+        yield f"{run.name}: epochs took {parts:.3g} s, but total_seconds is {run.total_seconds:.3g} s."
+    # Not the budget's images: a failed run also saw images of an epoch that is not listed.
     images = sum(epoch.train.n_samples for epoch in run.epochs)
     throughput = images / training if training > 0 else 0.0
     if abs(throughput - run.images_per_second) > throughput * (TIME_SLACK - 1):
-        seen = f"{images:,} images in {training:.3g} s are {throughput:.4g} images a second"
-        yield f"{run.name}: {seen}, not {run.images_per_second:.4g}."
+        seen = f"{images:,} images in {training:.3g} s are {throughput:.4g} images/s"
+        yield f"{run.name}: {seen}, but images_per_second is {run.images_per_second:.4g}."
 
 
 def distinct_runs(evidence: Evidence) -> Finding:
     """No two runs are copies of one another.
 
-    Rule: no two runs share a file name, the SHA-256 of their predictions or checkpoint, the loss sum on
-    validation or test in any epoch, or, over three epochs and more, all counts of right answers; with the
-    predictions, no two have the same nll column. Independent trainings differ in all of these.
+    Rule: no two runs share a file path, the SHA-256 of predictions or checkpoint, the validation or test
+    loss_sum of any epoch, or all n_correct of three or more epochs; if there are predictions, no two runs
+    share an nll column. Independently trained networks differ in all of these.
 
-    Source: a homework published with one accuracy, 1054/1278, for three models.
+    Source: a published homework that reports the same accuracy, 1054/1278, for three models.
     """
     runs = evidence.chosen
     problems: dict[str, list[str]] = {f"{a.name} {b.name}": [] for a, b in combinations(runs, 2)}
-    for noun, marks in _MARKS.items():
+    for noun, marks in _FINGERPRINTS.items():
         owner: dict[Hashable, Run] = {}
         for run in runs:
             for mark in marks(run):
@@ -175,9 +178,11 @@ def distinct_runs(evidence: Evidence) -> Finding:
         for run, rows in evidence.rows(split):
             first = columns.setdefault(rows.nll.tobytes(), run)
             if first is not run:
-                problems[f"{first.name} {run.name}"] = [f"{run.name} has the {split} losses of {first.name}."]
+                problems[f"{first.name} {run.name}"] = [
+                    f"{run.name} has the same {split} losses as {first.name}."
+                ]
     level = Level.PREDICTIONS if evidence.predictions else Level.FILE
-    return from_problems(problems, level, f"All {len(runs)} runs differ from one another.")
+    return from_problems(problems, level, f"No copies among {counted(len(runs), 'run')}.")
 
 
 def _files(run: Run) -> list[Hashable]:
@@ -195,12 +200,12 @@ def _curve(run: Run) -> list[Hashable]:
     return [counts] if len(set(counts)) >= FEWEST_EPOCHS_TO_COMPARE else []
 
 
-_MARKS: dict[str, Callable[[Run], list[Hashable]]] = {
+_FINGERPRINTS: dict[str, Callable[[Run], list[Hashable]]] = {
     "files": _files,
     "loss in some epoch": _losses,
-    "counts of right answers": _curve,
+    "numbers of correct predictions": _curve,
 }
 
 
-def _right(epoch: Epoch) -> str:
-    return f"{epoch.val.n_correct:,} right, loss sum {epoch.val.loss_sum:.4f}"
+def _validation(epoch: Epoch) -> str:
+    return f"{epoch.val.n_correct:,} correct, loss sum {epoch.val.loss_sum:.4f}"

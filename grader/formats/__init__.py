@@ -12,10 +12,10 @@ from grader.verdict import Grade
 
 @dataclass(frozen=True)
 class Format:
-    """How a grade is written, and the ending of its file's name after the run's."""
+    """How to write a grade, and the file extension to use."""
 
     write: Callable[[Grade], str]
-    ending: str
+    extension: str
 
 
 FORMATS = {

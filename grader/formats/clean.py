@@ -1,9 +1,9 @@
-"""Text from a submission, made safe to print."""
+"""Make text from a submission safe to print."""
 
 
 def clean(text: str) -> str:
-    """Without control characters, which could steer a terminal or break XML; line breaks stay.
+    """Remove control characters, which could control a terminal or break XML, except line breaks.
 
-    Lone surrogates and the two non-characters that XML 1.0 forbids go too.
+    Also removes lone surrogates and the two non-characters that XML 1.0 forbids.
     """
     return "".join(c for c in text if c == "\n" or (c.isprintable() and c not in "\ufffe\uffff"))

@@ -1,4 +1,4 @@
-"""For Gradescope: the results.json of an autograder."""
+"""Write the results.json of a Gradescope autograder."""
 
 import json
 from typing import Any
@@ -11,14 +11,14 @@ from grader.verdict import Grade
 
 
 def to_gradescope(grade: Grade) -> str:
-    """One test for each counting property, with its points; the verdict on top.
+    """One test per counted property, with its points, below the verdict.
 
     Source: "Autograder specifications" in Gradescope's documentation, section "Output format".
     """
     tests: list[dict[str, Any]] = [_test(grade, name) for name in grade.policy.weights]
     if grade.problems:
         for test in tests:
-            test["output"] = "Not judged, because the submission is unusable."
+            test["output"] = "Not checked because the submission is unusable."
     output = [*grade.sentences, *listed(grade.problems), closing(grade)]
     document = {
         "output": clean("\n".join(output)),
@@ -46,4 +46,4 @@ def _test(grade: Grade, name: str) -> dict[str, Any]:
 
 
 def _why(status: Status | None) -> str:
-    return f"\n({status})" if status in (Status.NOT_SEPARABLE, Status.NOT_CHECKED) else ""
+    return f"\n({status})" if status in (Status.INCONCLUSIVE, Status.NOT_CHECKED) else ""

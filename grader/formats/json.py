@@ -1,4 +1,4 @@
-"""For programs; the form is that of `grade.schema.json`."""
+"""Write a grade as JSON, as described by `grade.schema.json`."""
 
 import json
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 from grader.formats.clean import clean
 from grader.verdict import Grade
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "2.0"
 
 
 def to_json(grade: Grade) -> str:
-    """One grade as JSON, with a final line break."""
+    """One grade as JSON, with a trailing newline."""
     return json.dumps(as_document(grade), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def as_document(grade: Grade) -> dict[str, Any]:
-    """What `to_json` writes."""
+    """The content of the JSON document."""
     return {
         "format_version": FORMAT_VERSION,
         "run": clean(grade.run),

@@ -1,4 +1,4 @@
-"""For continuous integration: JUnit XML."""
+"""Write a grade as JUnit XML, for continuous integration."""
 
 from datetime import datetime
 from xml.etree import ElementTree as ET
@@ -7,14 +7,15 @@ from grader.findings import Status
 from grader.formats.clean import clean
 from grader.verdict import Grade
 
-EPOCH = "1970-01-01T00:00:00"  # the schema wants a timestamp, and an unusable file has none
+EPOCH = "1970-01-01T00:00:00"  # required by the schema, but an unusable file has no timestamp
 
 
 def to_junit(grade: Grade) -> str:
-    """One test suite: a counting property that fails is a failure, an unusable submission an error.
+    """One test suite: a counted property that fails is a failure, an unusable submission is an error.
 
-    Not separable, not checked and properties for information that fail are skipped. The form is that of the
-    XSD which Jenkins' and Ant's readers share: timestamps without zone, no control characters.
+    A property that does not hold but passes under the policy, or is not counted, is skipped. The output
+    follows the XSD that Ant's and Jenkins' readers share: timestamps without time zone, no control
+    characters.
     """
     cases = [_case(grade, name) for name in grade.findings]
     if grade.problems:
@@ -24,7 +25,7 @@ def to_junit(grade: Grade) -> str:
         cases = [case]
     elif not grade.level_is_reached:
         case = ET.Element("testcase", classname="grader", name="evidence", time="0")
-        message = f"Evidence of level {grade.policy.required_level} is required."
+        message = f"The policy requires evidence level {grade.policy.required_level}."
         ET.SubElement(case, "failure", message=message, type="evidence").text = message
         cases.append(case)
     suite = ET.Element(
@@ -51,7 +52,7 @@ def to_junit(grade: Grade) -> str:
 
 
 def _timestamp(created_at: str) -> str:
-    """Without zone; a time that no calendar has becomes the epoch."""
+    """The time without its zone; an invalid time becomes the epoch."""
     try:
         return datetime.fromisoformat(created_at).replace(tzinfo=None).isoformat(timespec="seconds")
     except ValueError:

@@ -1,10 +1,10 @@
-"""For a terminal."""
+"""Write grades as text, for a terminal."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from grader.errors import listed
-from grader.findings import Status
+from grader.findings import Status, counted
 from grader.formats.clean import clean
 from grader.verdict import Grade
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:  # imported only for a terminal
     from rich.console import Console
 
 DETAILS_SHOWN = 10
-HEADINGS = ("run", "result", "points", "levels", "what fails")
-COLOURS: dict[str, str] = {
-    Status.HOLDS: "green", Status.FAILS: "bold red", Status.NOT_SEPARABLE: "yellow", Status.NOT_CHECKED: "dim"
+HEADINGS = ("run", "result", "points", "levels", "failures")
+COLORS: dict[str, str] = {
+    Status.HOLDS: "green", Status.FAILS: "bold red", Status.INCONCLUSIVE: "yellow", Status.NOT_CHECKED: "dim"
 }  # fmt: skip
 
 
@@ -22,20 +22,20 @@ Row = tuple[str, ...]
 
 
 def to_text(grade: Grade) -> str:
-    """A line for each property, then the verdict; no colours, and lines as long as they come."""
+    """One line per property, then the verdict, without colors or line wrapping."""
     problems = [clean(problem) for problem in listed(grade.problems)]
     lines = [clean(grade.run), *problems, *_aligned(_rows(grade)), "", *grade.sentences, closing(grade)]
     return "".join(f"{line}\n" for line in lines)
 
 
 def to_table(grades: Sequence[Grade]) -> str:
-    """A line for each of several grades, in the same way."""
+    """One line per grade, without colors or line wrapping."""
     lines = [*_aligned([HEADINGS, *map(_row, grades)]), _count(grades)]
     return "".join(f"{line}\n" for line in lines)
 
 
 def print_grade(grade: Grade, console: "Console") -> None:
-    """Write a grade to a terminal, with colours and folded to its width."""
+    """Print a grade to a terminal, with colors and wrapped to its width."""
     from rich.table import Table
     from rich.text import Text
 
@@ -44,14 +44,14 @@ def print_grade(grade: Grade, console: "Console") -> None:
         console.print(Text(clean(problem), "red"))
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     for status, *cells in _rows(grade):
-        table.add_row(Text(status, COLOURS.get(status, "")), *map(Text, cells))
+        table.add_row(Text(status, COLORS.get(status, "")), *map(Text, cells))
     console.print(table)
     for sentence in ("", *grade.sentences, closing(grade)):
         console.print(Text(sentence))
 
 
 def print_table(grades: Sequence[Grade], console: "Console") -> None:
-    """Write one line for each of several grades to a terminal."""
+    """Print one line per grade to a terminal."""
     from rich.table import Table
     from rich.text import Text
 
@@ -64,10 +64,10 @@ def print_table(grades: Sequence[Grade], console: "Console") -> None:
 
 
 def _rows(grade: Grade) -> list[Row]:
-    """Status, property, level and summary of each finding; details on rows of their own."""
+    """Status, property, level and summary of each finding, with details on separate rows."""
     rows: list[Row] = []
     for name, finding in grade.findings.items():
-        mark = "" if grade.counts(name) else " (for information)"
+        mark = "" if grade.counts(name) else " (not counted)"
         rows.append((finding.status, name, str(int(finding.level)), clean(finding.summary + mark)))
         rows += [("", "", "", clean(detail)) for detail in finding.details[:DETAILS_SHOWN]]
         if len(finding.details) > DETAILS_SHOWN:
@@ -90,7 +90,7 @@ def _row(grade: Grade) -> Row:
 
 
 def _aligned(rows: Sequence[Row]) -> list[str]:
-    """Columns of equal width, but for the last."""
+    """Pad all columns but the last to equal width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths[:-1], 0], strict=True)).rstrip()
@@ -100,18 +100,18 @@ def _aligned(rows: Sequence[Row]) -> list[str]:
 
 def _count(grades: Sequence[Grade]) -> str:
     n_passed = sum(grade.passed for grade in grades)
-    return f"{n_passed} of {len(grades)} runs pass under policy {grades[0].policy.name}."
+    return f"{n_passed} of {counted(len(grades), 'run')} passed under policy {grades[0].policy.name}."
 
 
 def closing(grade: Grade) -> str:
-    """The last line: passed or not, under which policy, on which evidence."""
+    """The last line: whether the run passed, under which policy and on what evidence."""
     if grade.problems:
-        return f"Unusable: {len(grade.problems)} problem{'s' if len(grade.problems) > 1 else ''}."
-    reached = ", ".join(f"{int(level)} ({level.noun})" for level in grade.levels)
+        return f"Unusable: {counted(len(grade.problems), 'problem')}."
+    reached = ", ".join(f"{int(level)} ({level.description})" for level in grade.levels)
     passed = sum(grade.passes(name) for name in grade.policy.weights)
     line = (
-        f"{passed} of {len(grade.policy.weights)} counting properties pass, "
-        f"{grade.score:g} of {grade.max_score:g} points. Evidence: level {reached}."
+        f"{passed} of {len(grade.policy.weights)} counted properties passed, "
+        f"{grade.score:g} of {grade.max_score:g} points. Evidence levels: {reached}."
     )
     if not grade.level_is_reached:
         line += f" The policy requires level {grade.policy.required_level}."

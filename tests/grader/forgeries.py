@@ -688,17 +688,17 @@ def _list_parameters(f: Forger, run: dict[str, Any]) -> None:
 # What cannot be judged at all.
 
 
-@forgery("unusable", "is required and is not there")
+@forgery("unusable", "is missing")
 def a_field_left_out(f: Forger) -> None:
     del f.run("B")["n_trained"]
 
 
-@forgery("unusable", "unknown field")
+@forgery("unusable", "unknown key")
 def a_field_made_up(f: Forger) -> None:
     f.run("B")["bonus"] = 1
 
 
-@forgery("unusable", "must be of type integer")
+@forgery("unusable", "must be an integer")
 def an_accuracy_in_place_of_a_count(f: Forger) -> None:
     f.best("B")["test"]["n_correct"] = 0.98
 
@@ -715,18 +715,18 @@ def a_link_in_place_of_a_file(f: Forger) -> None:
     path.symlink_to("/etc/hostname")
 
 
-@forgery("unusable", "rows below the header")
+@forgery("unusable", "rows according to results.json")
 def a_row_left_out(f: Forger) -> None:
     f.write_rows("C", "test", f.rows("C", "test")[1:])
 
 
-@forgery("unusable", "rows below the header")
+@forgery("unusable", "rows according to results.json")
 def a_row_added(f: Forger) -> None:
     rows = f.rows("C", "test")
     f.write_rows("C", "test", [*rows, ["extra", *rows[0][1:]]])
 
 
-@forgery("unusable", "is there already on line 2")
+@forgery("unusable", "is a duplicate of line 2")
 def an_easy_image_counted_twice(f: Forger) -> None:
     rows = f.rows("C", "test")
     f.write_rows("C", "test", [rows[0], rows[0], *rows[2:]])

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from grader.checks import PROPERTIES, claims, design, judge, learning, training
-from grader.checks.compare import Comparison, _hull, _one_seed, p_text
+from grader.checks.compare import Comparison, _one_seed, _two_seeds, p_text
 from grader.evidence import Evidence
-from grader.findings import Finding, Level, Status, not_checked
+from grader.findings import Finding, Level, Status, in_points, not_checked
 from grader.load import load
 from grader.record import results_from
 from grader.rerun import Rerun
@@ -50,37 +50,37 @@ class TestWhatWouldSeparate:
     @pytest.mark.parametrize(
         ("distance", "text"),
         [
-            (0.0, " No number of test images within reach would separate them."),
-            (0.0008, " No number of test images within reach would separate them."),
-            (0.0009, " About 9,689,975 test images would separate them; there are 785."),
-            (0.099, " About 801 test images would separate them; there are 785."),
-            (0.1, " More seeds would separate them, rather than more images."),
-            (0.2, " More seeds would separate them, rather than more images."),
+            (0.0, " No realistic number of test images would settle it."),
+            (0.0008, " No realistic number of test images would settle it."),
+            (0.0009, " About 9,689,975 test images would settle it; there are 785."),
+            (0.099, " About 801 test images would settle it; there are 785."),
+            (0.1, " More seeds, rather than more test images, would settle it."),
+            (0.2, " More seeds, rather than more test images, would settle it."),
         ],
     )
     def test_sentence(self, distance: float, text: str) -> None:
-        assert claims._what_would_separate(self.COMPARISON, distance) == text
+        assert claims._images_needed(self.COMPARISON, distance) == text
 
     def test_exactly_as_many_images_as_there_are(self) -> None:
-        assert self.COMPARISON.images_wanted(0.1) == pytest.approx(784.888, abs=1e-3)
+        assert self.COMPARISON.images_needed(0.1) == pytest.approx(784.888, abs=1e-3)
         fewer = replace(self.COMPARISON, n_images=784)
-        assert "About 785" in claims._what_would_separate(fewer, 0.1)
+        assert "About 785" in claims._images_needed(fewer, 0.1)
 
 
 def test_one_seed_is_mcnemars() -> None:
     found = _one_seed(PairedCounts(70, 20, 5, 5), 0.95)
     assert found.test == "exact McNemar"
-    assert found.numbers["only_first_right"] == 20
-    assert found.numbers["only_second_right"] == 5
+    assert found.numbers["only_first_correct"] == 20
+    assert found.numbers["only_second_correct"] == 5
     assert found.numbers["n_images"] == found.n_images == 100
     assert found.numbers["difference"] == pytest.approx(0.15)
-    assert found.variance_an_image == pytest.approx(0.25 - 0.15**2)
+    assert found.variance_per_image == pytest.approx(0.25 - 0.15**2)
 
 
 class TestHull:
     def test_spans_both_seeds(self) -> None:
         tables = [PairedCounts(80, 15, 3, 2), PairedCounts(70, 25, 2, 3)]
-        found, p, variance = _hull(tables, 0.95)
+        found, p, variance = _two_seeds(tables, 0.95)
         from grader import stats
 
         first, second = (stats.difference_of_paired(table) for table in tables)
@@ -89,7 +89,7 @@ class TestHull:
         assert variance == pytest.approx((0.18 - 0.12**2 + 0.27 - 0.23**2) / 2)
 
     def test_seeds_that_disagree(self) -> None:
-        _, p, _ = _hull([PairedCounts(80, 15, 3, 2), PairedCounts(80, 3, 15, 2)], 0.95)
+        _, p, _ = _two_seeds([PairedCounts(80, 15, 3, 2), PairedCounts(80, 3, 15, 2)], 0.95)
         assert p == 1.0
 
 
@@ -109,8 +109,8 @@ class TestLearning:
         [
             ((10, 20, 30, 40, 50, 60), Status.HOLDS),
             ((60, 50, 40, 30, 20, 10), Status.FAILS),
-            ((10, 60, 20, 50, 30, 40), Status.NOT_SEPARABLE),
-            ((10, 20, 30), Status.NOT_SEPARABLE),
+            ((10, 60, 20, 50, 30, 40), Status.INCONCLUSIVE),
+            ((10, 20, 30), Status.INCONCLUSIVE),
             ((10, 20), Status.NOT_CHECKED),
         ],
     )
@@ -119,8 +119,8 @@ class TestLearning:
         assert found.status is status
         assert found.held == (status is Status.HOLDS)
         assert found.judged == (status is not Status.NOT_CHECKED)
-        wanted = ". More epochs would separate a rise from chance."
-        assert found.summary.endswith(wanted) == (status is Status.NOT_SEPARABLE)
+        wanted = ". More epochs would settle it."
+        assert found.summary.endswith(wanted) == (status is Status.INCONCLUSIVE)
 
     @pytest.mark.parametrize(
         ("counts", "status", "summary"),
@@ -128,24 +128,21 @@ class TestLearning:
             (
                 (10, 50, 51),
                 Status.HOLDS,
-                "A after epoch 2 of 3, B after epoch 2 of 3, C after epoch 2 of 3.",
+                "Long enough: no variant was still improving in the last epoch.",
             ),
             (
                 (10, 50),
                 Status.FAILS,
-                "A after epoch 2 of 2, B after epoch 2 of 2, C after epoch 2 of 2.",
+                "Too short: A, B and C were still improving in the last epoch.",
             ),
-            ((10,), Status.NOT_CHECKED, "Two epochs or more are needed."),
+            ((10,), Status.NOT_CHECKED, "At least two epochs are needed."),
         ],
     )
     def test_long_enough(
         self, changed: Changed, counts: tuple[int, ...], status: Status, summary: str
     ) -> None:
         found: Finding = learning.long_enough(changed(self.rising(*counts)))
-        assert (found.status, found.summary.removeprefix("No gain of more than a point: ")) == (
-            status,
-            summary,
-        )
+        assert (found.status, found.summary) == (status, summary)
 
     def test_the_run_with_the_fewest_epochs_sets_the_length(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
@@ -156,11 +153,11 @@ class TestLearning:
                     run["best_epoch"] = 3
 
         assert learning.a_learns(changed(change)).numbers["n_epochs"] == 3
-        assert "A after epoch 3 of 3" in learning.long_enough(changed(change)).summary
+        assert learning.long_enough(changed(change)).numbers["A_plateau_epoch"] == 3
 
     def test_too_few_epochs_to_learn(self, changed: Changed) -> None:
         found = learning.a_learns(changed(self.rising(10, 20)))
-        assert found == not_checked("A needs three epochs or more.", Level.FILE)
+        assert found == not_checked("A needs at least three epochs.", Level.FILE)
 
     def test_what_never_rises_is_at_its_plateau_from_the_first_epoch(self) -> None:
         assert learning.plateau([0.5, 0.5, 0.505]) == 1
@@ -181,7 +178,7 @@ class TestClaims:
                     run["seed"] += 100
 
         evidence = changed(change)
-        nothing = "There is no seed that both {} and {} completed."
+        nothing = "No seed was completed by both {} and {}."
         for check, first, second in (
             (claims.c_against_b, "B", "C"),
             (claims.c_trains_fewer, "B", "C"),
@@ -197,9 +194,9 @@ class TestClaims:
         [
             (100, 180, Status.HOLDS),
             (180, 100, Status.FAILS),
-            (150, 160, Status.NOT_SEPARABLE),
-            (160, 150, Status.NOT_SEPARABLE),
-            (150, 150, Status.NOT_SEPARABLE),
+            (150, 160, Status.INCONCLUSIVE),
+            (160, 150, Status.INCONCLUSIVE),
+            (150, 150, Status.INCONCLUSIVE),
         ],
     )
     def test_counts_alone(self, changed: Changed, a: int, b: int, status: Status) -> None:
@@ -213,9 +210,9 @@ class TestClaims:
         assert (found.status, found.level) == (status, Level.FILE)
         assert (found.held, found.judged) == (status is Status.HOLDS, 1)
         assert found.numbers["difference"] == pytest.approx((b - a) / 200)
-        assert found.summary.startswith(f"B - A = {(b - a) / 2:+.1f} points (")
-        assert found.summary.endswith(" would separate them.") == (a == b)
-        assert ("; there are 200." in found.summary) == (status is Status.NOT_SEPARABLE and a != b)
+        assert found.summary.startswith(f"B − A = {in_points((b - a) / 200)} points (")
+        assert ("No realistic number of test images" in found.summary) == (a == b)
+        assert ("; there are 200." in found.summary) == (status is Status.INCONCLUSIVE and a != b)
 
     def test_one_epoch_tells_no_speed(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
@@ -224,7 +221,7 @@ class TestClaims:
                     del run["epochs"][1:]
 
         found = claims.c_faster(changed(change))
-        assert found == not_checked("B and C need two epochs or more, with times.", Level.FILE)
+        assert found == not_checked("B and C need at least two epochs with recorded times.", Level.FILE)
 
     def test_as_many_parameters_are_not_fewer(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
@@ -235,10 +232,10 @@ class TestClaims:
         found = claims.c_trains_fewer(changed(change))
         assert (found.status, found.held, found.judged) == (Status.FAILS, 1, 2)
         assert found.numbers["ratio"] == 1
-        assert found.summary == "C trains 11,181,642 parameters, B 11,181,642: 1.00 of them."
+        assert found.summary == "C trains 11,181,642 parameters, 100.0% of B's 11,181,642."
 
     @pytest.mark.parametrize(
-        ("factor", "status"), [(0.5, Status.HOLDS), (1.0, Status.NOT_SEPARABLE), (2.0, Status.FAILS)]
+        ("factor", "status"), [(0.5, Status.HOLDS), (1.0, Status.INCONCLUSIVE), (2.0, Status.FAILS)]
     )
     def test_speed(self, changed: Changed, factor: float, status: Status) -> None:
         def change(document: dict[str, Any]) -> None:
@@ -252,10 +249,10 @@ class TestClaims:
         assert (found.status, found.held, found.judged) == (status, status is Status.HOLDS, 1)
         assert found.numbers["ratio"] == pytest.approx(factor)
         assert found.numbers["c_wait_share"] == found.numbers["b_wait_share"] == pytest.approx(0.25)
-        assert f"An epoch of C takes {factor:.2f} of B's time (" in found.summary
-        assert "; waiting for data: C 25%, B 25% of it." in found.summary
-        wanted = "% of it. More epochs, or a quieter machine, would separate them."
-        assert found.summary.endswith(wanted) == (status is Status.NOT_SEPARABLE)
+        assert f"An epoch of C takes {factor:.2f} times as long as one of B (" in found.summary
+        assert "; share of time waiting for data: C 25%, B 25%." in found.summary
+        wanted = "%. More epochs or a less busy machine would settle it."
+        assert found.summary.endswith(wanted) == (status is Status.INCONCLUSIVE)
 
     def test_speed_of_two_epochs_and_one_seed_has_no_limits(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
@@ -265,8 +262,8 @@ class TestClaims:
                 run["best_epoch"] = 1
 
         found = claims.c_faster(changed(change))
-        assert found.status is Status.NOT_SEPARABLE
-        assert "of B's time; waiting" in found.summary
+        assert found.status is Status.INCONCLUSIVE
+        assert "as long as one of B; share" in found.summary
         assert found.numbers["low"] == 0
         assert "high" not in found.numbers
 
@@ -277,7 +274,10 @@ def test_one_class_beyond_the_subset(changed: Changed) -> None:
         counts[:2] = counts[0] + 1, counts[1] - 1
 
     found = training.split_counts(changed(change))
-    assert (found.status, found.summary) == (Status.FAILS, "val: 28 images of a class; the subset is 27.")
+    assert (found.status, found.summary) == (
+        Status.FAILS,
+        "val: 28 images of a class; the subset limit is 27.",
+    )
 
 
 def test_all_may_be_right(changed: Changed) -> None:
@@ -346,7 +346,7 @@ class TestChosenEpoch:
 
         found = training.best_epoch(changed(change))
         assert (found.status, found.held, found.judged) == (Status.FAILS, 4, 5)
-        assert found.summary.endswith("yet epoch 99 was chosen.")
+        assert found.summary.endswith("but epoch 99 was selected.")
 
     @pytest.mark.parametrize(("chosen", "status"), [(1, Status.HOLDS), (2, Status.FAILS)])
     def test_of_equal_epochs_the_earlier(self, changed: Changed, chosen: int, status: Status) -> None:
@@ -441,7 +441,7 @@ class TestSchedule:
                 epoch["learning_rate"] = document["runs"][1]["learning_rate"]
 
         found = design.same_schedule(changed(change))
-        wanted = "B-seed0, epoch 1: the learning rate is 1 of its peak; A-seed0 has 0.5."
+        wanted = "B-seed0, epoch 1: the learning rate is 1 of its peak, but 0.5 in A-seed0."
         assert (found.status, found.summary, found.details) == (Status.FAILS, wanted, ())
 
 
@@ -452,7 +452,7 @@ def test_random_starts_are_those_of_one_variant(changed: Changed) -> None:
 
     found = design.same_start(changed(change))
     assert list(found.details) == [
-        f"{name}-seed1: starts from the random weights of {name}-seed0." for name in "ABC"
+        f"{name}-seed1: same initial weights as {name}-seed0 despite another seed." for name in "ABC"
     ]
 
 
@@ -461,7 +461,7 @@ def test_a_variant_configured_twice(changed: Changed) -> None:
         document["config"]["variants"].append(document["config"]["variants"][0])
 
     found = design.as_configured(changed(change))
-    assert (found.status, found.summary) == (Status.FAILS, "config.variants names a variant twice.")
+    assert (found.status, found.summary) == (Status.FAILS, "config.variants lists a variant twice.")
 
 
 class TestFailedRuns:
@@ -548,19 +548,19 @@ class TestOneCauseOneFinding:
     def test_what_a_forgery_leaves_unjudged(self, name: str, tmp_path: Path) -> None:
         forgery = next(entry for entry in FORGERIES if entry.name == name)
         found = judge(evidence_of(forgery, tmp_path / "run"))
-        why = f"Not judged, because {forgery.caught_by} failed."
+        why = f"Skipped because {forgery.caught_by} failed."
         assert [name for name, finding in found.items() if finding.summary == why] == LEFT_UNJUDGED[name]
         assert found[forgery.caught_by].status is Status.FAILS
 
     def test_every_cause_is_among_them(self) -> None:
-        causes = {cause for wanted in PROPERTIES.values() for cause in wanted.after}
+        causes = {cause for wanted in PROPERTIES.values() for cause in wanted.depends_on}
         tried = {entry.caught_by for entry in FORGERIES if entry.name in LEFT_UNJUDGED}
         assert causes - tried == {"checkpoints-intact"}  # the next test's
 
     def test_altered_checkpoints_make_no_predictions_to_compare(self, smoke: Path) -> None:
         altered = Rerun({"checkpoints/A-seed0.safetensors": ("It is gone.",)}, failure="It is gone.")
         found = judge(replace(Evidence(load(smoke).results), rerun=altered))
-        assert found["rerun-agrees"].summary == "Not judged, because checkpoints-intact failed."
+        assert found["rerun-agrees"].summary == "Skipped because checkpoints-intact failed."
 
     def test_two_causes(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
@@ -569,6 +569,6 @@ class TestOneCauseOneFinding:
 
         found = judge(changed(change))["a-learns"]
         assert found == replace(
-            not_checked("Not judged, because split-counts and epochs-in-order failed.", Level.FILE),
+            not_checked("Skipped because split-counts and epochs-in-order failed.", Level.FILE),
             name="a-learns",
         )

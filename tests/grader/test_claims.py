@@ -45,12 +45,12 @@ def graded(tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch) -> G
 
 
 class TestBeats:
-    def test_equal_networks_are_not_separable(self, graded: Graded) -> None:
+    def test_equal_networks_are_inconclusive(self, graded: Graded) -> None:
         found = graded(Size(), {"A": 4.0, "B": 4.0, "C": 4.0})
         finding = found.findings["b-beats-a"]
-        assert finding.status is Status.NOT_SEPARABLE
-        assert "test images would separate them; there are 270." in finding.summary
-        assert "cannot be told" in found.sentences[0]
+        assert finding.status is Status.INCONCLUSIVE
+        assert "test images would settle it; there are 270." in finding.summary
+        assert found.sentences[0].startswith("It is unclear whether")
         assert found.exit_code == 0
 
     @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ class TestBeats:
             first[key], second[key] = second[key], first[key]
         (run / "results.json").write_text(json.dumps(document))
         finding = grade(Job(run, "run", policy)).findings["b-beats-a"]
-        assert finding.status is Status.NOT_SEPARABLE
+        assert finding.status is Status.INCONCLUSIVE
         assert finding.numbers["low"] < -0.3
         assert finding.numbers["high"] > 0.3
 
@@ -87,7 +87,7 @@ class TestBeats:
         found = graded(Size(seeds=seeds), keep_predictions=False)
         finding = found.findings["b-beats-a"]
         assert (finding.status, finding.level) == (Status.HOLDS, Level.FILE)
-        assert "two proportions, unpaired" in finding.summary
+        assert "unpaired z test" in finding.summary
         assert found.levels == (Level.FILE,)
 
     @pytest.mark.parametrize("seeds", [(0,), (0, 1), (0, 1, 2)])
@@ -116,14 +116,14 @@ class TestCAgainstB:
         found = graded(LARGE, {"B": 6.5, "C": skill})
         finding = found.findings["c-against-b"]
         assert finding.status is status, finding.summary
-        assert f": {word} within a margin of 2 points." in finding.summary
+        assert f": {word} at a margin of 2 points." in finding.summary
         assert found.sentences[-1].endswith(advice)
         assert found.exit_code == 0  # for information: either answer is a good result
 
     def test_undecided(self, graded: Graded) -> None:
         found = graded(Size(), {"B": 6.5, "C": 6.2})
-        assert found.findings["c-against-b"].status is Status.NOT_SEPARABLE
-        assert "undecided within a margin of 2 points. About" in found.findings["c-against-b"].summary
+        assert found.findings["c-against-b"].status is Status.INCONCLUSIVE
+        assert "inconclusive at a margin of 2 points. About" in found.findings["c-against-b"].summary
 
     def test_the_margin_is_the_policys(self, graded: Graded, policy: Policy) -> None:
         wide = replace(policy, thresholds=replace(policy.thresholds, margin=0.3))
@@ -131,9 +131,9 @@ class TestCAgainstB:
 
 
 class TestSpeed:
-    def test_equal_times_are_not_separable(self, graded: Graded) -> None:
+    def test_equal_times_are_inconclusive(self, graded: Graded) -> None:
         found = graded(Size(epochs=6), seconds={"B": 2.0, "C": 2.0})
-        assert found.findings["c-faster"].status is Status.NOT_SEPARABLE
+        assert found.findings["c-faster"].status is Status.INCONCLUSIVE
         assert found.exit_code == 0
 
     def test_a_busy_machine_makes_no_failure(self, policy: Policy, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ class TestSpeed:
         (run / "results.json").write_text(json.dumps(document))
         found = grade(Job(run, "run", policy))
         assert found.findings["c-faster"].numbers["ratio"] > 1
-        assert found.findings["c-faster"].status is Status.NOT_SEPARABLE
+        assert found.findings["c-faster"].status is Status.INCONCLUSIVE
         assert found.exit_code == 0
 
     def test_one_epoch_tells_nothing(self, graded: Graded) -> None:
@@ -165,7 +165,7 @@ class TestVerdict:
             assert f"{100 * number:.1f}" in first
         for number in (against["difference"], against["low"], against["high"]):
             assert f"{abs(100 * number):.1f}" in second
-        assert f"{found.findings['c-faster'].numbers['ratio']:.2f} of the time" in second
+        assert f"{found.findings['c-faster'].numbers['ratio']:.2f} times as long" in second
 
     def test_a_failed_run_leaves_the_rest_judged(self, policy: Policy, tmp_path: Path) -> None:
         run = write_run(tmp_path / "run", Size())

@@ -105,8 +105,8 @@ def test_junit_outcomes(grades: dict[str, Grade]) -> None:
     failed = ET.fromstring(FORMATS["junit"].write(grades["failed"]))  # noqa: S314
     case = failed.find("testsuite/testcase[@name='best-epoch']/failure")
     assert case is not None
-    assert "best by validation" in case.attrib["message"]
-    # Not separable, and for information only: skipped.
+    assert "best on validation" in case.attrib["message"]
+    # Not checked or not counted: skipped.
     passed = ET.fromstring(FORMATS["junit"].write(grades["passed"]))  # noqa: S314
     assert passed.find("testsuite/testcase[@name='true-labels']/skipped") is not None
     unusable = ET.fromstring(FORMATS["junit"].write(grades["unusable"]))  # noqa: S314
@@ -116,8 +116,8 @@ def test_junit_outcomes(grades: dict[str, Grade]) -> None:
 def test_text_ends_with_the_verdict(grades: dict[str, Grade]) -> None:
     lines = FORMATS["text"].write(grades["passed"]).splitlines()
     assert lines[0] == "passed"
-    assert lines[-1].startswith("PASSED under policy homework v1: 27 of 27 counting properties pass, ")
-    assert "pass, 100 of 100 points. Evidence" in lines[-1]
+    assert lines[-1].startswith("PASSED under policy homework v1: 27 of 27 counted properties passed, ")
+    assert "passed, 100 of 100 points. Evidence" in lines[-1]
     assert lines[-3].startswith("Starting from pretrained weights pays: +")
     assert "FAILED under policy" in FORMATS["text"].write(grades["failed"])
     assert FORMATS["text"].write(grades["unusable"]).endswith("Unusable: 1 problem.\n")
@@ -174,4 +174,4 @@ def test_junit_tells_of_evidence_that_is_missing(honest: Path) -> None:
     suite = ET.fromstring(FORMATS["junit"].write(weak))  # noqa: S314 - our own
     failure = next(case for case in suite.iter("testcase") if case.get("name") == "evidence").find("failure")
     assert failure is not None
-    assert failure.get("message") == "Evidence of level 3 is required."
+    assert failure.get("message") == "The policy requires evidence level 3."

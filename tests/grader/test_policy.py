@@ -8,19 +8,19 @@ from grader.errors import UsageError
 from grader.policy import BUNDLED, load_policy, parse_policy
 
 GOOD = """
-format = 1
+format = 2
 name = "mine"
 version = 2
 description = "Mine."
 required_level = 2
-not_separable_passes = true
+inconclusive_passes = true
 not_checked_passes = false
 [thresholds]
 confidence = 0.9
 margin_points = 1.5
 gap_floor_points = 4
-[worth]
-not_separable = 0.25
+[credit]
+inconclusive = 0.25
 not_checked = 0
 [properties]
 best-epoch = { points = 3, partial = true }
@@ -39,10 +39,10 @@ def test_the_homework_is_worth_a_hundred_points() -> None:
     assert sum(weight.points for weight in load_policy("homework").weights.values()) == 100
 
 
-def test_strict_wants_the_truth_and_takes_no_doubt() -> None:
+def test_strict_requires_the_truth_and_conclusive_results() -> None:
     strict = load_policy("strict")
     assert strict.required_level == 3
-    assert not strict.not_separable_passes
+    assert not strict.inconclusive_passes
 
 
 def test_what_is_read() -> None:
@@ -54,35 +54,46 @@ def test_what_is_read() -> None:
     assert policy.weights["roles"].points == 1
 
 
-WHOLE = "Policy p: version must be a whole number from 1 to 1e+06, found"
+VERSION = "Policy p: version: must be an integer (at least 1), found"
 REFUSED = [
-    ("version = 2", "version = 2.5", f"{WHOLE} '2.5'."),
-    ("version = 2", "", f"{WHOLE} nothing."),
-    ("format = 1", "format = 2", "Policy p: format must be a whole number from 1 to 1, found '2'."),
-    ('name = "mine"', "name = 3", "Policy p: name must be a line of text, found '3'."),
-    ("not_checked_passes = false", "not_checked_passes = 0", "must be true or false, found '0'."),
-    ("confidence = 0.9", "confidence = 1.0", "p, [thresholds]: confidence must be a number from 0.5"),
+    ("version = 2", "version = 2.5", f"{VERSION} 2.5."),
+    ("version = 2", "version = true", f"{VERSION} true."),
+    ("version = 2", "", "Policy p: 'version' is missing."),
+    ("format = 2", "format = 1", "Policy p: format: must be 2, found 1."),
+    ('name = "mine"', "name = 3", "Policy p: name: must be a string, found 3."),
+    ('name = "mine"', 'name = "\\u001b[31m"', r"Policy p: name: must match ^[\w .-]+$, found"),
+    ("not_checked_passes = false", "not_checked_passes = 0", "must be true or false, found 0."),
+    (
+        "confidence = 0.9",
+        "confidence = 1.0",
+        "p: thresholds.confidence: must be a number (at least 0.5, at most 0.9999), found 1.0.",
+    ),
     (
         "margin_points = 1.5",
         "margin_points = nan",
-        "margin_points must be a number from 0 to 100, found 'nan'.",
+        "margin_points: must be a number (at least 0, at most 100), found NaN.",
     ),
-    ("not_checked = 0", "not_checked = 2", "Policy p, [worth]: not_checked must be a number from 0 to 1"),
+    ("confidence = 0.9", "confidence = 1979-05-27", 'at most 0.9999), found "1979-05-27".'),
+    ("not_checked = 0", "not_checked = 2", "Policy p: credit.not_checked: must be a number (at least 0, at"),
     (
         "gap_floor_points = 4",
         "gap_floor_points = 4\nfloor = 3",
-        "unknown key 'floor'; the valid ones are confidence, margin_points, gap_floor_points.",
+        "unknown key 'floor'; valid keys are confidence, margin_points, gap_floor_points.",
     ),
     (
         "roles = {}",
         "roles = { worth = 3 }",
-        "Policy p, [properties], [roles]: unknown key 'worth'; the valid ones are points, partial.",
+        "Policy p: properties.roles: unknown key 'worth'; valid keys are points, partial.",
     ),
-    ("roles = {}", "rolls = {}", "p: unknown property 'rolls'; the valid ones are complete, split-counts,"),
-    ("roles = {}", "roles = 3", "Policy p, [properties]: roles must be a table, found '3'."),
-    ("[worth]", "[worths]", "Policy p: worth must be a table, found nothing."),
-    ("[worth]", "[worth", "Policy p is not TOML:"),
-    ("required_level = 2", "required_level = 2\nlevel = 2", "p: unknown key 'level'; the valid ones are"),
+    (
+        "roles = {}",
+        "rolls = {}",
+        "p: properties: unknown key 'rolls'; valid keys are complete, split-counts,",
+    ),
+    ("roles = {}", "roles = 3", "Policy p: properties.roles: must be an object, found 3."),
+    ("[credit]", "[credits]", "Policy p: 'credit' is missing."),
+    ("[credit]", "[credit", "Policy p is not TOML:"),
+    ("required_level = 2", "required_level = 2\nlevel = 2", "p: unknown key 'level'; valid keys are"),
 ]
 
 
@@ -94,12 +105,21 @@ def test_what_is_refused(old: str, new: str, message: str) -> None:
 
 def test_a_policy_in_which_nothing_counts() -> None:
     text = GOOD.replace("best-epoch = { points = 3, partial = true }", "").replace("roles = {}", "")
-    with pytest.raises(UsageError, match="nothing would count"):
+    with pytest.raises(UsageError, match="properties: must not be empty"):
         parse_policy(text, "p")
 
 
+def test_all_problems_are_listed() -> None:
+    with pytest.raises(UsageError) as raised:
+        parse_policy(GOOD.replace("version = 2", "version = 0").replace("confidence = 0.9", ""), "p")
+    assert str(raised.value).splitlines() == [
+        "Policy p: version: must be an integer (at least 1), found 0.",
+        "Policy p: thresholds: 'confidence' is missing.",
+    ]
+
+
 def test_no_such_policy(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"There is no policy 'lenient': give a file, or one of default, "):
+    with pytest.raises(UsageError, match=r"Policy not found: 'lenient'; give a file or one of default, "):
         load_policy("lenient")
     with pytest.raises(UsageError, match="not a regular file"):
         load_policy(str(tmp_path))
@@ -122,4 +142,4 @@ def test_the_guide_lists_every_property() -> None:
 def test_causes_come_before_consequences() -> None:
     order = list(PROPERTIES)
     for name, wanted in PROPERTIES.items():
-        assert all(order.index(cause) < order.index(name) for cause in wanted.after), name
+        assert all(order.index(cause) < order.index(name) for cause in wanted.depends_on), name

@@ -10,8 +10,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from grader import samples, stats
-from grader.checks.compare import _hull
+from grader import means, stats
+from grader.checks.compare import _two_seeds
 from grader.stats import Interval, PairedCounts
 
 N = int(os.environ.get("GRADER_SIMULATIONS", "1000"))
@@ -101,7 +101,7 @@ def test_intervals_over_seeds_cover(experiments: int, n_seeds: int, spread: floa
     covered = []
     for _ in range(experiments):
         (x, y), truth = answers(rng, 600, n_seeds, spread, (1.3, 1.0))
-        covered.append(covers(samples.difference_over_seeds(x.astype(float) - y)[0], truth))
+        covered.append(covers(means.difference_over_seeds(x.astype(float) - y)[0], truth))
     assert is_nominal(covered)
 
 
@@ -115,7 +115,7 @@ def test_two_seeds_cover_more_than_nominal(experiments: int, spread: float) -> N
         skills = (1.3, 1.0)
         right, truth = answers(rng, 600, 2, spread, skills)
         tables = [counted(x, y) for x, y in zip(*right, strict=True)]
-        covered.append(covers(_hull(tables, 0.95)[0], truth))
+        covered.append(covers(_two_seeds(tables, 0.95)[0], truth))
     assert is_nominal(covered, 0.93, 1.0)
 
 
@@ -123,7 +123,7 @@ def test_two_seeds_cover_more_than_nominal(experiments: int, spread: float) -> N
 def test_ratio_intervals_cover(experiments: int) -> None:
     rng = np.random.default_rng(25)
     covered = [
-        covers(samples.ratio_of_means(rng.lognormal(np.log(0.6), 0.1, 9), rng.lognormal(0, 0.05, 9)), 0.6)
+        covers(means.ratio_of_means(rng.lognormal(np.log(0.6), 0.1, 9), rng.lognormal(0, 0.05, 9)), 0.6)
         for _ in range(experiments)
     ]
     assert is_nominal(covered)

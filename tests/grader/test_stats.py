@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from grader import samples, stats
+from grader import means, stats
 from grader.stats import Interval, PairedCounts
 
 # Airway hyper-responsiveness before and after stem cell transplantation: the worked example of Fagerland,
@@ -198,41 +198,41 @@ class TestOthers:
 
     def test_ratio_of_means(self) -> None:
         # statsmodels.stats.weightstats.CompareMeans(...).tconfint_diff(usevar="unequal") on the logarithms.
-        found = samples.ratio_of_means([1.21, 1.18, 1.25, 1.19], [2.02, 1.95, 2.10, 2.04, 1.99])
+        found = means.ratio_of_means([1.21, 1.18, 1.25, 1.19], [2.02, 1.95, 2.10, 2.04, 1.99])
         assert found.estimate == pytest.approx(0.5978102871511487, rel=1e-6)
         assert close(found, 0.5730707659075926, 0.623617815956373)
 
     def test_a_ratio_of_single_values_has_no_limits(self) -> None:
-        assert samples.ratio_of_means([1.0], [2.0, 2.1]) == Interval(
+        assert means.ratio_of_means([1.0], [2.0, 2.1]) == Interval(
             pytest.approx(0.488, abs=1e-3), 0.0, math.inf
         )
 
     def test_spearman_of_few_values_is_exact(self) -> None:
         # scipy.stats.permutation_test of spearmanr's statistic over all pairings
-        rho, p = samples.spearman([1, 2, 3, 4, 5, 6, 7], [0.2, 0.5, 0.4, 0.6, 0.6, 0.8, 0.7])
+        rho, p = means.spearman([1, 2, 3, 4, 5, 6, 7], [0.2, 0.5, 0.4, 0.6, 0.6, 0.8, 0.7])
         assert rho == pytest.approx(0.9189562119494703, rel=1e-6)
         assert p == pytest.approx(0.006349206349206349, rel=1e-12)
-        assert samples.spearman([1, 2, 3], [1, 2, 3]) == (1.0, pytest.approx(1 / 3))
+        assert means.spearman([1, 2, 3], [1, 2, 3]) == (1.0, pytest.approx(1 / 3))
 
     def test_spearman_of_more_values(self) -> None:
-        # scipy.stats.spearmanr
-        rho, p = samples.spearman(range(10), [0.1, 0.3, 0.2, 0.5, 0.4, 0.7, 0.6, 0.9, 0.8, 0.85])
+        # scipy.means.spearmanr
+        rho, p = means.spearman(range(10), [0.1, 0.3, 0.2, 0.5, 0.4, 0.7, 0.6, 0.9, 0.8, 0.85])
         assert rho == pytest.approx(0.9272727272727272, rel=1e-6)
         assert p == pytest.approx(0.00011203450639397586, rel=1e-6)
-        assert samples.spearman(range(10), range(10)) == (1.0, pytest.approx(2 / 3628800))
+        assert means.spearman(range(10), range(10)) == (1.0, pytest.approx(2 / 3628800))
 
     def test_spearman_of_a_constant_knows_nothing(self) -> None:
-        assert samples.spearman([1, 2, 3, 4], [0.5] * 4) == (0.0, 1.0)
+        assert means.spearman([1, 2, 3, 4], [0.5] * 4) == (0.0, 1.0)
 
-    def test_images_to_separate(self) -> None:
+    def test_images_needed(self) -> None:
         # Variance 0.25, distance 0.05: 0.25 * ((1.959964 + 0.841621) / 0.05)^2 = 784.888.
-        assert stats.images_to_separate(0.25, 0.05) == pytest.approx(784.8879, abs=1e-3)
-        assert stats.images_to_separate(0.25, 0.0) == math.inf
+        assert stats.images_needed(0.25, 0.05) == pytest.approx(784.8879, abs=1e-3)
+        assert stats.images_needed(0.25, 0.0) == math.inf
 
     def test_over_seeds_uses_the_mean_squares_of_the_table(self) -> None:
         # By hand: seed means 0.5, 0; image means 0.5, 0, 0.5, 0; grand mean 0.25; residuals ±0.25.
         differences = np.array([[1.0, 0, 1, 0], [0, 0, 0, 0]])
-        found, p, variance = samples.difference_over_seeds(differences)
+        found, p, variance = means.difference_over_seeds(differences)
         seeds, images, answers = 0.125 / 2, (4 * 0.0625 / 3) / 4, 8 * 0.0625 / 3 / 8
         assert found.estimate == 0.25
         assert variance == pytest.approx(4 * 0.0625 / 3)
@@ -246,6 +246,6 @@ class TestOthers:
 
     def test_seeds_that_agree_on_every_image_leave_no_doubt_about_seeds(self) -> None:
         one = np.repeat([[1.0, 0, 0, -1, 1, 1, 0, 1]], 3, axis=0)
-        found, _, _ = samples.difference_over_seeds(one)
+        found, _, _ = means.difference_over_seeds(one)
         standard_error = one[0].std(ddof=1) / math.sqrt(8)
         assert found.high - found.estimate == pytest.approx(2.364624 * standard_error, rel=1e-5)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grader.checks import agreement, architecture, rerun, truth
+from grader.checks import architecture, prediction_files, rerun, truth
 from grader.evidence import Evidence, Thresholds, gather
 from grader.findings import Level, Status, not_checked
 from grader.load import load
@@ -64,7 +64,7 @@ class TestRowsPlausible:
             predicted = rows.labels[0] if is_right else (rows.labels[0] + 1) % 10
             return replace(rows, predicted=set_at(rows.predicted, 0, predicted), nll=set_at(rows.nll, 0, nll))
 
-        assert agreement.rows_plausible(with_rows(evidence, change)).status is status
+        assert prediction_files.rows_plausible(with_rows(evidence, change)).status is status
 
 
 class TestRecomputed:
@@ -73,7 +73,7 @@ class TestRecomputed:
     )
     def test_a_millionth_is_rounding(self, evidence: Evidence, factor: float, status: Status) -> None:
         changed = with_rows(evidence, lambda rows: replace(rows, nll=rows.nll * factor))
-        assert agreement.recomputed(changed).status is status
+        assert prediction_files.recomputed(changed).status is status
 
     @pytest.mark.parametrize(("loss", "status"), [(9e-7, Status.HOLDS), (1.5e-6, Status.FAILS)])
     def test_next_to_no_loss(self, evidence: Evidence, loss: float, status: Status) -> None:
@@ -83,7 +83,7 @@ class TestRecomputed:
             for e in run.epochs
         )
         none = with_rows(first_run(evidence, epochs=epochs), lambda rows: replace(rows, nll=rows.nll * 0))
-        assert agreement.recomputed(none).status is status
+        assert prediction_files.recomputed(none).status is status
 
 
 class TestSameSamples:
@@ -92,9 +92,9 @@ class TestSameSamples:
             return Predictions(rows.sample_ids[:-1], rows.labels[:-1], rows.predicted[:-1], rows.nll[:-1])
 
         n = len(evidence.predictions[FIRST].labels)
-        found = agreement.same_samples(with_rows(evidence, change))
+        found = prediction_files.same_samples(with_rows(evidence, change))
         assert found.status is Status.FAILS
-        assert f", test: line {n + 1} has another image than A-seed0." in found.summary
+        assert f", test, line {n + 1}: image differs from A-seed0." in found.summary
 
 
 def test_shared_images_are_told_in_order(evidence: Evidence) -> None:
@@ -103,7 +103,7 @@ def test_shared_images_are_told_in_order(evidence: Evidence) -> None:
         key: replace(rows, sample_ids=(*shared[::-1], *rows.sample_ids[20:]))
         for key, rows in evidence.predictions.items()
     }
-    found = agreement.val_test_disjoint(replace(evidence, predictions=predictions))
+    found = prediction_files.val_test_disjoint(replace(evidence, predictions=predictions))
     assert list(found.details) == [f"{name!r} is in both validation and test." for name in shared]
 
 
@@ -111,25 +111,25 @@ class TestCloseToValidation:
     @pytest.mark.parametrize("kept", ["val", "test"])
     def test_one_splits_predictions_tell_nothing(self, evidence: Evidence, kept: str) -> None:
         half = {key: rows for key, rows in evidence.predictions.items() if key[1] == kept}
-        alone = agreement.test_close_to_validation(replace(evidence, predictions={}))
+        alone = prediction_files.test_close_to_validation(replace(evidence, predictions={}))
         assert alone.level is Level.FILE
-        assert agreement.test_close_to_validation(replace(evidence, predictions=half)) == alone
+        assert prediction_files.test_close_to_validation(replace(evidence, predictions=half)) == alone
 
     def test_a_run_without_choice_does_not_hide_the_others(self, evidence: Evidence) -> None:
         evidence = replace(evidence, predictions={})
-        found = agreement.test_close_to_validation(first_run(evidence, best_epoch=None))
+        found = prediction_files.test_close_to_validation(first_run(evidence, best_epoch=None))
         assert found.judged == len(evidence.results.runs) - 1
 
     def test_without_any_choice(self, evidence: Evidence) -> None:
         runs = tuple(replace(run, best_epoch=None) for run in evidence.results.runs)
         nothing = replace(evidence, results=replace(evidence.results, runs=runs))
-        wanted = not_checked("No run has a chosen epoch.", Level.FILE)
-        assert agreement.test_close_to_validation(nothing) == wanted
+        wanted = not_checked("No run has a best epoch.", Level.FILE)
+        assert prediction_files.test_close_to_validation(nothing) == wanted
 
     @pytest.mark.parametrize(
         ("right", "status"),
         # Of 10,000 each, half of validation right: half widths are 1.4 to 1.9 points, the floor is 5.
-        [(5450, Status.HOLDS), (5560, Status.NOT_SEPARABLE), (5800, Status.FAILS), (4200, Status.FAILS)],
+        [(5450, Status.HOLDS), (5560, Status.INCONCLUSIVE), (5800, Status.FAILS), (4200, Status.FAILS)],
     )
     def test_the_three_answers(self, evidence: Evidence, right: int, status: Status) -> None:
         run = evidence.results.runs[0]
@@ -142,11 +142,11 @@ class TestCloseToValidation:
             for e in run.epochs
         )
         results = replace(evidence.results, runs=(replace(run, epochs=epochs),))
-        found = agreement.test_close_to_validation(Evidence(results))
+        found = prediction_files.test_close_to_validation(Evidence(results))
         assert found.status is status
         assert (found.held, found.judged) == (status is Status.HOLDS, 1)
-        advice = "). More validation and test images would tell."
-        assert found.summary.endswith(advice) == (status is Status.NOT_SEPARABLE)
+        advice = "). More validation and test images would settle it."
+        assert found.summary.endswith(advice) == (status is Status.INCONCLUSIVE)
 
     @pytest.mark.parametrize("n_beyond", [1, 2, 3])
     def test_each_gap_is_told_if_there_are_several(self, evidence: Evidence, n_beyond: int) -> None:
@@ -164,7 +164,7 @@ class TestCloseToValidation:
             )
             for i, run in enumerate(evidence.results.runs)
         )
-        found = agreement.test_close_to_validation(Evidence(replace(evidence.results, runs=runs)))
+        found = prediction_files.test_close_to_validation(Evidence(replace(evidence.results, runs=runs)))
         assert (found.status, found.held) == (Status.FAILS, len(runs) - n_beyond)
         names = [run.name for run in runs[:n_beyond]] if n_beyond > 1 else []
         assert [line.partition(": +8.0 points (")[0] for line in found.details] == names
@@ -181,7 +181,7 @@ class TestCloseToValidation:
             for e in run.epochs
         )
         results = replace(evidence.results, runs=(replace(run, epochs=epochs),))
-        assert agreement.test_close_to_validation(Evidence(results)).status is Status.HOLDS
+        assert prediction_files.test_close_to_validation(Evidence(results)).status is Status.HOLDS
 
 
 class TestRerun:
@@ -300,7 +300,7 @@ class TestFrozen:
     def test_nothing_frozen_is_no_frozen_part(self, evidence: Evidence) -> None:
         changed = first_run(evidence, trained_groups=("layer4", "fc"))
         frozen = ", ".join(sorted(set(GROUPS) - {"layer4", "fc"}))
-        wanted = f"A-seed0: {frozen} are frozen, but the hash is that of nothing."
+        wanted = f"A-seed0: froze {frozen}, but the hash is that of empty input."
         assert architecture.frozen_unchanged(changed).summary == wanted
 
 

@@ -1,6 +1,6 @@
-"""What the grader says, word for word, of a real run and of each forgery made from it.
+"""Every finding, word for word, on a real run and on each forgery of it.
 
-The words are in said.json; `python -m tests.grader.test_said` writes them anew, to be read before being kept.
+`python -m tests.grader.test_findings` rewrites expected_findings.json; review the diff before committing.
 """
 
 import json
@@ -16,7 +16,7 @@ from grader.load import load
 from tests.grader.forgeries import FORGERIES, SMOKE, Forgery, evidence_of
 from tests.grader.honest import truth_of
 
-SAID = Path(__file__).with_name("said.json")
+EXPECTED = Path(__file__).with_name("expected_findings.json")
 JUDGED = [entry for entry in FORGERIES if entry.caught_by != "unusable"]
 
 
@@ -48,8 +48,8 @@ def of_honest(with_predictions: bool) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def said() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(SAID.read_text("utf-8"))
+def expected() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(EXPECTED.read_text("utf-8"))
     return document
 
 
@@ -59,21 +59,21 @@ def agree(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("with_predictions", [True, False])
-def test_of_the_honest_run(said: dict[str, Any], with_predictions: bool) -> None:
+def test_of_the_honest_run(expected: dict[str, Any], with_predictions: bool) -> None:
     found = of_honest(with_predictions)
-    wanted = said["honest" if with_predictions else "honest, file alone"]
+    wanted = expected["honest" if with_predictions else "honest, file alone"]
     assert list(found) == list(wanted)
     for name, finding in found.items():
         agree(finding, wanted[name])
 
 
 @pytest.mark.parametrize("entry", JUDGED, ids=lambda entry: f"{entry.caught_by}-{entry.name}")
-def test_of_each_forgery(entry: Forgery, said: dict[str, Any], tmp_path: Path) -> None:
-    agree(of_forgery(entry, tmp_path / "run"), said[entry.name])
+def test_of_each_forgery(entry: Forgery, expected: dict[str, Any], tmp_path: Path) -> None:
+    agree(of_forgery(entry, tmp_path / "run"), expected[entry.name])
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         document: dict[str, Any] = {"honest": of_honest(True), "honest, file alone": of_honest(False)}
         document |= {entry.name: of_forgery(entry, Path(folder) / entry.name) for entry in JUDGED}
-    SAID.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    EXPECTED.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -5,14 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from grader import samples
+from grader import means
+from grader.means import _ranks
 from grader.stats import Interval
 
 
 class TestRatioOfMeans:
     def test_two_values_each_by_hand(self) -> None:
         # Logarithms 0, 2 and 0, 1: means 1 and 0.5; variances of the means 1 and 0.25.
-        found = samples.ratio_of_means([1.0, math.exp(2)], [1.0, math.exp(1)])
+        found = means.ratio_of_means([1.0, math.exp(2)], [1.0, math.exp(1)])
         df = 1.25**2 / (1.0**2 + 0.25**2)
         from scipy.stats import t  # the reference here, too slow to import for the product
 
@@ -23,25 +24,25 @@ class TestRatioOfMeans:
 
     @pytest.mark.parametrize(("x", "y"), [([3.0], [2.0, 2.0]), ([3.0, 3.0], [2.0]), ([3.0], [2.0])])
     def test_a_single_value_on_either_side_has_no_limits(self, x: list[float], y: list[float]) -> None:
-        assert samples.ratio_of_means(x, y) == Interval(pytest.approx(1.5), 0.0, math.inf)
+        assert means.ratio_of_means(x, y) == Interval(pytest.approx(1.5), 0.0, math.inf)
 
     def test_constant_samples_leave_no_doubt(self) -> None:
         ratio = pytest.approx(1.5)
-        assert samples.ratio_of_means([3.0, 3.0], [2.0, 2.0, 2.0]) == Interval(ratio, ratio, ratio)
+        assert means.ratio_of_means([3.0, 3.0], [2.0, 2.0, 2.0]) == Interval(ratio, ratio, ratio)
 
     def test_samples_that_vary_equally_leave_some(self) -> None:
-        found = samples.ratio_of_means([1.0, 2.0], [1.0, 2.0])
+        found = means.ratio_of_means([1.0, 2.0], [1.0, 2.0])
         assert found.estimate == pytest.approx(1.0)
         assert found.low < 0.5
         assert found.high > 2
 
     def test_one_constant_sample_leaves_some(self) -> None:
         # Student's t with the other sample's single degree of freedom: 12.7062.
-        found = samples.ratio_of_means([3.0, 3.0], [1.0, math.exp(0.2)])
+        found = means.ratio_of_means([3.0, 3.0], [1.0, math.exp(0.2)])
         assert found.high / found.estimate == pytest.approx(math.exp(12.7062 * 0.1), rel=1e-5)
 
     def test_a_limit_beyond_all_numbers_is_infinite(self) -> None:
-        found = samples.ratio_of_means([1e300, 1e-300], [1.0, 1.0])
+        found = means.ratio_of_means([1e300, 1e-300], [1.0, 1.0])
         assert (found.low, found.high) == (0.0, math.inf)
         assert found.estimate == pytest.approx(1.0)
 
@@ -51,47 +52,47 @@ class TestSpearman:
         ("x", "y"), [([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [4, 4, 4]), ([], [])]
     )
     def test_knows_nothing(self, x: list[float], y: list[float]) -> None:
-        assert samples.spearman(x, y) == (0.0, 1.0)
+        assert means.spearman(x, y) == (0.0, 1.0)
 
     def test_three_values_are_enough(self) -> None:
-        assert samples.spearman([1, 2, 3], [3, 2, 1]) == (-1.0, pytest.approx(1 / 3))
+        assert means.spearman([1, 2, 3], [3, 2, 1]) == (-1.0, pytest.approx(1 / 3))
 
     def test_eight_values_are_counted_in_all_orders(self) -> None:
-        assert samples.spearman(range(8), range(8)) == (1.0, pytest.approx(2 / 40320))
+        assert means.spearman(range(8), range(8)) == (1.0, pytest.approx(2 / 40320))
         # Seven of the 40,320 orders are one exchange of neighbours away from perfect; as many backwards.
-        rho, p = samples.spearman(range(8), [1, 0, *range(2, 8)])
+        rho, p = means.spearman(range(8), [1, 0, *range(2, 8)])
         assert rho == pytest.approx(1 - 6 * 2 / (8 * 63))
         assert p == pytest.approx(2 * (1 + 7) / 40320)
 
     def test_nine_values_are_students(self) -> None:
-        # scipy.stats.spearmanr
-        rho, p = samples.spearman(range(9), [2, 1, 4, 3, 6, 5, 8, 7, 9])
+        # scipy.means.spearmanr
+        rho, p = means.spearman(range(9), [2, 1, 4, 3, 6, 5, 8, 7, 9])
         assert rho == pytest.approx(1 - 6 * 8 / (9 * 80))
         from scipy.stats import spearmanr
 
         assert p == pytest.approx(spearmanr(range(9), [2, 1, 4, 3, 6, 5, 8, 7, 9]).pvalue)
-        assert samples.spearman(range(9), range(9, 0, -1)) == (-1.0, pytest.approx(2 / 362880))
+        assert means.spearman(range(9), range(9, 0, -1)) == (-1.0, pytest.approx(2 / 362880))
 
     def test_never_less_than_the_perfect_orders_make_up(self) -> None:
         y = [*range(11), 12, 11]
-        rho, p = samples.spearman(range(13), y)
+        rho, p = means.spearman(range(13), y)
         assert rho < 1
         assert p >= 2 / math.factorial(13)
 
     def test_ties_share_their_mean_rank(self) -> None:
-        assert samples._ranks([3.0, 1.0, 3.0, 2.0, 3.0]) == [4.0, 1.0, 4.0, 2.0, 4.0]
+        assert _ranks([3.0, 1.0, 3.0, 2.0, 3.0]) == [4.0, 1.0, 4.0, 2.0, 4.0]
 
 
 class TestOverSeeds:
     @pytest.mark.parametrize(("value", "p"), [(0.0, 1.0), (1.0, 0.0), (-1.0, 0.0)])
     def test_answers_that_never_vary(self, value: float, p: float) -> None:
-        found = samples.difference_over_seeds(np.full((3, 5), value))
+        found = means.difference_over_seeds(np.full((3, 5), value))
         assert found == (Interval(value, value, value), p, 0.0)
 
     def test_both_sources_of_doubt_add_up(self) -> None:
         # Additive: no residual, so the variance is that of seeds plus that of images.
         differences = np.add.outer([0.0, 0.5, 1.0], [-1.0, -0.5, 0.0, 0.0])
-        found, p, variance = samples.difference_over_seeds(differences, 0.9)
+        found, p, variance = means.difference_over_seeds(differences, 0.9)
         images = np.var([-1.0, -0.5, 0.0, 0.0], ddof=1)
         seeds, mean = 0.25 / 3, 0.5 - 0.375
         total = seeds + images / 4
@@ -107,7 +108,7 @@ class TestOverSeeds:
     def test_single_answers_are_counted_once(self) -> None:
         differences = np.random.default_rng(5).integers(-1, 2, (4, 6)) + np.arange(4)[:, None] / 4
         differences += np.array([-0.6, 0.4, 0.1, 0.9, -0.8, 0.0])
-        found, _, _ = samples.difference_over_seeds(differences)
+        found, _, _ = means.difference_over_seeds(differences)
         # Searle, Casella and McCulloch's mean squares: of rows, of columns, of what is left.
         rows, columns = differences.mean(axis=1), differences.mean(axis=0)
         of_rows, of_columns = 6 * rows.var(ddof=1), 4 * columns.var(ddof=1)
@@ -123,7 +124,7 @@ class TestOverSeeds:
 
 def test_seeds_that_differ_more_than_single_answers_explain() -> None:
     """Images that do not differ at all leave the variance between seeds, never less."""
-    interval, p, _ = samples.difference_over_seeds(np.array([[1, 0], [-1, 0]], dtype=np.float64))
+    interval, p, _ = means.difference_over_seeds(np.array([[1, 0], [-1, 0]], dtype=np.float64))
     assert interval.high == pytest.approx(12.7062 * 0.5, abs=1e-3)  # Student's t with one degree of freedom
     assert interval.low == -interval.high
     assert p == 1

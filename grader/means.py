@@ -1,7 +1,4 @@
-"""Tests and intervals for measured samples: training times, epochs, and seeds by images.
-
-Student's t comes from `scipy.special`, imported where it is used (see `stats`).
-"""
+"""Ratios and differences of means, and rank correlation: training times, seeds by images, learning curves."""
 
 from collections.abc import Sequence
 from itertools import permutations
@@ -20,7 +17,7 @@ if TYPE_CHECKING:
 def ratio_of_means(
     numerator: Sequence[float], denominator: Sequence[float], confidence: float = 0.95
 ) -> Interval:
-    """Ratio of geometric means of two samples of positive numbers, with Welch's interval on the logarithms.
+    """Ratio of the geometric means of two positive samples, with Welch's interval on the logarithms.
 
     Source: B. L. Welch, *The generalization of "Student's" problem when several different population
     variances are involved*, Biometrika 34 (1947) 28-35.
@@ -28,10 +25,10 @@ def ratio_of_means(
     Args:
         numerator: At least one value above 0.
         denominator: The same.
-        confidence: Share of samples whose interval covers the truth.
+        confidence: Coverage probability of the interval.
 
     Returns:
-        The ratio; its limits are 0 and infinity where one of the samples has a single value.
+        The ratio; its limits are 0 and infinity if a sample has a single value.
     """
     x, y = [log(v) for v in numerator], [log(v) for v in denominator]
     d = fmean(x) - fmean(y)
@@ -52,15 +49,16 @@ def _exp(x: float) -> float:
 
 
 EXACT_RANKS = 8
-"""Up to this many values all orders are counted: 40,320 of them."""
+"""With at most this many values, all permutations (40,320) are enumerated."""
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """Spearman's rank correlation and its two-sided p-value.
 
-    Up to eight values the p-value is exact: the share of all orders of y that correlate as strongly.
-    Beyond, it is Student's t with n - 2 degrees of freedom, as in `scipy.stats.spearmanr`, but never less
-    than what the two perfect orders make up. With fewer than three values, or a constant sample: (0, 1).
+    With up to eight values the p-value is exact: the share of all permutations of y that correlate at least
+    as strongly. With more, it is that of Student's t with n - 2 degrees of freedom, as in
+    `scipy.means.spearmanr`, but at least 2/n!, the share of the two perfect orders. With fewer than three
+    values or a constant sample: (0, 1).
 
     Source: M. G. Kendall and A. Stuart, *The Advanced Theory of Statistics*, vol. 2 (1973), section 31.19.
     """
@@ -74,7 +72,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     spread = sqrt(sum(a * a for a in from_mean_x) * sum(b * b for b in from_mean_y))
     rho = max(-1.0, min(1.0, cross / spread))
     if n <= EXACT_RANKS:
-        as_strong = abs(cross) - 1e-9  # ranks are halves, so nothing true is that close
+        as_strong = abs(cross) - 1e-9  # sums of half-integer ranks differ by more than rounding errors
         orders = permutations(from_mean_y)
         return rho, sum(abs(sum(map(mul, from_mean_x, y))) >= as_strong for y in orders) / factorial(n)
     least = 2 / factorial(n)
@@ -87,7 +85,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1; ties share their mean rank."""
+    """Ranks, starting at 1; ties share their mean rank."""
     ordered = sorted(values)
     first = {value: rank for rank, value in reversed(list(enumerate(ordered, 1)))}
     return [first[value] + (ordered.count(value) - 1) / 2 for value in values]
@@ -96,38 +94,38 @@ def _ranks(values: Sequence[float]) -> list[float]:
 def difference_over_seeds(
     differences: "NDArray[np.float64]", confidence: float = 0.95
 ) -> tuple[Interval, float, float]:
-    """Mean difference over seeds and images, both of which are samples.
+    """Mean difference when both the seeds and the images are samples.
 
-    The variance of the mean is that of a bootstrap over seeds, plus that of a bootstrap over images, minus
-    the part of single answers that both contain. Because the statistic is a mean, all three have closed
-    forms (mean squares of a two-way table), so nothing is drawn at random. Drawing seeds and images at once
-    would count single answers three times and cover too much (Owen, *The pigeonhole bootstrap*, Annals of
-    Applied Statistics 1 (2007) 386-411). Limits by Student's t with Satterthwaite's degrees of freedom.
+    The variance of the mean is that of a bootstrap over seeds plus that of a bootstrap over images, minus the
+    residual variance that both contain. Because the statistic is a mean, all three have closed forms (mean
+    squares of a two-way table), so nothing is resampled. Resampling seeds and images at once would count the
+    residual three times and make the interval too wide (Owen, *The pigeonhole bootstrap*, Annals of Applied
+    Statistics 1 (2007) 386-411). The limits use Student's t with Satterthwaite's degrees of freedom.
 
     Source: S. R. Searle, G. Casella and C. E. McCulloch, *Variance Components* (1992), chapter 4; F. E.
     Satterthwaite, Biometrics 2 (1946) 110-114.
 
     Args:
-        differences: 1, 0 or -1 for each seed and image, shape [seeds x images], at least 2 x 2.
-        confidence: Share of samples whose interval covers the truth.
+        differences: 1, 0 or -1 per seed and image, shape [seeds x images], at least 2 x 2.
+        confidence: Coverage probability of the interval.
 
     Returns:
-        The interval, the two-sided p-value of no difference, and the variance of one image's difference
-        (mean over seeds), for planning.
+        The interval, the two-sided p-value of no difference, and the variance of one image's difference (its
+        mean over seeds), from which the sample size needed is estimated.
     """
     from scipy.special import stdtr, stdtrit
 
     n_seeds, n_images = differences.shape
     mean = float(differences.mean())
-    of_seed, of_image = differences.mean(axis=1), differences.mean(axis=0)
-    residual = differences - of_seed[:, None] - of_image[None, :] + mean
-    answers = float((residual**2).sum()) / ((n_seeds - 1) * (n_images - 1)) / (n_seeds * n_images)
-    seeds = float(of_seed.var(ddof=1)) / n_seeds
-    images = float(of_image.var(ddof=1)) / n_images
-    variance = max(seeds + images - answers, seeds, images)
+    seed_means, image_means = differences.mean(axis=1), differences.mean(axis=0)
+    residual = differences - seed_means[:, None] - image_means[None, :] + mean
+    within = float((residual**2).sum()) / ((n_seeds - 1) * (n_images - 1)) / (n_seeds * n_images)
+    seeds = float(seed_means.var(ddof=1)) / n_seeds
+    images = float(image_means.var(ddof=1)) / n_images
+    variance = max(seeds + images - within, seeds, images)
     if variance == 0:
         return Interval(mean, mean, mean), float(mean == 0), 0.0
     df = variance**2 / (seeds**2 / (n_seeds - 1) + images**2 / (n_images - 1))
     half = float(stdtrit(df, 0.5 + confidence / 2)) * sqrt(variance)
     p = 2 * float(stdtr(df, -abs(mean) / sqrt(variance)))
-    return Interval(mean, mean - half, mean + half), p, float(of_image.var(ddof=1))
+    return Interval(mean, mean - half, mean + half), p, float(image_means.var(ddof=1))

@@ -1,0 +1,211 @@
+"""Level 2: the prediction files agree with the results file."""
+
+from collections import defaultdict
+
+from grader import stats
+from grader.evidence import Evidence
+from grader.findings import (
+    MINUS,
+    NO_PREDICTIONS,
+    Finding,
+    Level,
+    Status,
+    counted,
+    from_problems,
+    limits_in_points,
+    not_checked,
+)
+from grader.record import SPLITS
+from grader.stats import Interval
+
+RELATIVE = 1e-6  # both sums add the same float32 values, possibly in a different order
+ROUNDING = 1e-3  # of log-softmax near a tie, at any precision of the logits
+
+
+def files_intact(evidence: Evidence) -> Finding:
+    """The prediction files are those that the run wrote.
+
+    Rule: each predictions file named in the results file exists and has the recorded SHA-256. Other checks
+    ignore files that do not.
+
+    Source: the results schema.
+    """
+    if not evidence.has_files:
+        return not_checked(NO_PREDICTIONS, Level.PREDICTIONS)
+    summary = f"SHA-256 verified for {counted(len(evidence.altered), 'prediction file')}."
+    return from_problems(evidence.altered, Level.PREDICTIONS, summary)
+
+
+def recomputed(evidence: Evidence) -> Finding:
+    """Accuracy and loss recomputed from the predictions match the recorded ones.
+
+    Rule: for the best epoch on validation and test, n_samples and n_correct equal the counts in the CSV file,
+    and loss_sum equals the sum of its nll column within 1e-6 (relative).
+
+    Source: the results schema.
+    """
+    problems: dict[str, list[str]] = {}
+    for split in SPLITS:
+        for run, rows in evidence.rows(split):
+            recorded = run.best.on(split) if run.best else None
+            if recorded is None:
+                continue
+            found = problems.setdefault(f"{run.name} {split}", [])
+            n, n_correct, loss = len(rows.labels), int(rows.correct.sum()), float(rows.nll.sum())
+            if (n, n_correct) != (recorded.n_samples, recorded.n_correct):
+                claim = f"{recorded.n_correct:,} of {recorded.n_samples:,}"
+                found.append(f"{run.name}, {split}: {n_correct:,} of {n:,} correct, but {claim} recorded.")
+            if abs(loss - recorded.loss_sum) > RELATIVE * max(loss, 1.0):
+                found.append(
+                    f"{run.name}, {split}: losses add up to {loss:.6g}, but {recorded.loss_sum:.6g} recorded."
+                )
+    summary = f"Recomputed accuracy and loss match ({counted(len(problems), 'prediction file')})."
+    return from_problems(problems, Level.PREDICTIONS, summary)
+
+
+def rows_plausible(evidence: Evidence) -> Finding:
+    """Each image's loss is possible given its prediction.
+
+    Rule: with K classes, a correct prediction has nll <= ln K, because the largest of K probabilities is at
+    least 1/K; an incorrect one has nll >= ln 2, because another class is at least as probable as the label.
+
+    Source: the definition of cross-entropy.
+    """
+    import numpy as np
+
+    problems: dict[str, list[str]] = {}
+    most = float(np.log(len(evidence.results.classes))) + ROUNDING
+    least = float(np.log(2)) - ROUNDING
+    for split in SPLITS:
+        for run, rows in evidence.rows(split):
+            impossible = np.where(rows.correct, rows.nll > most, rows.nll < least)
+            problems[f"{run.name} {split}"] = [
+                f"{run.name}, {split}, line {row + 2}: nll {rows.nll[row]:.4g} is impossible for "
+                f"prediction {rows.predicted[row]} and label {rows.labels[row]}."
+                for row in np.flatnonzero(impossible).tolist()
+            ]
+    return from_problems(problems, Level.PREDICTIONS, "Each image's loss is possible given its prediction.")
+
+
+def same_samples(evidence: Evidence) -> Finding:
+    """Every run was evaluated on the same images with the same labels.
+
+    Rule: for each split, the columns sample_id and label are the same in all prediction files.
+
+    Source: the results schema.
+    """
+    problems: dict[str, list[str]] = {}
+    for split in SPLITS:
+        rows = list(evidence.rows(split))
+        for run, found in rows:
+            first_run, first = rows[0]
+            difference = ""
+            if found.sample_ids != first.sample_ids:
+                pairs = enumerate(zip(found.sample_ids, first.sample_ids, strict=False), 2)
+                line = next((line for line, (x, y) in pairs if x != y), len(first.sample_ids) + 2)
+                difference = f"line {line}: image differs"
+            elif (found.labels != first.labels).any():
+                difference = f"line {int((found.labels != first.labels).argmax()) + 2}: label differs"
+            problem = f"{run.name}, {split}, {difference} from {first_run.name}."
+            problems[f"{run.name} {split}"] = [problem] if difference else []
+    return from_problems(
+        problems, Level.PREDICTIONS, "Every run was evaluated on the same images with the same labels."
+    )
+
+
+def class_counts(evidence: Evidence) -> Finding:
+    """The predictions have as many images of each class as the results file records.
+
+    Rule: for each class, the number of rows with its label equals its entry in class_counts.
+
+    Source: the results schema.
+    """
+    results = evidence.results
+    problems: dict[str, list[str]] = {}
+    for split in SPLITS:
+        for run, rows in evidence.rows(split):
+            _, counts = rows.per_class(len(results.classes))
+            problems[f"{run.name} {split}"] = [
+                f"{run.name}, {split}: {counted(found, 'image')} of class {index}, but {recorded:,} recorded."
+                for index, (found, recorded) in enumerate(
+                    zip(counts.tolist(), results.splits[split].class_counts, strict=False)
+                )
+                if found != recorded
+            ]
+    return from_problems(problems, Level.PREDICTIONS, "Class counts match the results file.")
+
+
+def val_test_disjoint(evidence: Evidence) -> Finding:
+    """No image is in both validation and test.
+
+    Rule: the two splits have no sample_id in common.
+
+    Source: the results schema.
+    """
+    ids: dict[str, set[str]] = defaultdict(set)
+    for split in SPLITS:
+        for _run, rows in evidence.rows(split):
+            ids[split].update(rows.sample_ids)
+    if len(ids) < len(SPLITS):
+        return not_checked(NO_PREDICTIONS, Level.PREDICTIONS)
+    shared = sorted(ids["val"] & ids["test"])
+    problems = [f"{name!r} is in both validation and test." for name in shared]
+    summary = f"No overlap between {len(ids['val']):,} validation and {len(ids['test']):,} test images."
+    return from_problems({"val and test": problems}, Level.PREDICTIONS, summary)
+
+
+def test_close_to_validation(evidence: Evidence) -> Finding:
+    """Test accuracy is close to validation accuracy, in both directions.
+
+    Rule: for each run, d = test − validation accuracy at the best epoch, with Newcombe's hybrid score
+    interval for independent proportions; if there are predictions, also for mean per-class accuracy, because
+    the splits may be balanced differently. Intervals are Bonferroni-corrected. Fails if an interval lies
+    entirely outside ± the policy's gap_floor, because sampling does not explain such a test accuracy, low or
+    high. Holds if every |d| is at most the floor or half the interval's width, whichever is larger; otherwise
+    inconclusive.
+
+    Source: R. G. Newcombe, Statistics in Medicine 17 (1998) 873-890, method 10; for mean
+    per-class accuracy, R. M. Price and D. G. Bonett, Computational Statistics & Data Analysis 45 (2004)
+    449-456.
+    """
+    runs, floor = evidence.chosen, evidence.thresholds.gap_floor
+    confidence = 1 - (1 - evidence.thresholds.confidence) / max(1, 2 * len(runs))
+    gaps: dict[str, Interval] = {}
+    level = Level.FILE
+    for run in runs:
+        if run.best is None:
+            continue
+        sides = [(run.best.on(s).n_correct, run.best.on(s).n_samples) for s in ("test", "val")]
+        test, val = (stats.wilson(n_correct, n, confidence) for n_correct, n in sides)
+        gaps[run.name] = stats.difference_of_independent(test, val)
+        rows = [evidence.predictions.get((run.name, split)) for split in ("test", "val")]
+        if rows[0] is not None and rows[1] is not None:
+            level = Level.PREDICTIONS
+            counts = [found.per_class(len(evidence.results.classes)) for found in rows if found is not None]
+            classes = [[(int(r), int(n)) for r, n in zip(*side, strict=True) if n] for side in counts]
+            gaps[f"{run.name}, mean per class"] = stats.difference_of_class_means(
+                classes[0], classes[1], confidence
+            )
+    if not gaps:
+        return not_checked("No run has a best epoch.", Level.FILE)
+    beyond = [name for name, gap in gaps.items() if gap.low > floor or gap.high < -floor]
+    unclear = [name for name, gap in gaps.items() if abs(gap.estimate) > max(floor, (gap.high - gap.low) / 2)]
+    status = Status.FAILS if beyond else Status.INCONCLUSIVE if unclear else Status.HOLDS
+    worst = max(beyond or unclear or gaps, key=lambda name: abs(gaps[name].estimate))
+    summary = f"Largest gap ({worst}): test {MINUS} validation = {limits_in_points(gaps[worst])}."
+    if status is Status.INCONCLUSIVE:
+        summary += " More validation and test images would settle it."
+    return Finding(
+        status,
+        level,
+        summary,
+        tuple(f"{name}: {limits_in_points(gaps[name])}." for name in beyond) if len(beyond) > 1 else (),
+        {
+            "difference": gaps[worst].estimate,
+            "low": gaps[worst].low,
+            "high": gaps[worst].high,
+            "floor": floor,
+        },
+        held=len(gaps) - len(set(beyond) | set(unclear)),
+        judged=len(gaps),
+    )
