@@ -1,4 +1,4 @@
-"""One image file to upright RGB pixels, whatever people's folders hold."""
+"""Decode one image file to upright RGB pixels, whatever its format."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from finetune.data.datasets import Sample
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
-"""What Pillow's decoders raise on damaged files, and reading on files that went away."""
+"""Raised by Pillow's decoders for damaged files, and by reading files that no longer exist."""
 
 EXIF_ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-"""Pillow's modes for grey images of more than 8 bits; the files that people have hold 16."""
+"""Pillow's modes for grayscale images of more than 8 bits; in practice the files have 16."""
 
 
 def open_image(sample: Sample) -> Image.Image:
-    """Decode one image as RGB: turned upright, transparent parts on white, 16 bits scaled to 8.
+    """Decode one image as RGB: upright, transparency on white, 16 bits scaled to 8.
 
     Raises:
-        UNREADABLE: it is damaged, or its pixels have no known range.
+        UNREADABLE: the file is damaged, or the range of its pixel values is unknown.
     """
     if not isinstance(sample.content, Path):
         return Image.fromarray(sample.content).convert("RGB")
     with Image.open(sample.content) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "F":
-            raise ValueError("floating-point pixels, whose range is not known")
+            raise ValueError("floating-point pixels of unknown range")
         if upright.mode in SIXTEEN_BITS:
             return Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).astype(np.uint8)).convert(
                 "RGB"
@@ -44,7 +44,7 @@ def open_image(sample: Sample) -> Image.Image:
 
 
 def image_size(sample: Sample) -> tuple[int, int]:
-    """Height and width of the upright image, from its header alone.
+    """Height and width of the upright image; only the header is read.
 
     Raises:
         UNREADABLE: the header is damaged.
@@ -58,7 +58,7 @@ def image_size(sample: Sample) -> tuple[int, int]:
 
 
 def reason(error: Exception) -> str:
-    """Why an image could not be read, without its path."""
+    """Why an image could not be read, without the path."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
     if isinstance(error, OSError) and error.strerror:

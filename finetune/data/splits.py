@@ -1,4 +1,4 @@
-"""Training, validation and test: stratified or official, never sharing a byte-identical image."""
+"""Training, validation and test split: stratified or predefined, never sharing a byte-identical image."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from finetune.data.datasets import Dataset, Sample
+from finetune.data.datasets import SPLIT_NAMES, Dataset, Sample
 from finetune.data.decode import reason
-from finetune.errors import DataError, listed
-
-NAMES = ("train", "val", "test")
+from finetune.errors import DataError, counted, listed
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: samples sorted by id, and a SHA-256 over their ids, labels and contents."""
+    """One split: samples sorted by id, images per class, and a SHA-256 over ids, labels and contents."""
 
     samples: tuple[Sample, ...]
     class_counts: tuple[int, ...]
@@ -33,7 +31,17 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """The three splits, how they were made, what that cost, and the samples whose bytes could not be read."""
+    """The three splits and how they were made.
+
+    Args:
+        train: for training.
+        val: for choosing the epoch.
+        test: for the final measurement.
+        kind: `70-15-15` or `official`.
+        excluded: (id or path, reason) for each file that is in no split.
+        notes: sentences for the user about what was excluded or chosen.
+        unreadable: why files could not be read, by sample id; they are still in their splits.
+    """
 
     train: Split
     val: Split
@@ -50,47 +58,62 @@ class Splits:
 
     @property
     def fingerprints(self) -> list[str]:
-        """Those of the three splits."""
+        """The fingerprints of the three splits."""
         return [split.fingerprint for split in self.by_name.values()]
 
 
-def make_splits(dataset: Dataset, kind: str | None, subset: int | None, seed: int, workers: int) -> Splits:
-    """Divide a data set.
+def summary_lines(classes: Sequence[str], n_samples: Mapping[str, int], kind: str) -> list[str]:
+    """What the user is told before training: the classes, and the size of each split.
 
     Args:
-        dataset: what to divide.
-        kind: `70-15-15`, `official`, or None: official for an image folder that comes divided, else 70-15-15.
-        subset: keep at most this many images a class in each split.
-        seed: decides which images go where and which ones a subset keeps.
+        classes: class names.
+        n_samples: images by `train`, `val` and `test`.
+        kind: `70-15-15` or `official`.
+    """
+    train, val, test = (n_samples[name] for name in SPLIT_NAMES)
+    return [
+        f"{len(classes):,} classes: {listed(list(classes))}",
+        f"Splits: {train:,} train, {val:,} validation, {test:,} test images ({kind})",
+    ]
+
+
+def make_splits(dataset: Dataset, kind: str | None, subset: int | None, seed: int, workers: int) -> Splits:
+    """Split a data set.
+
+    Args:
+        dataset: the images.
+        kind: `70-15-15`, `official`, or None: official for an image folder with split folders, else 70-15-15.
+        subset: use at most this many images per class in each split.
+        seed: decides which images go into which split, and which ones a subset contains.
         workers: threads that read the images.
 
     Raises:
-        DataError: no official split, or a class too small to divide.
+        DataError: no predefined splits, or a class with too few images.
     """
     if kind is None:
-        kind = "official" if dataset.divided and dataset.name == "imagefolder" else "70-15-15"
-    if kind == "official" and not dataset.divided:
+        kind = "official" if dataset.has_splits and dataset.name == "imagefolder" else "70-15-15"
+    if kind == "official" and not dataset.has_splits:
         raise DataError(
-            f"--split official needs a data set that comes divided, but {dataset.name} does not; "
+            f"--split official requires a data set with predefined splits, but {dataset.name} has none; "
             "use --split 70-15-15, or sort an image folder into train/, val/ and test/."
         )
     hashes, unreadable = content_hashes(dataset.samples, workers)
     notes = list(dataset.notes)
     excluded = list(dataset.excluded)
     if kind == "official":
-        parts = _official(dataset, hashes, seed, notes, excluded)
+        samples = _official(dataset, hashes, seed, notes, excluded)
     else:
-        parts = _stratified(dataset.samples, hashes, seed, _sizes_70_15_15)
+        samples = _stratified(dataset.samples, hashes, seed, _sizes_70_15_15)
     if subset is not None:
-        parts = {name: _subset(part, hashes, subset, seed) for name, part in parts.items()}
-    splits = {name: _split(dataset, name, part, hashes) for name, part in parts.items()}
+        samples = {name: _subset(samples[name], hashes, subset, seed) for name in SPLIT_NAMES}
+    splits = {name: _split(dataset, name, samples[name], hashes) for name in SPLIT_NAMES}
     return Splits(**splits, kind=kind, excluded=tuple(excluded), notes=tuple(notes), unreadable=unreadable)
 
 
 def content_hashes(samples: Sequence[Sample], workers: int) -> tuple[dict[str, str], dict[str, str]]:
-    """SHA-256 of each sample's bytes by sample id; and why files could not be read, likewise.
+    """SHA-256 of each sample's bytes by sample id, and why files could not be read, also by id.
 
-    An unreadable file gets a digest of its own, so that all bad images can be told at once, later.
+    An unreadable file gets the digest of its id, so that all bad images can be reported together, later.
     """
     unreadable: dict[str, str] = {}
 
@@ -107,9 +130,9 @@ def content_hashes(samples: Sequence[Sample], workers: int) -> tuple[dict[str, s
 
 
 def _sizes_70_15_15(n: int) -> tuple[int, int, int]:
-    """Sizes for a class of n: 70 % rounded down for training, the rest halved, the odd one to the test split.
+    """Split sizes for a class of n: 70% rounded down for training, the rest halved, an odd one to test.
 
-    On Flowers-102 this gives 5,687 / 1,224 / 1,278, the sizes of the course homework this tool grew from.
+    On Flowers-102 this gives 5,687 / 1,224 / 1,278, the sizes of the course assignment this tool grew from.
     """
     train = min(n * 7 // 10, n - 2)
     val = (n - train) // 2
@@ -117,22 +140,23 @@ def _sizes_70_15_15(n: int) -> tuple[int, int, int]:
 
 
 def _sizes_85_15(n: int) -> tuple[int, int, int]:
-    """Sizes when only validation is cut out of training images."""
+    """Split sizes if only validation is taken from the training images."""
     val = max(1, round(n * 0.15))
     return n - val, val, 0
 
 
 def _sizes_half(n: int) -> tuple[int, int, int]:
-    """Sizes when a held-out folder serves as validation and as test."""
+    """Split sizes if a held-out folder is used for both validation and test."""
     return 0, n // 2, n - n // 2
 
 
 def _stratified(
     samples: Sequence[Sample], hashes: dict[str, str], seed: int, sizes: Callable[[int], tuple[int, int, int]]
 ) -> dict[str, list[Sample]]:
-    """Deal each class's images out in an order drawn from (seed, content): equal bytes stay together.
+    """Split each class in an order that depends on (seed, content) alone; identical images stay together.
 
-    A hash as the source of chance makes the division independent of library versions, file order and names.
+    Hashes in place of a random generator make the splits independent of library versions, file order and
+    names.
     """
     copies: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -140,77 +164,72 @@ def _stratified(
     by_class: dict[int, list[str]] = defaultdict(list)
     for content, group in copies.items():
         by_class[group[0].label].append(content)
-    parts: dict[str, list[Sample]] = {name: [] for name in NAMES}
+    splits: dict[str, list[Sample]] = {name: [] for name in SPLIT_NAMES}
     for contents in by_class.values():
-        contents.sort(key=lambda content: _draw(seed, content))
+        contents.sort(key=lambda content: _random_key(seed, content))
         n_train, n_val, _ = sizes(sum(len(copies[c]) for c in contents))
         position = 0
         for content in contents:
             name = "train" if position < n_train else "val" if position < n_train + n_val else "test"
-            parts[name] += copies[content]
+            splits[name] += copies[content]
             position += len(copies[content])
-    return parts
+    return splits
 
 
-def _draw(seed: int, content: str) -> str:
+def _random_key(seed: int, content: str) -> str:
     return hashlib.sha256(f"{seed}:{content}".encode()).hexdigest()
 
 
 def _official(
     dataset: Dataset, hashes: dict[str, str], seed: int, notes: list[str], excluded: list[tuple[str, str]]
 ) -> dict[str, list[Sample]]:
-    """The data set's own division, with what is missing cut from what is there, and copies removed."""
-    parts = {name: [s for s in dataset.samples if s.split == name] for name in NAMES}
-    if not parts["val"] and not parts["test"]:
-        parts = _stratified(parts["train"], hashes, seed, _sizes_70_15_15)
-        notes.append(
-            "There is no val/ and no test/: 15 % of train/ each, stratified by class, serve instead."
-        )
-    elif not parts["val"]:
-        cut = _stratified(parts["train"], hashes, seed, _sizes_85_15)
-        parts |= {"train": cut["train"], "val": cut["val"]}
-        notes.append("There is no val/: 15 % of train/, stratified by class, serve instead.")
-    elif not parts["test"]:
-        parts |= {
-            k: v for k, v in _stratified(parts["val"], hashes, seed, _sizes_half).items() if k != "train"
-        }
-        notes.append("There is no test/: half of val/, stratified by class, serves instead.")
+    """The predefined splits; missing ones are taken from the others, and copies across splits are removed."""
+    splits = {name: [s for s in dataset.samples if s.split == name] for name in SPLIT_NAMES}
+    if not splits["val"] and not splits["test"]:
+        splits = _stratified(splits["train"], hashes, seed, _sizes_70_15_15)
+        notes.append("No validation or test folder: each is 15% of the training images, stratified by class.")
+    elif not splits["val"]:
+        splits |= _stratified(splits["train"], hashes, seed, _sizes_85_15) | {"test": splits["test"]}
+        notes.append("No validation folder: it is 15% of the training images, stratified by class.")
+    elif not splits["test"]:
+        splits |= _stratified(splits["val"], hashes, seed, _sizes_half) | {"train": splits["train"]}
+        notes.append("No test folder: it is half of the validation images, stratified by class.")
     seen: dict[str, str] = {}
-    for name in ("test", "val", "train"):  # what is held out stays whole; training gives way
-        kept = [s for s in parts[name] if seen.get(hashes[s.id], name) == name]
-        copies = [s for s in parts[name] if seen.get(hashes[s.id], name) != name]
-        excluded += [(s.id, f"the same bytes as an image of the {seen[hashes[s.id]]} split") for s in copies]
+    for name in ("test", "val", "train"):  # the held-out splits stay complete
+        copies = [s for s in splits[name] if seen.get(hashes[s.id], name) != name]
+        excluded += [(s.id, f"identical to an image in the {seen[hashes[s.id]]} split") for s in copies]
         if copies:
-            notes.append(f"Images left out of the {name} split, since copies are held out: {len(copies)}.")
-        seen |= {hashes[s.id]: name for s in kept}
-        parts[name] = kept
-    return parts
+            images = counted(len(copies), "image")
+            notes.append(f"{images} excluded from the {name} split: identical to held-out images.")
+        splits[name] = [s for s in splits[name] if seen.get(hashes[s.id], name) == name]
+        seen |= {hashes[s.id]: name for s in splits[name]}
+    return splits
 
 
-def _subset(part: list[Sample], hashes: dict[str, str], most: int, seed: int) -> list[Sample]:
-    """At most `most` samples of each class, drawn from (seed, content)."""
-    taken: Counter[int] = Counter()
-    kept = []
-    for sample in sorted(part, key=lambda s: (_draw(seed, hashes[s.id]), s.id)):
-        if taken[sample.label] < most:
-            taken[sample.label] += 1
-            kept.append(sample)
-    return kept
+def _subset(samples: list[Sample], hashes: dict[str, str], most: int, seed: int) -> list[Sample]:
+    """At most `most` samples of each class, chosen by (seed, content)."""
+    n_chosen: Counter[int] = Counter()
+    chosen = []
+    for sample in sorted(samples, key=lambda s: (_random_key(seed, hashes[s.id]), s.id)):
+        if n_chosen[sample.label] < most:
+            n_chosen[sample.label] += 1
+            chosen.append(sample)
+    return chosen
 
 
-def _split(dataset: Dataset, name: str, part: list[Sample], hashes: dict[str, str]) -> Split:
-    samples = tuple(sorted(part, key=lambda s: s.id))
+def _split(dataset: Dataset, name: str, samples: list[Sample], hashes: dict[str, str]) -> Split:
+    samples = sorted(samples, key=lambda s: s.id)
     counts = Counter(s.label for s in samples)
     empty = [c for label, c in enumerate(dataset.classes) if counts[label] == 0]
     if not samples or (empty and name == "train"):
         raise DataError(
-            "Every class needs an image in the training split, and no split may be empty, but in the "
-            f"{name} split these have none: {listed(empty)}; add images (three of a class can be divided) "
-            "or remove the class."
+            "Every class needs an image in the training split, and no split may be empty, but the "
+            f"{name} split has none of: {listed(empty)}; add images (at least three per class) or remove the "
+            "class."
         )
     lines = "".join(f"{s.id}\t{s.label}\t{hashes[s.id]}\n" for s in samples)
     return Split(
-        samples=samples,
+        samples=tuple(samples),
         class_counts=tuple(counts[label] for label in range(len(dataset.classes))),
         fingerprint=hashlib.sha256(lines.encode()).hexdigest(),
     )
