@@ -1,27 +1,34 @@
-"""Files that are either whole or not there, and the lock on a run folder."""
+"""Files that are either complete or absent, the lock on a run folder, and sizes in words."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from finetune.errors import RunFolderError
+from filelock import FileLock, Timeout
+
+from finetune.errors import ConfigError, RunFolderError
+
+UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def write_atomically(path: Path, content: bytes) -> str:
-    """Write a file beside its place, sync it, rename it into its place and sync the folder; its SHA-256.
+    """Write and sync a temporary file, rename it to its final name, and sync the folder.
+
+    Returns:
+        The content's SHA-256.
 
     Raises:
-        RunFolderError: the disk is full or the folder cannot be written.
+        RunFolderError: the disk is full or the folder is not writable.
     """
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # of a process that was killed, or a link that leads elsewhere
+        partial.unlink(missing_ok=True)  # left by a killed process, or a link to somewhere else
         with partial.open("xb") as file:
             file.write(content)
             file.flush()
@@ -29,10 +36,11 @@ def write_atomically(path: Path, content: bytes) -> str:
         partial.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        with suppress(OSError):  # what stopped the writing may stop this too
+        with suppress(OSError):  # may fail for the same reason
             partial.unlink(missing_ok=True)
         raise RunFolderError(
-            f"{path} cannot be written ({error.strerror}); make room or name another folder with --out."
+            f"{path} cannot be written ({error.strerror}); free disk space or choose another folder with "
+            "--out."
         ) from error
     return hashlib.sha256(content).hexdigest()
 
@@ -47,29 +55,42 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process alone.
+    """Hold a run folder for this process alone.
 
-    The kernel drops the lock when the process ends, however it ends, so a lock is never stale.
+    The kernel releases the lock when the process ends, however it ends, so it is never stale.
 
     Raises:
-        RunFolderError: another process holds it, or the folder cannot be written.
+        RunFolderError: another process holds the lock, or the folder is not writable.
     """
-    path = folder / ".lock"
+    # On a file system without locks, filelock's substitute could outlive a killed process.
+    lock = FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        lock.acquire()
+    except Timeout as error:
+        raise RunFolderError(
+            f"Only one process at a time may use a run folder, but another one is using {folder}; wait for "
+            "it or choose another folder with --out."
+        ) from error
     except OSError as error:
         raise RunFolderError(
-            f"The run folder {folder} cannot be written ({error.strerror}); name another with --out."
+            f"The run folder {folder} cannot be written ({error.strerror}); choose another folder with --out."
         ) from error
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunFolderError(
-                f"Only one process may use a run folder, but another one is using {folder}; "
-                "wait for it or name another with --out."
-            ) from error
         yield
     finally:
-        os.close(handle)
+        lock.release()
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `500MB` or `1.5 GB`; units are decimal.
+
+    Raises:
+        ConfigError: it is not a number with a unit.
+    """
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(MB|GB|TB)\s*", text.upper(), re.ASCII)
+    if match is None:
+        raise ConfigError(
+            f"A size must be a number with MB, GB or TB, such as 500MB or 10GB, but {text!r} was given."
+        )
+    return int(float(match[1]) * UNITS[match[2]])

@@ -1,8 +1,9 @@
-"""Files that are whole or not there, and the lock on a run folder."""
+"""Files that are complete or absent, the lock on a run folder, and sizes in words."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune.errors import RunFolderError
+from finetune.errors import ConfigError, RunFolderError
 from finetune.system import files
-from finetune.system.files import locked, write_atomically
+from finetune.system.files import locked, parse_size, write_atomically
 
 
 class TestWriteAtomically:
@@ -51,7 +52,7 @@ class TestWriteAtomically:
         with monkeypatch.context() as broken:
             broken.setattr(target, step, full)
             with pytest.raises(
-                RunFolderError, match=r"f cannot be written \(No space left on device\); make room"
+                RunFolderError, match=r"f cannot be written \(No space left on device\); free disk space"
             ):
                 write_atomically(tmp_path / "f", b"new")
         assert [p.name for p in tmp_path.iterdir()] == ["f"]
@@ -71,7 +72,7 @@ class TestLocked:
     def test_one_at_a_time(self, tmp_path: Path) -> None:
         with locked(tmp_path):
             with (
-                pytest.raises(RunFolderError, match="Only one process may use a run folder"),
+                pytest.raises(RunFolderError, match="Only one process at a time may use a run folder"),
                 locked(tmp_path),
             ):
                 pass
@@ -106,7 +107,56 @@ class TestLocked:
     def test_a_file_in_the_way(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with (
-            pytest.raises(RunFolderError, match=r"cannot be written .*; name another with --out"),
+            pytest.raises(RunFolderError, match=r"cannot be written .*; choose another folder with --out"),
             locked(tmp_path / "file"),
         ):
             pass
+
+    @pytest.mark.parametrize("exists", [False, True])
+    def test_a_link_at_the_lock_is_not_followed(self, tmp_path: Path, exists: bool) -> None:
+        target = tmp_path / "target"
+        if exists:
+            target.write_text("mine")
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / ".lock").symlink_to(target)
+        with pytest.raises(RunFolderError, match="cannot be written"), locked(tmp_path / "run"):
+            pass
+        assert target.exists() == exists
+        assert not exists or target.read_text() == "mine"
+
+    def test_the_content_of_the_lock_file_survives(self, tmp_path: Path) -> None:
+        """It may be a hard link to a file of the user's."""
+        (tmp_path / ".lock").write_text("mine")
+        with locked(tmp_path):
+            assert (tmp_path / ".lock").read_text() == "mine"
+        assert (tmp_path / ".lock").read_text() == "mine"
+
+    def test_a_file_system_without_locks_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def missing(*_: object) -> None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+        monkeypatch.setattr(fcntl, "flock", missing)
+        with pytest.raises(RunFolderError, match="Function not implemented"), locked(tmp_path):
+            pass
+
+
+class TestParseSize:
+    @pytest.mark.parametrize(
+        ("text", "n_bytes"),
+        [("10GB", 10**10), ("500MB", 5 * 10**8), ("1.5 tb", 15 * 10**11), (" 0mb ", 0), ("2Gb", 2 * 10**9)],
+    )
+    def test_numbers_with_units(self, text: str, n_bytes: int) -> None:
+        assert parse_size(text) == n_bytes
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "10", "GB", "-1GB", "1e3GB", "1,5GB", "10GiB", "10 GB 5", "nanGB", "9" * 400 + "GB", "٣GB"],
+    )
+    def test_anything_else_is_refused(self, text: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            parse_size(text)
+        assert str(caught.value) == (
+            f"A size must be a number with MB, GB or TB, such as 500MB or 10GB, but {text!r} was given."
+        )
