@@ -1,6 +1,7 @@
-"""A store on disk: a folder of NumPy files and an `entry.json` with their digests, checked when it is opened.
+"""One entry of the image cache: a folder of NumPy files and an `entry.json` with their digests.
 
-Nothing is synced: what a power cut damages is found when the entry is opened, and is decoded again.
+The digests are checked when an entry is opened, so nothing is synced: what a power cut damages is decoded
+again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,41 +27,48 @@ from finetune.system.host import cores
 
 FORMAT = 1
 CHUNK_BYTES = 16 << 20
-"""Digests are made of pieces of this size, so that threads can share the work."""
+"""Pixels are hashed in chunks of this size, by several threads."""
 
 ENTRY = "entry.json"
 PIXELS = "pixels.npy"
 SIZES = "sizes.npy"
 PARTIAL = ".partial"
+"""Suffix of an entry that is being written."""
 
 
 def open_entry(entry: Path, in_memory: Callable[[int], bool]) -> StoredImages | None:
-    """An entry whose every byte has been checked; None if there is none, and a damaged one is removed.
+    """Open an entry and check every byte; None if there is none. A damaged one is removed.
 
     Args:
         entry: its folder.
-        in_memory: whether that many bytes are to be read into memory rather than mapped.
+        in_memory: whether to read that many bytes into memory instead of mapping the file.
     """
     try:
-        described: dict[str, Any] = json.loads((entry / ENTRY).read_text("utf-8"))
+        description: dict[str, Any] = json.loads((entry / ENTRY).read_text("utf-8"))
         sizes = np.load(entry / SIZES)
         n_bytes = int(byte_counts(sizes).sum())
-        # Private pages ("c"), since PyTorch wants memory that may be written to.
+        # Mapped copy-on-write ("c"), because PyTorch wants writable memory.
         pixels = np.load(entry / PIXELS, mmap_mode=None if in_memory(n_bytes) else "c")
-        whole = pixels.shape == (n_bytes,) and described == _described(sizes, pixels)
-        os.utime(entry / ENTRY)
+        intact = pixels.shape == (n_bytes,) and description == _describe(sizes, pixels)
+        _mark_used(entry)
     except MemoryError:
         raise
-    except Exception:  # whatever the readers make of damaged bytes; NumPy's lets a tokenizer's error through
-        whole = False
-    if not whole:
+    except Exception:  # damaged bytes raise many things: NumPy's reader even lets a tokenizer's error through
+        intact = False
+    if not intact:
         remove(entry)
         return None
     return StoredImages(pixels, sizes)
 
 
-def _described(sizes: npt.NDArray[np.int64], pixels: Pixels) -> dict[str, Any]:
-    """An entry's description: everything that `open_entry` checks."""
+def _mark_used(entry: Path) -> None:
+    """Set the time of last use, by this machine's clock, which a file server's may differ from."""
+    now = time.time_ns()
+    os.utime(entry / ENTRY, ns=(now, now))
+
+
+def _describe(sizes: npt.NDArray[np.int64], pixels: Pixels) -> dict[str, Any]:
+    """The content of `entry.json`: everything that `open_entry` checks."""
     chunks = [pixels[i : i + CHUNK_BYTES] for i in range(0, len(pixels), CHUNK_BYTES)]
     with ThreadPoolExecutor(cores()) as pool:
         digests = list(pool.map(_digest, chunks))
@@ -70,41 +79,46 @@ def _digest(values: npt.NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
 
 
-def keep(store: StoredImages, entry: Path) -> str:
-    """Write a store's entry; why that was not possible, empty if it was."""
+def write_entry(store: StoredImages, entry: Path) -> str:
+    """Write decoded images as an entry; the reason if that is not possible, else empty."""
     try:
         free = shutil.disk_usage(entry.parent).free
         if free < 2 * store.pixels.nbytes:
-            return f"{entry.parent} would have too little room left ({free / 1e9:.1f} GB are free)"
-        partial = _partial(entry)
+            return f"{entry.parent} has too little free space ({free / 1e9:.1f} GB)"
+        partial = _new_partial(entry)
         np.save(partial / PIXELS, store.pixels)
-        _seal(partial, store.sizes, store.pixels)
+        _finish(partial, store.sizes, store.pixels)
     except OSError as error:
-        remove(_partial_path(entry))
-        return f"{entry.parent} cannot hold them ({error.strerror or error})"
+        remove(partial_path(entry))
+        return f"{entry.parent} cannot hold {store.pixels.nbytes / 1e9:.1f} GB ({error.strerror or error})"
     return ""
 
 
 def decode_to_disk(stream: StreamedImages, entry: Path, tick: Callable[[int], None]) -> StoredImages:
-    """Decode straight into an entry's file and open it."""
-    partial = _partial(entry)
+    """Decode directly into an entry's file, and map it.
 
-    def in_file(n_bytes: int) -> Pixels:
+    Raises:
+        BadImagesError: images that cannot be decoded.
+        OSError: the disk is full or the folder is not writable.
+    """
+    partial = _new_partial(entry)
+
+    def allocate_file(n_bytes: int) -> Pixels:
         array = np.lib.format.open_memmap(partial / PIXELS, "w+", np.uint8, (n_bytes,))
         with (partial / PIXELS).open("r+b") as file:
             reserve(file.fileno(), os.fstat(file.fileno()).st_size)
         return array
 
     try:
-        store = decode(stream, tick, in_file)
-        _seal(partial, store.sizes, store.pixels)
+        store = decode(stream, tick, allocate_file)
+        _finish(partial, store.sizes, store.pixels)
     finally:
         remove(partial)
     return StoredImages(np.load(entry / PIXELS, mmap_mode="c"), store.sizes)
 
 
 def remove(path: Path) -> None:
-    """Remove a folder, or the file or link that stands in its place; what cannot be removed stays."""
+    """Remove a folder, or a file or link of its name, if possible."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -112,20 +126,21 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
-def _partial_path(entry: Path) -> Path:
+def partial_path(entry: Path) -> Path:
+    """Where an entry lies while it is written."""
     return entry.with_name(entry.name + PARTIAL)
 
 
-def _partial(entry: Path) -> Path:
-    """An empty folder to write an entry in."""
-    partial = _partial_path(entry)
-    remove(partial)  # of a process that was killed
+def _new_partial(entry: Path) -> Path:
+    partial = partial_path(entry)
+    remove(partial)  # left by a killed process
     partial.mkdir()
     return partial
 
 
-def _seal(partial: Path, sizes: npt.NDArray[np.int64], pixels: Pixels) -> None:
-    """Write the description and put the entry in its place."""
+def _finish(partial: Path, sizes: npt.NDArray[np.int64], pixels: Pixels) -> None:
+    """Write sizes and description, and rename the folder to its final name."""
     np.save(partial / SIZES, sizes)
-    (partial / ENTRY).write_text(json.dumps(_described(sizes, pixels)), "utf-8")
+    (partial / ENTRY).write_text(json.dumps(_describe(sizes, pixels)), "utf-8")
+    _mark_used(partial)
     partial.rename(partial.with_name(partial.name.removesuffix(PARTIAL)))

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from finetune.config.experiment import ExperimentConfig
-from finetune.data.cache import entry_name, obtain
+from finetune.data.cache import cache_limit, discard, entries, entry_name, evict, obtain
 from finetune.data.datasets import Dataset, load_dataset
 from finetune.data.device import DeviceImages
 from finetune.data.sources import ImageSource
-from finetune.data.splits import Splits, make_splits
+from finetune.data.splits import Splits, make_splits, summary_lines
 from finetune.data.store import StoredImages
 from finetune.data.stream import StreamedImages, evaluation_stream, training_stream, visit
 from finetune.errors import BadImagesError, ConfigError
@@ -96,6 +96,8 @@ def make_ready(
             "memory or auto."
         )
     started, workers = time.perf_counter(), workers or cores()
+    limit, cached_before = cache_limit(), {entry.name for entry in entries()}
+    superseded: set[str] = set()
     while True:
         try:
             sources, notes = _sources(config, divided, workers, reporter)
@@ -103,9 +105,16 @@ def make_ready(
         except BadImagesError as error:
             if config.on_bad_image == "fail" or len(error.reasons) == len(divided.dataset.samples):
                 raise
+            superseded |= set(_entry_names(config, divided).values()) - cached_before
             divided = _divided(config, divided.dataset.without(error.reasons), workers)
-    for note in (*divided.splits.notes, *notes):
-        reporter.say(note)
+    names = set(_entry_names(config, divided).values())
+    for name in superseded - names:
+        discard(name)
+    evict(limit, names)
+    splits = divided.splits
+    n_samples = {name: len(split.samples) for name, split in splits.by_name.items()}
+    for line in (*splits.notes, *notes, *summary_lines(divided.dataset.classes, n_samples, splits.kind)):
+        reporter.say(line)
     images, where = _placed(config, divided.splits, sources, device)
     reporter.say(f"{sum(len(s) for s in sources.values()):,} images {where}.")
     return divided, images, time.perf_counter() - started
@@ -119,7 +128,7 @@ def _sources(
     Raises:
         BadImagesError: all that cannot be decoded, of all splits.
     """
-    splits, size = divided.splits, config.recipe.image_size
+    splits, size, names = divided.splits, config.recipe.image_size, _entry_names(config, divided)
     bad = dict(splits.unreadable)
     sources: dict[str, StoredImages | StreamedImages] = {}
     problems: dict[str, None] = {}  # in order, each once
@@ -135,14 +144,22 @@ def _sources(
                     visit(stream, advance)
                     sources[name] = stream
                 else:
-                    entry = entry_name(divided.dataset.name, name, size, split.fingerprint)
-                    sources[name], problem = obtain(entry, make, place, divided.since, advance)
+                    sources[name], problem = obtain(names[name], make, place, divided.since, advance)
                     problems |= {problem: None} if problem else {}
             except BadImagesError as error:
                 bad |= error.reasons
     if bad:
         raise BadImagesError(bad)
-    return sources, [f"The decoded images were not kept for later runs: {p}." for p in problems]
+    return sources, [f"Decoded images not cached: {p}." for p in problems]
+
+
+def _entry_names(config: ExperimentConfig, divided: Divided) -> dict[str, str]:
+    """The names of the cache entries of the splits."""
+    dataset, size = divided.dataset.name, config.recipe.image_size
+    return {
+        name: entry_name(dataset, name, size, split.fingerprint)
+        for name, split in divided.splits.by_name.items()
+    }
 
 
 def _placed(

@@ -1,11 +1,13 @@
-"""Kept images: found again to the pixel, dropped if a bit is wrong, and never in the way of a run."""
+"""Cached images: found again to the pixel, removed if a bit is wrong, and never in the way of a run."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +21,7 @@ import PIL
 import pytest
 
 from finetune.data import cache, entry, store
-from finetune.data.cache import cache_folder, clear, entries, entry_name, obtain
+from finetune.data.cache import cache_folder, cache_limit, clear, discard, entries, entry_name, evict, obtain
 from finetune.data.datasets import Sample
 from finetune.data.store import StoredImages, decode
 from finetune.data.stream import StreamedImages, training_stream
@@ -116,7 +118,7 @@ class TestObtain:
             assert sum(told) == 3
 
     @pytest.mark.parametrize("place", ["memory", "disk"])
-    def test_what_a_run_writes_into_its_pixels_is_not_kept(self, given: Given, place: str) -> None:
+    def test_what_a_run_writes_into_its_pixels_is_not_cached(self, given: Given, place: str) -> None:
         for obtained in (given.obtain(place), given.reopen(place)):
             obtained[0].pixels[:] = 0
         given.reopen(place)
@@ -165,7 +167,7 @@ class TestChanged:
         self, given: Given, folder: Path, place: str
     ) -> None:
         found, problem = given.obtain(place, since=1.0)
-        assert problem == "an image changed while it was read"
+        assert problem == "an image file changed while it was being read"
         assert found.in_memory == (place != "disk")
         assert files_left(folder) == []
 
@@ -185,7 +187,7 @@ class TestChanged:
 
         single = training_stream(given.samples, 32, 1)
         _, problem = obtain(NAME, lambda: single, place, since, change)
-        assert problem == "an image changed while it was read"
+        assert problem == "an image file changed while it was being read"
         assert files_left(folder) == []
 
     def test_an_older_change_is_none(self, given: Given) -> None:
@@ -311,7 +313,8 @@ class TestNoRoom:
             assert found.in_memory
             assert problem.startswith(f"{cache_folder()} cannot be written (")
         with pytest.raises(
-            RunFolderError, match=r"^--store disk keeps .* cannot be written .*XDG_CACHE_HOME\.$"
+            RunFolderError,
+            match=r"^--store disk needs the image cache, but .* cannot be written .*XDG_CACHE_HOME",
         ):
             given.obtain("disk")
         assert (base / stands).read_text() == "mine"
@@ -324,7 +327,7 @@ class TestNoRoom:
     ) -> None:
         usage = shutil.disk_usage(".")._replace(free=2 * len(given.pixels) + spare)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-        said = "" if kept else f"{folder} would have too little room left (0.0 GB are free)"
+        said = "" if kept else f"{folder} has too little free space (0.0 GB)"
         assert given.obtain()[1] == said
         assert files_left(folder) == [NAME] * kept
 
@@ -341,7 +344,7 @@ class TestNoRoom:
         monkeypatch.setattr(entry, "reserve", full)
         if place == "disk":
             with pytest.raises(
-                RunFolderError, match=r"cannot hold .* \(No space left on device\); make room"
+                RunFolderError, match=r"cannot hold .* \(No space left on device\); free disk"
             ):
                 given.obtain(place)
         else:
@@ -409,6 +412,25 @@ class TestTogether:
             thread.join(10)
         assert done.is_set()
 
+    def test_signals_are_handled_while_waiting(self, folder: Path) -> None:
+        """Ctrl-C ends a run that waits for another one to decode the same images."""
+        folder.mkdir(parents=True)
+        with (folder / f"{NAME}.lock").open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+            timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                obtain(NAME, never, "memory", later(), lambda _: None)
+            timer.join()
+
+    def test_a_link_at_the_lock_is_not_followed(self, given: Given, folder: Path, tmp_path: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / f"{NAME}.lock").symlink_to(tmp_path / "target")
+        found, problem = given.obtain()
+        assert found.in_memory
+        assert problem.startswith(f"{folder} cannot be written (")
+        assert not (tmp_path / "target").exists()
+
     def test_clearing_while_an_entry_is_decoded_lets_nobody_else_in(self, given: Given, folder: Path) -> None:
         """With a new lock file a second process would write into the folder of the first."""
         inside, go_on, second = threading.Event(), threading.Event(), threading.Event()
@@ -434,15 +456,16 @@ class TestTogether:
         assert files_left(folder) == [NAME]
 
 
-class TestList:
-    @pytest.fixture
-    def three(self, given: Given, folder: Path) -> list[str]:
-        """The names of three entries, the most recently used first."""
-        for age, name in enumerate(["c", "a", "b"]):
-            obtain(name, given.make, "memory", later(), lambda _: None)
-            os.utime(folder / name / entry.ENTRY, (1e9 - age, 1e9 - age))
-        return ["c", "a", "b"]
+@pytest.fixture
+def three(given: Given, folder: Path) -> list[str]:
+    """The names of three entries, the most recently used first."""
+    for age, name in enumerate(["c", "a", "b"]):
+        obtain(name, given.make, "memory", later(), lambda _: None)
+        os.utime(folder / name / entry.ENTRY, (1e9 - age, 1e9 - age))
+    return ["c", "a", "b"]
 
+
+class TestList:
     def test_what_there_is(self, three: list[str], folder: Path) -> None:
         found = entries()
         assert [e.name for e in found] == three
@@ -469,14 +492,8 @@ class TestList:
     def test_clear_an_unknown_name(self, three: list[str], name: str) -> None:
         with pytest.raises(ConfigError) as caught:
             clear(["a", name])
-        assert str(caught.value) == (
-            f"Each name must be one that finetune data list shows, but {name!r} was given; there are c, a, b."
-        )
+        assert str(caught.value) == f"Cache entry not found: {name!r}; finetune data list shows all names."
         assert [e.name for e in entries()] == three
-
-    def test_there_is_nothing_to_name(self) -> None:
-        with pytest.raises(ConfigError, match="there are none"):
-            clear(["x"])
 
     @pytest.mark.usefixtures("three")
     def test_clear_all_with_what_is_damaged_or_left_over(self, folder: Path) -> None:
@@ -503,3 +520,102 @@ class TestList:
         found = given.obtain("disk")
         clear()
         given.checked(found)
+
+
+def names() -> list[str]:
+    return [e.name for e in entries()]
+
+
+class TestLimit:
+    def test_nothing_happens_within_the_limit(self, three: list[str]) -> None:
+        evict(sum(e.n_bytes for e in entries()), in_use=())
+        assert names() == three
+
+    @pytest.mark.parametrize(("excess", "n_left"), [(1, 2), ("one", 2), ("one more", 1), ("all", 0)])
+    def test_the_least_recently_used_go_first(self, three: list[str], excess: int | str, n_left: int) -> None:
+        size = entries()[0].n_bytes
+        n_bytes = {1: 1, "one": size, "one more": size + 1, "all": 3 * size}[excess]
+        evict(3 * size - n_bytes, in_use=())
+        assert names() == three[:n_left]
+
+    def test_opening_an_entry_saves_it(self, three: list[str]) -> None:
+        obtain(three[-1], never, "memory", later(), lambda _: None)
+        evict(entries()[0].n_bytes, in_use=())
+        assert names() == [three[-1]]
+
+    def test_a_limit_below_one_entry_leaves_those_in_use(self, three: list[str]) -> None:
+        evict(1, in_use=[three[-1], "not cached"])
+        assert names() == [three[-1]]
+
+    def test_an_entry_in_use_is_never_removed_in_place_of_another(self, three: list[str]) -> None:
+        evict(2 * entries()[0].n_bytes, in_use=[three[-1]])
+        assert names() == [three[0], three[2]]
+
+    def test_a_mapped_entry_keeps_its_pixels(self, given: Given) -> None:
+        found = given.obtain("disk")
+        evict(0, in_use=())
+        assert names() == []
+        given.checked(found)
+
+    def test_a_locked_entry_stays(self, three: list[str], folder: Path) -> None:
+        program = (
+            "import fcntl, sys\nfile = open(sys.argv[1], 'ab')\nfcntl.flock(file, fcntl.LOCK_EX)\n"
+            "print('held', flush=True)\nsys.stdin.read()\n"
+        )
+        command = [sys.executable, "-S", "-c", program, str(folder / f"{three[1]}.lock")]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            evict(0, in_use=())
+            assert names() == [three[1]]
+            other.kill()
+        evict(0, in_use=())
+        assert names() == []
+
+    def test_what_a_killed_process_left_goes_too(self, three: list[str], folder: Path) -> None:
+        (folder / three[0]).rename(folder / f"killed{entry.PARTIAL}")
+        evict(10**9, in_use=())
+        assert files_left(folder) == sorted(three[1:])
+
+    def test_what_is_being_written_stays(self, given: Given, folder: Path) -> None:
+        def make() -> Stream:
+            (folder / f"{NAME}{entry.PARTIAL}").mkdir()
+            thread = threading.Thread(target=evict, args=(0, ()))
+            thread.start()
+            thread.join()
+            assert files_left(folder) == [f"{NAME}{entry.PARTIAL}"]
+            return given.make()
+
+        assert given.checked(obtain(NAME, make, "memory", later(), lambda _: None))[1] == ""
+
+    def test_several_that_fill_and_evict_at_once(self, given: Given) -> None:
+        """Each gets its own images, whatever the others remove meanwhile."""
+
+        def work(number: int) -> None:
+            for turn in range(12):
+                name = f"shared-{(turn + number) % 3}"
+                found = given.checked(obtain(name, given.make, "disk", later(), lambda _: None))
+                evict(1, [name])
+                problems.append(given.checked(found)[1])
+
+        problems: list[str] = []
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert problems == [""] * 36
+
+    def test_an_unusable_cache_is_left_alone(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        evict(0, in_use=())
+        assert not discard("any")
+
+    def test_ten_gigabytes_unless_the_variable_says_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("FINETUNE_CACHE_LIMIT", raising=False)
+        assert cache_limit() == 10**10
+        monkeypatch.setenv("FINETUNE_CACHE_LIMIT", "")
+        assert cache_limit() == 10**10
+        monkeypatch.setenv("FINETUNE_CACHE_LIMIT", "500MB")
+        assert cache_limit() == 5 * 10**8

@@ -1,4 +1,4 @@
-"""Images made ready: kept between runs, placed as asked, and the same results wherever they lie."""
+"""Prepared images: cached between runs, stored as asked, and the same results wherever they are."""
 
 from __future__ import annotations
 
@@ -123,14 +123,14 @@ class TestPlaces:
         )
         assert entries() == []
 
-    def test_why_they_were_not_kept_is_said_once(
+    def test_why_they_are_not_cached_is_said_once(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         (tmp_path / "file").touch()
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
         _, said = ready(tiny_config())
-        assert [line for line in said if "not kept" in line] == [
-            f"The decoded images were not kept for later runs: {tmp_path / 'file' / 'finetune' / 'images'} "
+        assert [line for line in said if "not cached" in line] == [
+            f"Decoded images not cached: {tmp_path / 'file' / 'finetune' / 'images'} "
             "cannot be written (Not a directory)."
         ]
         assert said[-1].endswith("in memory.")
@@ -158,7 +158,7 @@ class TestBadImages:
         for _ in ("decoded", "opened"):
             divided, images, _ = make_ready(config, divide(config), reporter := RecordingReporter())
             assert [name for name, _ in divided.dataset.excluded] == [f"{split}/a/003.png"]
-            assert "Images left out, since they cannot be read: 1." in reporter.said
+            assert "1 unreadable image excluded." in reporter.said
             counts = {"train": len(images.train)} | {n: len(held) for n, (held, _) in images.held_out.items()}
             assert counts == {"train": 20, "val": 20, "test": 20} | {split: 19}
             assert len(images.train_labels) == counts["train"]
@@ -177,6 +177,33 @@ class TestBadImages:
         assert [e.name.split("-")[1] for e in entries()] == ([] if place == "off" else ["val"])
         assert not list(folder.glob("*.partial"))
 
+    @pytest.mark.parametrize("kind", ["official", "70-15-15"])
+    @pytest.mark.parametrize("place", ["memory", "disk"])
+    def test_skipping_caches_only_the_splits_that_are_used(
+        self, tmp_path: Path, folder: Path, kind: str, place: str
+    ) -> None:
+        root = pets(tmp_path)
+        (root / "train" / "a" / "003.png").write_bytes(b"bad")
+        config = tiny_config(
+            dataset=f"imagefolder:{root}", store=place, subset=None, on_bad_image="skip", split=kind
+        )
+        divided, _, _ = make_ready(config, divide(config), RecordingReporter())
+        used = {
+            cache.entry_name("imagefolder", name, 16, split.fingerprint)
+            for name, split in divided.splits.by_name.items()
+        }
+        assert {e.name for e in entries()} == used
+        assert {p.name for p in folder.iterdir() if p.suffix != ".lock"} == used
+
+    def test_skipping_leaves_what_was_cached_before(self, tmp_path: Path) -> None:
+        root = pets(tmp_path)
+        config = tiny_config(dataset=f"imagefolder:{root}", subset=None, on_bad_image="skip", split="70-15-15")
+        ready(config)
+        before = {e.name for e in entries()}
+        (root / "train" / "a" / "003.png").write_bytes(b"bad")
+        ready(config)
+        assert before <= {e.name for e in entries()}
+
     def test_other_content_under_the_same_name_is_decoded(self, tmp_path: Path) -> None:
         root = pets(tmp_path)
         config = tiny_config(dataset=f"imagefolder:{root}", subset=None)
@@ -187,6 +214,49 @@ class TestBadImages:
         assert isinstance(after.train, StoredImages)
         changed = [i for i in range(20) if (before.train.image(i) != after.train.image(i)).any()]
         assert changed == [3]
+
+
+class TestCacheLimit:
+    def test_other_images_go_and_those_of_the_job_stay(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ready(tiny_config())
+        monkeypatch.setenv("FINETUNE_CACHE_LIMIT", "0MB")
+        ready(tiny_config(image_size=17))
+        assert sorted(e.name.split("-")[2] for e in entries()) == ["17px"] * 3
+
+    def test_all_stay_within_the_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FINETUNE_CACHE_LIMIT", "1MB")
+        ready(tiny_config())
+        ready(tiny_config(image_size=17))
+        assert len(entries()) == 6
+
+    def test_a_wrong_size_is_refused_before_anything_is_decoded(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("FINETUNE_CACHE_LIMIT", "much")
+        with pytest.raises(
+            ConfigError, match=r"^A size must be a number with MB, GB or TB, .* 'much' was given"
+        ):
+            ready(tiny_config())
+        assert entries() == []
+
+
+class TestSummary:
+    def test_classes_and_split_sizes_are_said(self, tmp_path: Path) -> None:
+        _, said = ready(tiny_config(dataset=f"imagefolder:{pets(tmp_path)}", subset=4))
+        assert said[:-1] == [
+            "2 classes: a, b",
+            "Splits: 8 train, 8 validation, 8 test images (official)",
+        ]
+
+    def test_after_what_was_excluded(self, tmp_path: Path) -> None:
+        root = pets(tmp_path)
+        (root / "train" / "a" / "003.png").write_bytes(b"bad")
+        _, said = ready(tiny_config(dataset=f"imagefolder:{root}", subset=None, on_bad_image="skip"))
+        assert said[:-1] == [
+            "1 unreadable image excluded.",
+            "2 classes: a, b",
+            "Splits: 19 train, 20 validation, 20 test images (official)",
+        ]
 
 
 class TestDataCommands:
@@ -228,13 +298,12 @@ class TestDataCommands:
         assert finetune("data", "clear", "nope") == (
             2,
             "",
-            "Error: Each name must be one that finetune data list shows, but 'nope' was given; there are "
-            "none.\n",
+            "Error: Cache entry not found: 'nope'; finetune data list shows all names.\n",
         )
         folder.parents[1].write_text("a file")
         code, out, err = finetune("data", "prepare", *OPTIONS)
         assert (code, out) == (2, "")
-        assert err.startswith("Error: --store disk keeps the decoded images in a folder, but ")
+        assert err.startswith("Error: --store disk needs the image cache, but ")
         assert err.count("\n") == 1
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         code, _, err = finetune("train", *OPTIONS, "--variants", "a", "--store", "device", "--out", "run")
