@@ -65,7 +65,7 @@ def cache_limit() -> int:
     Raises:
         ConfigError: the variable is not a size.
     """
-    return parse_size(os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT)
+    return parse_size(os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT, LIMIT_VARIABLE)
 
 
 def entry_name(dataset: str, split: str, image_size: int, fingerprint: str) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from finetune.config.experiment import ExperimentConfig
+from finetune.data.splits import summary_lines
 from finetune.run.experiment import run_experiment
 from finetune.system.console import Reporter
 from finetune.system.signals import StopRequest
@@ -34,6 +35,9 @@ def profile_run(config: ExperimentConfig, reporter: Reporter, stop: StopRequest)
         record = run_experiment(config, Path(folder), Reporter(Console(quiet=True)), stop)
     machine, precision = record["environment"], record["config"]["precision"]
     reporter.say(f"{machine['device_name']}, {machine['threads']} threads, {precision} precision")
+    n_samples = {name: split["n_samples"] for name, split in record["dataset"]["splits"].items()}
+    for line in summary_lines(record["dataset"]["classes"], n_samples, record["config"]["split"]):
+        reporter.say(line)
     reporter.table(stages_table(record))
     return record
 

@@ -82,8 +82,12 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, name: str) -> int:
     """Bytes of a size such as `500MB` or `1.5 GB`; units are decimal.
+
+    Args:
+        text: the size.
+        name: what it is the size of, for the message.
 
     Raises:
         ConfigError: it is not a number with a unit.
@@ -91,6 +95,6 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(MB|GB|TB)\s*", text.upper(), re.ASCII)
     if match is None:
         raise ConfigError(
-            f"A size must be a number with MB, GB or TB, such as 500MB or 10GB, but {text!r} was given."
+            f"{name} must be a number with MB, GB or TB, such as 500MB or 10GB, but {text!r} was given."
         )
     return int(float(match[1]) * UNITS[match[2]])

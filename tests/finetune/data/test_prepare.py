@@ -234,7 +234,8 @@ class TestCacheLimit:
     ) -> None:
         monkeypatch.setenv("FINETUNE_CACHE_LIMIT", "much")
         with pytest.raises(
-            ConfigError, match=r"^A size must be a number with MB, GB or TB, .* 'much' was given"
+            ConfigError,
+            match=r"^FINETUNE_CACHE_LIMIT must be a number with MB, GB or TB, .* 'much' was given",
         ):
             ready(tiny_config())
         assert entries() == []

@@ -129,6 +129,7 @@ class TestProfile:
             )
             profile_run(config.pick("c"), reporter, StopRequest())
             assert reporter.said[0].endswith(f"threads, {expected} precision")
+            assert reporter.said[2] == "Splits: 10 train, 10 validation, 10 test images (70-15-15)"
         assert not list(temporary.iterdir())
 
     @pytest.mark.parametrize("option", ["--epochs", "--batch-size"])

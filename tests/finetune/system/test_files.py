@@ -148,7 +148,7 @@ class TestParseSize:
         [("10GB", 10**10), ("500MB", 5 * 10**8), ("1.5 tb", 15 * 10**11), (" 0mb ", 0), ("2Gb", 2 * 10**9)],
     )
     def test_numbers_with_units(self, text: str, n_bytes: int) -> None:
-        assert parse_size(text) == n_bytes
+        assert parse_size(text, "--limit") == n_bytes
 
     @pytest.mark.parametrize(
         "text",
@@ -156,7 +156,7 @@ class TestParseSize:
     )
     def test_anything_else_is_refused(self, text: str) -> None:
         with pytest.raises(ConfigError) as caught:
-            parse_size(text)
+            parse_size(text, "--limit")
         assert str(caught.value) == (
-            f"A size must be a number with MB, GB or TB, such as 500MB or 10GB, but {text!r} was given."
+            f"--limit must be a number with MB, GB or TB, such as 500MB or 10GB, but {text!r} was given."
         )
