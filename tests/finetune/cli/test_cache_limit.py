@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune.data.cache import entries
-from tests.finetune.conftest import Command
+from tests.builders.runs import Command
 
 IMAGES = ["--dataset", "digits", "--subset", "2", "--workers", "1"]
 

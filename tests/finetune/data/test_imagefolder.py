@@ -12,8 +12,8 @@ from finetune.data.datasets import Dataset, load_dataset
 from finetune.data.imagefolder import IMAGE_SUFFIXES
 from finetune.data.splits import make_splits
 from finetune.errors import DataError
-from tests.conftest import real_data
-from tests.finetune.helpers import image_tree, photo
+from tests.builders.images import image_tree, photo
+from tests.machine import real_data
 
 NOWHERE = Path("never-made")
 TWO_CLASSES = ("a", "b")

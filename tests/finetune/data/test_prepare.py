@@ -197,7 +197,9 @@ class TestBadImages:
 
     def test_skipping_leaves_what_was_cached_before(self, tmp_path: Path) -> None:
         root = pets(tmp_path)
-        config = tiny_config(dataset=f"imagefolder:{root}", subset=None, on_bad_image="skip", split="70-15-15")
+        config = tiny_config(
+            dataset=f"imagefolder:{root}", subset=None, on_bad_image="skip", split="70-15-15"
+        )
         ready(config)
         before = {e.name for e in entries()}
         (root / "train" / "a" / "003.png").write_bytes(b"bad")
