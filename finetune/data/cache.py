@@ -131,9 +131,7 @@ def obtain(
 def entries() -> list[Entry]:
     """The entries of the cache, the most recently used first."""
     found = []
-    for path in cache_folder().glob("*/" + ENTRY):
-        if path.parent.suffix == PARTIAL:
-            continue
+    for path in (folder / ENTRY for folder in _folders() if folder.suffix != PARTIAL):
         try:
             description = json.loads(path.read_text("utf-8"))
             size = sum(p.stat().st_size for p in path.parent.iterdir())
@@ -142,6 +140,14 @@ def entries() -> list[Entry]:
         except (OSError, ValueError, LookupError, TypeError):
             continue  # damaged: removed when it is next opened, or by clear()
     return sorted(found, key=lambda e: e.used_at, reverse=True)
+
+
+def _folders() -> list[Path]:
+    """The folders of complete and partial entries; none if the cache cannot be read."""
+    try:
+        return [path for path in cache_folder().iterdir() if path.suffix != LOCK]
+    except OSError:
+        return []
 
 
 def evict(limit_bytes: int, in_use: Collection[str]) -> None:
@@ -153,8 +159,9 @@ def evict(limit_bytes: int, in_use: Collection[str]) -> None:
         limit_bytes: the limit.
         in_use: names of entries that stay even if they exceed the limit.
     """
-    for path in cache_folder().glob("*" + PARTIAL):
-        discard(path.name.removesuffix(PARTIAL))  # left by a killed process
+    for path in _folders():
+        if path.suffix == PARTIAL:
+            discard(path.stem)  # left by a killed process
     found = entries()
     excess = sum(e.n_bytes for e in found) - limit_bytes
     for entry in reversed(found):

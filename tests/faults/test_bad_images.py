@@ -18,7 +18,7 @@ from PIL import Image
 from finetune.data.datasets import Sample, load_dataset
 from finetune.data.decode import open_image
 from finetune.data.prepare import divide, make_ready
-from finetune.errors import BadImagesError, DataError
+from finetune.errors import BadImagesError, DataError, counted
 from tests.builders.config import tiny_command, tiny_config
 from tests.builders.images import decode_evaluation, decode_training, image_tree, photo
 from tests.builders.runs import RecordingReporter, results_of, run_finetune
@@ -101,7 +101,7 @@ def test_all_bad_images_are_told_before_training(
 
     done = run_finetune(capsys, *tiny_command(out, narrow_weights, *more, "--on-bad-image", "skip"))
     assert done.code == 0, done
-    assert f"Images left out, since they cannot be read: {len(expected)}." in done.out
+    assert f"{counted(len(expected), 'unreadable image')} excluded." in done.out
     record = results_of(out)["dataset"]
     excluded = {e["sample_id"]: e["reason"] for e in record["excluded"]}
     assert excluded.keys() == {f"cat/{name}" for name in expected}
@@ -260,7 +260,7 @@ def test_unreadable_folder(public: Path, hidden: str, request: pytest.FixtureReq
     (public / "images" / hidden).chmod(0)
     try:
         request.getfixturevalue("nobody")
-        with pytest.raises(DataError, match=r"cannot be listed \(.*Permission denied"):
+        with pytest.raises(DataError, match=r"^Cannot list the image folder .* \(.*Permission denied"):
             load_dataset(f"imagefolder:{public / 'images'}", public)
     finally:
         os.seteuid(os.getuid())

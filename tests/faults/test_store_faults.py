@@ -44,7 +44,7 @@ def whole(
             patch.setenv("XDG_CACHE_HOME", str(out.parent / "no-folder"))
             done = run_finetune(capsys, *command(out, narrow_weights, "memory"))
         assert done.code == 0, done
-        assert "not kept for later runs" in done.out
+        assert "not cached" in done.out
         assert [r["status"] for r in results_of(out)["runs"]] == ["completed"]
     return out
 
@@ -87,8 +87,8 @@ def test_a_volume_that_is_full_costs_only_the_next_runs_time(
     fill(volume)
     done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, "memory"))
     assert done.code == 0, done
-    assert done.out.count("The decoded images were not kept for later runs: ") == 1
-    assert f"{kept} would have too little room left (0.0 GB are free)." in done.out
+    assert done.out.count("Decoded images not cached: ") == 1
+    assert f"{kept} has too little free space (0.0 GB)." in done.out
     assert left(kept) == []
     assert_same_run(tmp_path / "run", whole)
 
@@ -105,7 +105,7 @@ def test_a_volume_that_fills_up_while_an_entry_is_written(
 ) -> None:
     volume = tmpfs("1m")
     kept = volume_as_cache(monkeypatch, volume)
-    save, describe = np.save, entry._described
+    save, describe = np.save, entry._describe
 
     def full_save(path: Path, values: np.ndarray) -> None:
         if path.name == file:
@@ -119,10 +119,10 @@ def test_a_volume_that_fills_up_while_an_entry_is_written(
 
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", full_save)
-        patch.setattr(entry, "_described", full_describe)
+        patch.setattr(entry, "_describe", full_describe)
         done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, "memory"))
     assert done.code == 0, done
-    assert "The decoded images were not kept for later runs: " in done.out
+    assert "Decoded images not cached: " in done.out
     assert left(kept) == []
     assert_same_run(tmp_path / "run", whole)
 
@@ -142,9 +142,9 @@ def test_disk_was_asked_for_and_is_full(
     fill(volume, room)
     done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, "disk"))
     said = done.refused()
-    assert said.startswith("Error: --store disk keeps the decoded images in a folder, but ")
+    assert said.startswith("Error: --store disk needs the image cache, but ")
     assert "(No space left on device)" in said
-    assert "make room, or name another folder with the variable XDG_CACHE_HOME." in said
+    assert "free disk space, or set XDG_CACHE_HOME to another folder." in said
     assert "A seed 0" not in done.out
     assert not (tmp_path / "run").exists()
     assert not list(kept.glob("*.partial"))
@@ -175,7 +175,7 @@ def test_a_kill_while_an_entry_is_written(
 
         try:
             if moment == "pixels written":
-                monkeypatch.setattr(entry, "_seal", killed)
+                monkeypatch.setattr(entry, "_finish", killed)
             else:
                 monkeypatch.setattr(Path, "rename", killed if moment == "described" else renamed)
             run_finetune(capsys, *command(tmp_path / "killed", narrow_weights, place))
@@ -188,7 +188,7 @@ def test_a_kill_while_an_entry_is_written(
     assert len(entries()) == (moment == "renamed")
     done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, place))
     assert done.code == 0, done
-    assert "not kept" not in done.out
+    assert "not cached" not in done.out
     assert len(left(folder)) == len(entries()) == 3
     assert_same_run(tmp_path / "run", whole)
 
