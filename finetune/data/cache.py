@@ -75,7 +75,11 @@ def entry_name(dataset: str, split: str, image_size: int, fingerprint: str) -> s
 
 
 def obtain(
-    name: str, make_stream: Callable[[], StreamedImages], mode: str, hashed_at: float, tick: Callable[[int], None]
+    name: str,
+    make_stream: Callable[[], StreamedImages],
+    mode: str,
+    hashed_at: float,
+    tick: Callable[[int], None],
 ) -> tuple[StoredImages, str]:
     """A split's decoded images: from the cache, or decoded now and cached.
 

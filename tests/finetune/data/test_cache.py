@@ -578,7 +578,7 @@ class TestLimit:
         assert files_left(folder) == sorted(three[1:])
 
     def test_what_is_being_written_stays(self, given: Given, folder: Path) -> None:
-        def make() -> Stream:
+        def make() -> StreamedImages:
             (folder / f"{NAME}{entry.PARTIAL}").mkdir()
             thread = threading.Thread(target=evict, args=(0, ()))
             thread.start()
