@@ -12,6 +12,7 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in TESTS.rglob("test_*.py"))
 OWN_SUBJECT = {
+    "tests/finetune/cli/test_cache_limit.py",  # one option of several commands
     "tests/finetune/training/test_waiting.py",  # no training step waits for its device
     "tests/grader/test_claims.py",  # the answers to the questions, in words
     "tests/grader/test_examples.py",  # examples/

@@ -6,7 +6,7 @@ import dataclasses
 
 import click
 
-from finetune.cli.options import IMAGE_OPTIONS, takes_config
+from finetune.cli.options import IMAGE_OPTIONS, cache_limit, takes_config
 from finetune.config.experiment import ExperimentConfig
 
 
@@ -17,6 +17,7 @@ def data() -> None:
 
 @data.command()
 @takes_config(*IMAGE_OPTIONS)
+@cache_limit
 def prepare(config: ExperimentConfig) -> None:
     """Decode and cache the images of an experiment, so that later runs need not."""
     from finetune.data.prepare import divide, make_ready

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,28 @@ def takes_config(*names: str, **defaults: Any) -> Callable[[Command], Command]:
         return wrapped
 
     return decorate
+
+
+def _set_limit(_context: click.Context, _option: click.Parameter, size: str | None) -> None:
+    if size is None:
+        return
+    from finetune.system.files import parse_size
+
+    parse_size(size, "--cache-limit")
+    # Not in the configuration, because it changes no result; and set without data.cache, which imports torch.
+    os.environ["FINETUNE_CACHE_LIMIT"] = size
+
+
+def cache_limit(command: Command) -> Command:
+    """Give a command that decodes images the option `--cache-limit`, which its function does not receive."""
+    return click.option(
+        "--cache-limit",
+        metavar="SIZE",
+        expose_value=False,
+        callback=_set_limit,
+        help="Remove the least recently used images from the cache above this size, such as 500MB.  "
+        "[default: FINETUNE_CACHE_LIMIT, else 10GB]",
+    )(command)
 
 
 def configure(given: Mapping[str, Any]) -> ExperimentConfig:

@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
-from finetune.cli.options import begin_training, takes_config
+from finetune.cli.options import begin_training, cache_limit, takes_config
 from finetune.config.experiment import ExperimentConfig
 
 
 @click.command()
 @takes_config(epochs=2)
+@cache_limit
 def profile(config: ExperimentConfig) -> Mapping[str, Any]:
     """Show where the time of a short run goes. Writes no run folder."""
     stop = begin_training(config)

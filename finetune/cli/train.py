@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from finetune.cli.options import FOLDER, begin_training, takes_config
+from finetune.cli.options import FOLDER, begin_training, cache_limit, takes_config
 from finetune.config.experiment import ExperimentConfig
 from finetune.config.presets import load_preset
 from finetune.errors import ConfigError
@@ -24,6 +24,7 @@ NEWEST = Path("newest")
 
 @click.command()
 @takes_config()
+@cache_limit
 @click.option(
     "--parallel",
     type=click.Choice(["runs", "data"]),

@@ -455,8 +455,14 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--parallel", "data"], "--parallel needs a run folder .* but --out is not given; name one."),
-            (["--parallel", "runs"], "--parallel needs a run folder .* but --out is not given; name one."),
+            (
+                ["--parallel", "data"],
+                "--parallel needs one run folder .* but --out was not given; add --out FOLDER.",
+            ),
+            (
+                ["--parallel", "runs"],
+                "--parallel needs one run folder .* but --out was not given; add --out FOLDER.",
+            ),
             (
                 ["--parallel", "data", "--out", "run"],
                 "processes that can reach one another, but MASTER_ADDR is not set; start them with torchrun.",
