@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from grader import strict_json
 from grader.errors import UnusableError, UsageError
@@ -51,8 +52,28 @@ def load(path: Path) -> Submission:
     is_folder = path.is_dir()
     file = path / RESULTS_NAME if is_folder else path
     content = read_bytes(file, short(file, "", 200), strict_json.MAX_BYTES, follow=not is_folder)
-    document = strict_json.parse(content, file.name)
-    problems = [f"{file.name}: {problem}" for problem in islice(schema_problems(document), MAX_PROBLEMS)]
+    return Submission(file.parent, results_from(check(content, file.name)))
+
+
+def check(content: bytes, shown: str) -> dict[str, Any]:
+    """Parse the content of a results file and check it; finetune holds what it writes to the same.
+
+    Args:
+        content: The file's bytes.
+        shown: How messages name the file.
+
+    Returns:
+        The document.
+
+    Raises:
+        UnusableError: The content is too large, is not strict JSON, or breaks the schema; told in full.
+    """
+    if len(content) > strict_json.MAX_BYTES:
+        raise UnusableError(
+            [f"{shown} has {len(content):,} bytes; at most {strict_json.MAX_BYTES:,} are read."]
+        )
+    document = strict_json.parse(content, shown)
+    problems = [f"{shown}: {problem}" for problem in islice(schema_problems(document), MAX_PROBLEMS)]
     if problems:
         raise UnusableError(problems)
-    return Submission(file.parent, results_from(document))
+    return dict(document)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 
 from finetune.config.experiment import ExperimentConfig
 from finetune.data.cache import cache_limit, discard, entries, entry_name, evict, obtain
-from finetune.data.datasets import Dataset, load_dataset
+from finetune.data.datasets import SPLIT_NAMES, Dataset, load_dataset
 from finetune.data.device import DeviceImages
 from finetune.data.sources import ImageSource
 from finetune.data.splits import Splits, make_splits, summary_lines
@@ -75,6 +75,7 @@ def make_ready(
     reporter: Reporter,
     workers: int | None = None,
     device: torch.device = CPU,
+    names: Collection[str] = SPLIT_NAMES,
 ) -> tuple[Divided, Images, float]:
     """Decode every image once, or see that it can be; what is used in the end, and the seconds that took.
 
@@ -84,6 +85,7 @@ def make_ready(
         reporter: told what is left out and where the images lie.
         workers: threads; None takes one a core.
         device: where they are needed.
+        names: the splits to decode, `val` among them; without `train`, `Images.train` must not be used.
 
     Raises:
         ConfigError: `--store device` without a GPU.
@@ -100,7 +102,7 @@ def make_ready(
     superseded: set[str] = set()
     while True:
         try:
-            sources, notes = _sources(config, divided, workers, reporter)
+            sources, notes = _sources(config, divided, workers, reporter, names)
             break
         except BadImagesError as error:
             if config.on_bad_image == "fail" or len(error.reasons) == len(divided.dataset.samples):
@@ -121,7 +123,7 @@ def make_ready(
 
 
 def _sources(
-    config: ExperimentConfig, divided: Divided, workers: int, reporter: Reporter
+    config: ExperimentConfig, divided: Divided, workers: int, reporter: Reporter, names: Collection[str]
 ) -> tuple[dict[str, StoredImages | StreamedImages], list[str]]:
     """The images of each split, and why they were not kept for later runs, if they were not.
 
@@ -134,8 +136,9 @@ def _sources(
     problems: dict[str, None] = {}  # in order, each once
     place = "auto" if config.store == "device" else config.store
     label = "looking at images" if place == "off" else "decoding"
-    with reporter.bar(label, sum(len(s.samples) for s in splits.by_name.values())) as advance:
-        for name, split in splits.by_name.items():
+    wanted = {name: split for name, split in splits.by_name.items() if name in names}
+    with reporter.bar(label, sum(len(s.samples) for s in wanted.values())) as advance:
+        for name, split in wanted.items():
             kind = training_stream if name == "train" else evaluation_stream
             make: Callable[[], StreamedImages] = partial(kind, split.samples, size, workers)
             try:
@@ -183,5 +186,5 @@ def _placed(
             where = "on the GPU"
         where = f"decoded: {n_bytes / 1e6:,.0f} MB {where}"
     labels = {name: torch.from_numpy(split.labels()) for name, split in splits.by_name.items()}
-    train = placed.pop("train")
+    train = placed.pop("train", placed["val"])
     return Images(train, labels["train"], {name: (s, labels[name]) for name, s in placed.items()}), where

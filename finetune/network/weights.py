@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import BinaryIO
 
 import safetensors.torch
 import torch
@@ -20,6 +22,7 @@ from finetune.network.network import State
 from finetune.system.download import downloading
 
 IMAGENET_URL: str = ResNet18_Weights.IMAGENET1K_V1.url
+NAMED_WEIGHTS = ("imagenet", "bundled")
 HEAD = ("fc.weight", "fc.bias")
 
 
@@ -48,7 +51,7 @@ def load_weights(weights: str, shapes: dict[str, tuple[int, ...]]) -> Weights:
     """Find, read and check pretrained weights.
 
     Args:
-        weights: `imagenet`, `bundled`, a .safetensors or .pth file, or the folder of an earlier run.
+        weights: `imagenet`, `bundled`, or a .safetensors or .pth file.
         shapes: name and shape of every entry of the network that will take them.
 
     Raises:
@@ -63,9 +66,6 @@ def load_weights(weights: str, shapes: dict[str, tuple[int, ...]]) -> Weights:
     elif weights == "bundled":
         kind, source = "bundled", "finetune/bundled/resnet18-tinyimagenet.safetensors"
         path = Path(str(resources.files("finetune") / "bundled" / "resnet18-tinyimagenet.safetensors"))
-    elif (Path(weights) / "results.json").is_file():
-        kind, path = "run", _best_checkpoint(Path(weights))
-        source = path.name
     else:
         kind, path = "file", Path(weights)
         source = path.name
@@ -101,11 +101,12 @@ def fetch(url: str) -> Path:
     return path
 
 
-def read_state(path: Path) -> tuple[State, str]:
-    """Read a state dict without running any code from it, and the file's SHA-256.
+@contextmanager
+def open_weights(path: Path) -> Iterator[BinaryIO]:
+    """A weights file, open for reading.
 
     Raises:
-        WeightsError: not there, of another kind, damaged, or not a dictionary of tensors.
+        WeightsError: there is none, or its name has another suffix.
     """
     if path.suffix not in (".safetensors", ".pth"):
         raise WeightsError(
@@ -113,11 +114,22 @@ def read_state(path: Path) -> tuple[State, str]:
             f"results.json, but {str(path)!r} was given."
         )
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         raise WeightsError(
             f"The weights file {path} cannot be read ({error.strerror}); check the path."
         ) from error
+
+
+def read_state(path: Path) -> tuple[State, str]:
+    """Read a state dict without running any code from it, and the file's SHA-256.
+
+    Raises:
+        WeightsError: not there, of another kind, damaged, or not a dictionary of tensors.
+    """
+    with open_weights(path) as file:
+        content = file.read()
     try:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load(content)
@@ -155,37 +167,6 @@ def _plain(value: object) -> bool:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _best_checkpoint(run: Path) -> Path:
-    """The checkpoint with the highest validation accuracy in an earlier run."""
-    try:
-        runs = json.loads((run / "results.json").read_text("utf-8"))["runs"]
-        scored = [
-            (r["epochs"][r["best_epoch"] - 1]["val"]["n_correct"], r["artifacts"]["checkpoint"]["path"])
-            for r in runs
-            if r["artifacts"] is not None
-        ]
-        best = max(scored, key=lambda pair: pair[0])[1]
-        return inside(run, str(best))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        raise WeightsError(
-            f"The run folder {run} must hold a results.json with a finished run; it does not."
-        ) from error
-
-
-def inside(run: Path, path: str) -> Path:
-    """A file of a run folder by the path that its results give.
-
-    Raises:
-        WeightsError: the path leads out of the folder.
-    """
-    file = run / path
-    if not file.resolve().is_relative_to(run.resolve()):
-        raise WeightsError(f"A run's files must lie inside its folder, but its results name {path!r}.")
-    return file
 
 
 def _fitted(state: State, shapes: dict[str, tuple[int, ...]], path: Path) -> tuple[State, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""What the results say about the machine and the program: no host names, no user names, no paths."""
+"""The machine and the program as the results describe them: no host names, user names or paths."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_algorithms(deterministic: bool) -> None:
-    """On a GPU: measure which convolution is fastest, or take only those whose result never varies.
+    """On a GPU: benchmark convolutions and use the fastest, or use deterministic algorithms only.
 
-    The workspace setting is what PyTorch asks for with CUDA's matrix products.
+    CUBLAS_WORKSPACE_CONFIG is what PyTorch requires for deterministic matrix products in CUDA.
     """
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
@@ -48,7 +48,7 @@ def choose_algorithms(deterministic: bool) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """CPU: the process's largest resident set so far; CUDA: most tensor memory since the last reset."""
+    """CPU: the peak resident set of the process; CUDA: the peak of allocated memory since the last reset."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     import resource  # only on POSIX systems
@@ -65,13 +65,13 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "platform": f"{platform.system()}-{platform.machine()}",
         "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "cpu_cores": host.cores(),
         "threads": torch.get_num_threads(),
     }
 
 
-def _processor() -> str:
+def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -80,7 +80,7 @@ def _processor() -> str:
 
 
 def describe_tool() -> dict[str, Any]:
-    """The `tool` object of the results; the commit only when running from a source tree."""
+    """The `tool` object of the results; it names a commit only when running from a source tree."""
     root = Path(__file__).resolve().parents[2]
     commit = dirty = None
     if (root / ".git").exists():
@@ -98,5 +98,5 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def elapsed_seconds() -> float:
-    """Seconds since this process began; a clock that is set back meanwhile does not matter."""
+    """Seconds since this process started, whatever is done to the system clock meanwhile."""
     return _AGE_AT_IMPORT + time.perf_counter() - _IMPORTED

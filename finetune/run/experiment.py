@@ -2,73 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
+import itertools
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.data.augment import Views
-from finetune.data.prepare import Images, divide, make_ready
-from finetune.data.splits import Splits
 from finetune.distributed.world import SingleProcess, World
-from finetune.errors import DataError, OutOfMemory, RunFolderError
-from finetune.network.network import fingerprint
-from finetune.network.resnet18 import build, resnet18, state_shapes
-from finetune.network.weights import Weights, load_weights
-from finetune.run import environment
-from finetune.run import folder as results
+from finetune.errors import RunFolderError
+from finetune.network.network import Network, fingerprint
+from finetune.network.resnet18 import build
+from finetune.run import environment, records
+from finetune.run.folder import RunFolder
+from finetune.run.prepare import Prepared, memory_errors, prepare
+from finetune.run.records import Document, Json, Shard
 from finetune.run.report import curves, epoch_line, start_line, summary
 from finetune.system import host
 from finetune.system.console import Reporter
-from finetune.system.files import locked
 from finetune.system.signals import Stopped, StopRequest
 from finetune.training.checkpoint import Checkpoints
-from finetune.training.features import FeatureCache, FrozenPrefix, cacheable_bytes
-from finetune.training.precision import choose_precision
-from finetune.training.record import Epoch
-from finetune.training.requirements import require_batch_statistics, require_memory
+from finetune.training.features import FrozenPrefix
+from finetune.training.record import Epoch, Training
+from finetune.training.requirements import require_batch_statistics
 from finetune.training.trainer import Trainer
+from grader.record import results_from
 
 CHECKPOINT_SECONDS = 300.0
 """Within an epoch, a checkpoint is written this often."""
-
-
-LACK_OF_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a", "can't start new thread")
-"""What a RuntimeError says where memory ran out: PyTorch's allocator, C++, oneDNN's primitives, Python."""
-
-CHECKPOINT_BYTES = 45 << 20
-"""A ResNet-18 on disk, rounded up."""
-
-STATE_BYTES = 8 * CHECKPOINT_BYTES
-"""Two resume points (network and momentum), the best epochs they refer to, and one being written."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What all runs of an experiment share: images, weights and machine, and the record of them."""
-
-    config: ExperimentConfig
-    device: torch.device
-    workers: int
-    splits: Splits
-    images: Images
-    weights: Weights | None
-    record: dict[str, Any]
-    features: dict[str, tuple[str, FeatureCache]] = field(default_factory=dict)
-
-    def features_of(self, variant: str, frozen_sha256: str) -> FeatureCache:
-        """The features cached by the previous seed if its frozen prefix was the same, else an empty cache."""
-        before = self.features.get(variant)
-        if before is None or before[0] != frozen_sha256:
-            self.features[variant] = before = (frozen_sha256, FeatureCache())
-        return before[1]
 
 
 def run_experiment(
@@ -77,226 +40,142 @@ def run_experiment(
     reporter: Reporter,
     stop: StopRequest,
     resume: bool = False,
-    pairs: Collection[tuple[str, int]] | None = None,
+    shard: Shard | None = None,
     world: World | None = None,
-) -> dict[str, Any]:
-    """Train every variant with every seed and write the run folder; the results as written.
+) -> Document:
+    """Train every variant with every seed and write the run folder.
 
-    The results file is written anew after each run, so an interrupted job keeps what has ended.
+    The results file is rewritten after each run, so that an interrupted job keeps the finished ones.
 
     Args:
         config: what to do.
         out: run folder: new or empty, or to be resumed.
-        reporter: told what happens.
+        reporter: receives progress messages.
         stop: asked whether to end early.
-        resume: go on where the run folder stands.
-        pairs: train only these variants and seeds; None means all.
-        world: the processes that train each network together; the first one writes.
+        resume: continue the run in the folder.
+        shard: train only these variants and seeds; None means all, or those of a shard that is resumed.
+        world: the processes that train each network together; rank 0 writes.
+
+    Returns:
+        The results as written.
 
     Raises:
-        FinetuneError: something the user can put right; what was trained before is kept.
+        FinetuneError: something the user can fix; what was trained before is kept.
         Stopped: a signal came; a checkpoint has been written.
     """
-    world = world or SingleProcess()
-    n_runs = len(config.variants) * config.seeds if pairs is None else len(pairs)
-    if world.is_main:
-        host.check_writable(out, "run folder", STATE_BYTES + n_runs * CHECKPOINT_BYTES)
-        if not resume:
-            results.require_new(out)
+    shard = RunFolder(out).shard() if resume and shard is None else shard
+    world = world or SingleProcess(shard.local_size if shard else 1)
+    folder = RunFolder(out, writes=world.is_main)
+    pairs = shard.pairs if shard else [(v.name, seed) for seed in config.seed_list for v in config.variants]
+    folder.check_room(len(pairs))
+    if not resume:
+        folder.require_new()
     prepared = prepare(config, reporter, world)
     record = prepared.record
-    for variant in () if resume else config.variants:  # a resumed job was held to this when it began
+    for variant in () if resume else config.variants:  # a resumed job passed this when it began
         require_batch_statistics(variant, len(prepared.images.train), config.recipe, world.size)
-    with locked(out) if world.is_main else nullcontext(), memory_errors(config):
-        record["runs"], earlier_seconds = results.ended_runs(out, record) if resume else ([], 0.0)
-        if world.is_main:
-            if not resume:
-                results.begin_run_folder(out, prepared.config)
-            results.write_identity(out, record)
+    with folder.locked(), memory_errors(config):
+        if not resume:
+            folder.begin(prepared.config, shard)
+        record["runs"], seconds = folder.resume(record)
+        folder.write_identity(record)
         ended = {(run["variant"], run["seed"]) for run in record["runs"]}
-        for seed in config.seed_list:
-            for variant in config.variants:
-                if (variant.name, seed) in ended or (pairs is not None and (variant.name, seed) not in pairs):
-                    continue
-                began = time.perf_counter()
-                run = _run(prepared, variant, seed, out, reporter, stop, world)
-                gc.collect()  # the network and its trainer refer to each other in a circle
-                host.give_back_freed_memory()
-                record["runs"].append(run)
-                if not world.is_main:
-                    continue
-                earlier_seconds += max(0.0, run["total_seconds"] - (time.perf_counter() - began))
-                record["timings"]["total_seconds"] = earlier_seconds + environment.elapsed_seconds()
-                results.write_results(out, record)
-                Checkpoints(out / results.STATE, run_stem(variant.name, seed)).clear()
-        if not world.is_main:
-            return record
-        results.remove_state(out)
-        if pairs is not None:  # a shard is not to be judged by itself
-            return record
-        curves(record, out / "curves.png")
-        reporter.table(summary(record))
-        reporter.say(f"Results: {out / 'results.json'}   Curves: {out / 'curves.png'}   Grade: grader {out}")
-        return record
+        for seed, variant in itertools.product(config.seed_list, config.variants):
+            if (variant.name, seed) in ended or (variant.name, seed) not in pairs:
+                continue
+            started = time.perf_counter()
+            run = _run(prepared, variant, seed, folder, reporter, stop, world)
+            record["runs"].append(run)
+            seconds += max(0.0, run["total_seconds"] - (time.perf_counter() - started))
+            record["timings"]["total_seconds"] = seconds + environment.elapsed_seconds()
+            folder.write_results(record)
+            folder.remove_checkpoints(run)
+        folder.remove_state()
+        if folder.writes and shard is None:  # the runs of a shard are reported once they are merged
+            report(record, folder, reporter)
+    return record
 
 
-def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepared:
-    """Find the images, divide them, fit the weights and have every image ready, before any training.
-
-    Raises:
-        FinetuneError: images, weights or device are not as the configuration says.
-    """
-    device = environment.choose_device(config.device)
-    precision = choose_precision(config.precision, device, config.recipe.image_size)
-    config = dataclasses.replace(config, precision=precision)
-    environment.choose_algorithms(config.deterministic)
-    for variant in config.variants:
-        require_memory(variant, config.recipe, precision, device, world.local_size)
-    threads = host.choose_threads(config.threads, world.local_size)
-    torch.set_num_threads(threads)
-    workers = config.workers or threads
-    described = environment.describe(device)
-    gpu_memory = torch.cuda.mem_get_info(device) if device.type == "cuda" else None
-    reporter.say(host.startup_line(described, gpu_memory))
-    note = host.shared_memory_note()
-    if note:
-        reporter.say(note)
-    with memory_errors(config):
-        divided = divide(config, workers)
-        weights = _weights(config, len(divided.dataset.classes), reporter)
-        divided, images, seconds = make_ready(config, divided, reporter, workers, device)
-    config = dataclasses.replace(config, cache_views=_views(config, len(images.train), device))
-    dataset, splits = divided.dataset, divided.splits
-    download_seconds = dataset.download_seconds + (weights.download_seconds if weights else 0.0)
-    record = {
-        "tool": environment.describe_tool(),
-        "environment": described,
-        "config": results.config_record(config, splits.kind),
-        "dataset": results.dataset_record(dataset, splits),
-        "weights": results.weights_record(weights),
-        "timings": {
-            "start_seconds": max(0.0, environment.elapsed_seconds() - download_seconds - seconds),
-            "download_seconds": download_seconds,
-            "decode_seconds": seconds,
-        },
-    }
-    if not world.all_equal([splits.fingerprints, record["weights"]]):
-        raise DataError(
-            "Every process must have the same images and weights, but they do not; put them on a volume that "
-            "all of them share."
-        )
-    return Prepared(config, device, workers, splits, images, weights, record)
-
-
-def _views(config: ExperimentConfig, n_train: int, device: torch.device) -> int | None:
-    """How many augmented views to keep; `auto` is resolved now, so that a resumed job has the same."""
-    if not isinstance(config.cache_views, str):
-        return config.cache_views
-    n_bytes = 0
-    for variant in config.variants:
-        with torch.random.fork_rng(devices=[]):
-            network = resnet18(2, variant.groups).to(device)
-        n_bytes += n_train * FrozenPrefix(network, config.recipe, config.precision).bytes_per_image
-    pays = config.seeds > 1 and 0 < n_bytes * config.recipe.epochs < cacheable_bytes(device)
-    return config.recipe.epochs if pays else None
-
-
-def _weights(config: ExperimentConfig, n_classes: int, reporter: Reporter) -> Weights | None:
-    """The pretrained weights, if any variant wants them, and what was said about their head."""
-    if all(v.init == "random" for v in config.variants):
-        return None
-    weights = load_weights(config.weights, state_shapes(n_classes))
-    reporter.say(f"Pretrained weights: {weights.source} (SHA-256 {weights.sha256[:12]}...)")
-    if weights.dropped:
-        reporter.say(
-            f"Their head has another number of classes and was dropped: {', '.join(weights.dropped)}."
-        )
-    return weights
-
-
-@contextmanager
-def memory_errors(config: ExperimentConfig) -> Iterator[None]:
-    """Turn what PyTorch and Python raise for lack of memory into a sentence with the batch size to try."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-            text in str(error) for text in LACK_OF_MEMORY
-        ):
-            smaller = max(1, config.recipe.batch_size // 2)
-            raise OutOfMemory(
-                f"A batch of {config.recipe.batch_size} images of {config.recipe.image_size} pixels does not "
-                f"fit into the memory that is free; try --batch-size {smaller}, or a smaller --image-size."
-            ) from error
-        raise
-
-
-def run_stem(name: str, seed: int) -> str:
-    """What the names of a run's files begin with."""
-    return f"{name}-seed{seed}"
+def report(record: Document, folder: RunFolder, reporter: Reporter) -> None:
+    """Draw the curves, print the table and say where the results are."""
+    results = results_from(record)
+    curves(results, folder.curves_file)
+    reporter.table(summary(results))
+    reporter.say(
+        f"Results: {folder.results_file}   Curves: {folder.curves_file}   Grade: grader {folder.path}"
+    )
 
 
 def _run(
     prepared: Prepared,
     variant: Variant,
     seed: int,
-    out: Path,
+    folder: RunFolder,
     reporter: Reporter,
     stop: StopRequest,
     world: World,
-) -> dict[str, Any]:
+) -> Json:
     """Train one variant with one seed, from its checkpoint if it has one; its entry in the results."""
     started = time.perf_counter()
-    config, device = prepared.config, prepared.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    if prepared.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(prepared.device)
     pretrained = prepared.weights.state if prepared.weights else None
     network = build(variant, len(prepared.splits.train.class_counts), seed, pretrained)
-    peak = variant.lr or config.recipe.lr
-    start = results.start_record(variant, seed, network, fingerprint(network.state_dict()), peak)
+    peak = variant.lr or prepared.config.recipe.lr
+    start = records.start_record(variant, seed, network, fingerprint(network.state_dict()), peak)
     reporter.say(start_line(start))
-    network.to(device).to(memory_format=torch.channels_last)
-    interrupt = stop.check if world.size == 1 else lambda: None  # several processes stop together
+    stem = records.run_stem(variant.name, seed)
+    saving = _Saving(Checkpoints(folder.state, stem), folder, stop, world, started)
+    training = _train(prepared, start, network, saving, reporter)
+    if training.failure:
+        reporter.say(f"{stem} failed. {training.failure}")
+    run = {
+        **start,
+        **records.end_record(training, network),
+        "artifacts": folder.write_artifacts(stem, prepared.splits, training, saving.checkpoints),
+        "total_seconds": training.seconds + time.perf_counter() - started,
+        "peak_memory_bytes": environment.peak_memory_bytes(prepared.device),
+    }
+    del network
+    gc.collect()  # the network and its trainer refer to each other in a cycle
+    host.give_back_freed_memory()
+    return run
+
+
+def _train(
+    prepared: Prepared, start: Json, network: Network, saving: _Saving, reporter: Reporter
+) -> Training:
+    """Train a network that `start` describes, and write checkpoints on the way."""
+    config, world, checkpoints = prepared.config, saving.world, saving.checkpoints
+    network.to(prepared.device).to(memory_format=torch.channels_last)
+    interrupt = saving.stop.check if world.size == 1 else lambda: None  # several processes stop together
     prefix = FrozenPrefix(
         network,
         config.recipe,
         config.precision,
         Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None,
-        prepared.features_of(variant.name, start["frozen_sha256_before"]),
+        prepared.features_of(start["variant"], start["frozen_sha256_before"]),
         interrupt,
     )
-    stem = run_stem(variant.name, seed)
-    checkpoints = Checkpoints(out / results.STATE, stem)
-    with reporter.bar(stem, config.recipe.epochs * len(prepared.images.train)) as advance, stop.deferred():
-        saved = started
-
-        def save(trainer: Trainer) -> None:
-            nonlocal saved
-            saved = time.perf_counter()
-            trainer.settle()
-            if world.is_main:
-                checkpoints.save(trainer, trainer.training.seconds + saved - started)
+    n_images = config.recipe.epochs * len(prepared.images.train)
+    with reporter.bar(checkpoints.stem, n_images) as advance, saving.stop.deferred():
 
         def step_ended(n_images: int) -> None:
             advance(n_images)
-            checkpoints.check()
-            world.raise_if_stopped(stop)
-            (due,) = world.all_reduce_max(time.perf_counter() - saved > CHECKPOINT_SECONDS)
-            if due:
-                save(trainer)
+            saving.step_ended(trainer)
 
         def epoch_ended(epoch: Epoch) -> None:
-            reporter.say(epoch_line(variant.name, epoch, config.recipe.epochs))
-            save(trainer)
-            world.raise_if_stopped(stop)
+            reporter.say(epoch_line(start["variant"], epoch, config.recipe.epochs))
+            saving.save(trainer)
+            world.raise_if_stopped(saving.stop)
 
         trainer = Trainer(
             network,
             prepared.images,
             config.recipe,
             prefix,
-            peak=peak,
-            seed=seed,
+            peak=start["learning_rate"],
+            seed=start["seed"],
             workers=prepared.workers,
             world=world,
             step_ended=step_ended,
@@ -305,27 +184,60 @@ def _run(
         if checkpoints.restore(trainer):
             advance(trainer.training.images)
             reporter.say(f"  resumed after {trainer.training.steps:,} steps")
-        if not world.all_equal(trainer.training.steps):
-            raise RunFolderError(
-                f"Every process must find the same checkpoints, but they do not; put {out} on a volume that "
-                "all of them share."
-            )
+        saving.require_same_start(trainer)
         try:
             training = trainer.run(epoch_ended)
         except Stopped:
-            save(trainer)
+            saving.save(trainer)
             checkpoints.flush()
             raise
         checkpoints.flush()
-    if training.failure:
-        reporter.say(f"{stem} failed. {training.failure}")
-    artifacts = None
-    if world.is_main and training.best_epoch is not None:
-        best = checkpoints.best(training.best_epoch)
-        artifacts = results.write_artifacts(out, stem, prepared.splits, best, training.best_predictions)
-    return {
-        **start,
-        **results.end_record(training, network, artifacts),
-        "total_seconds": training.seconds + time.perf_counter() - started,
-        "peak_memory_bytes": environment.peak_memory_bytes(device),
-    }
+    return training
+
+
+class _Saving:
+    """Decides when the checkpoints of a run are written, and lets rank 0 write them.
+
+    Args:
+        checkpoints: of this run.
+        folder: its run folder.
+        stop: asked whether to end early.
+        world: the processes that train together.
+        started: `time.perf_counter()` when the run was started or resumed.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints, folder: RunFolder, stop: StopRequest, world: World, started: float
+    ) -> None:
+        self.checkpoints = checkpoints
+        self.folder = folder
+        self.stop = stop
+        self.world = world
+        self.started = self.saved = started
+
+    def save(self, trainer: Trainer) -> None:
+        """Write a checkpoint, on rank 0; all processes must call it together."""
+        self.saved = time.perf_counter()
+        trainer.settle()
+        if self.folder.writes:
+            self.checkpoints.save(trainer, trainer.training.seconds + self.saved - self.started)
+
+    def step_ended(self, trainer: Trainer) -> None:
+        """After a step: raise what kept a checkpoint from being written, stop if asked to, save if due."""
+        self.checkpoints.check()
+        self.world.raise_if_stopped(self.stop)
+        (due,) = self.world.all_reduce_max(time.perf_counter() - self.saved > CHECKPOINT_SECONDS)
+        if due:
+            self.save(trainer)
+
+    def require_same_start(self, trainer: Trainer) -> None:
+        """Check that all processes continue from the same step.
+
+        Raises:
+            RunFolderError: they do not.
+        """
+        if not self.world.all_equal(trainer.training.steps):
+            raise RunFolderError(
+                f"All processes must find the same checkpoints, but they differ; put {self.folder.path} on a "
+                "volume that all processes share."
+            )

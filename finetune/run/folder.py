@@ -1,304 +1,298 @@
-"""The run folder: results.json checked against its schema, predictions, checkpoints, configuration.
+"""The run folder: the names of its files, its lock, and everything that is read from it or written into it.
 
-Every file is written beside its place and renamed into it, so that a reader never sees half of one.
+    RUN/
+      config.toml                     the resolved configuration; the folder has begun once it is there
+      results.json                    the results so far, rewritten after each run
+      curves.png
+      predictions/A-seed0-val.csv     predictions of each run's chosen epoch, also -test.csv
+      checkpoints/A-seed0.safetensors the network after each run's chosen epoch
+      shard.json                      the runs assigned to this folder, if it is a shard
+      state/                          resume points and identity.json, until all runs have ended
+      .lock                           held by the process that writes
+
+Each file is written under another name and then renamed, so that a reader never sees half of one. What is
+written and read is checked by the grader's own code.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
+import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from functools import cache
-from importlib import resources
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tomli_w
-from jsonschema import Draft202012Validator
 
-from finetune.config.experiment import ExperimentConfig, Variant
-from finetune.config.presets import to_table
-from finetune.data.datasets import Dataset, Sample
+from finetune.config.experiment import ExperimentConfig
+from finetune.config.presets import load_preset, to_table
 from finetune.data.splits import Splits
 from finetune.errors import RunFolderError, listed
-from finetune.network.network import Network
-from finetune.network.weights import Weights
-from finetune.system.files import write_atomically
-from finetune.training.record import Predictions, Training
+from finetune.run import records
+from finetune.run.records import Document, Json, Shard
+from finetune.system import host
+from finetune.system.files import locked, write_atomically
+from finetune.training.checkpoint import Checkpoints
+from finetune.training.record import Training
+from grader import load
+from grader.errors import UnusableError
+from grader.files import below, read_bytes
+from grader.predictions import parse_predictions
+from grader.record import Results, results_from
+from grader.strict_json import MAX_BYTES
 
-SCHEMA_VERSION = "1.0"
-STATE = "state"
+CHECKPOINT_BYTES = 45 << 20
+"""A ResNet-18 on disk, rounded up."""
+
+STATE_BYTES = 8 * CHECKPOINT_BYTES
+"""Two resume points (network and momentum), the best epochs they refer to, and one being written."""
+
 ARTIFACTS = {
     "val_predictions": "predictions/{}-val.csv",
     "test_predictions": "predictions/{}-test.csv",
     "checkpoint": "checkpoints/{}.safetensors",
 }
-"""Where a run's files lie in its folder, by what their names begin with."""
+"""The files of each run, by the run's name."""
 
-IDENTITY = ("config", "dataset", "weights")
-"""The parts of the results that a resumed experiment must share with the one that began."""
+LEFTOVERS = (".lock", "config.toml.partial", "shard.json", "shard.json.partial")
+"""What a process killed before it wrote config.toml may have left."""
 
 
-def begin_run_folder(out: Path, config: ExperimentConfig) -> None:
-    """Write the resolved configuration into a new run folder.
+class RunFolder:
+    """One run folder; the module says what is in it.
 
-    Raises:
-        RunFolderError: it has content, or cannot be written.
+    Args:
+        path: where it is, or will be.
+        writes: False in processes that train together with the one that writes: they only read, and
+            whatever writes, locks or removes does nothing.
     """
-    require_new(out)
-    write_atomically(out / "config.toml", tomli_w.dumps(to_table(config)).encode())
 
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path = path
+        self.writes = writes
+        self.config_file = path / "config.toml"
+        self.results_file = path / load.RESULTS_NAME
+        self.curves_file = path / "curves.png"
+        self.shard_file = path / "shard.json"
+        self.state = path / "state"
+        self.identity_file = self.state / "identity.json"
 
-def require_new(out: Path) -> None:
-    """Raise RunFolderError if a run folder is there and holds anything."""
-    left_by_a_kill = (".lock", "config.toml.partial")
-    if out.is_dir() and any(path.name not in left_by_a_kill for path in out.iterdir()):
-        raise RunFolderError(
-            f"--out must name a new or empty folder, but {out} has content; "
-            f"name another one, or go on with it: finetune train --resume {out}."
-        )
+    def check_room(self, n_runs: int) -> None:
+        """Check that the folder can be written and the disk has room for `n_runs` runs.
 
+        Raises:
+            RunFolderError: one of them does not hold.
+        """
+        if self.writes:
+            host.check_writable(self.path, "run folder", STATE_BYTES + n_runs * CHECKPOINT_BYTES)
 
-def write_identity(out: Path, record: dict[str, Any]) -> None:
-    """Remember what the experiment is made of, so that a resumed one can be held to it."""
-    identity = {name: record[name] for name in IDENTITY}
-    write_atomically(out / STATE / "identity.json", json.dumps(identity).encode())
+    def require_new(self, *also: str) -> None:
+        """Check that the folder is absent or empty, but for entries with names in `also`.
 
+        Raises:
+            RunFolderError: it has other content.
+        """
+        allowed = {*LEFTOVERS, *also}
+        present = self.path.iterdir() if self.writes and self.path.is_dir() else ()
+        others = sorted(path.name for path in present if path.name not in allowed)
+        if others:
+            resume = f", or resume its run: finetune train --resume {self.path}"
+            raise RunFolderError(
+                f"--out must name a new or empty folder, but {self.path} has content ({listed(others, 3)}); "
+                f"name another one{resume if self.config_file.name in others else ''}."
+            )
 
-def ended_runs(out: Path, record: dict[str, Any]) -> tuple[list[dict[str, Any]], float]:
-    """The runs that earlier processes finished in this folder, and the seconds they had taken in all.
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder for this process alone; it is made if it does not exist.
 
-    The folder must be of the same experiment.
+        Raises:
+            RunFolderError: another process holds it, or it cannot be written.
+        """
+        return locked(self.path) if self.writes else nullcontext()
 
-    Raises:
-        RunFolderError: the folder holds no experiment, or one of other data, weights or configuration.
-    """
-    _require_own_folders(out)
-    before = _read(out / "results.json")
-    if before is not None:
-        require_consistent(before, out / "results.json")
-    identity = before or _read(out / STATE / "identity.json")
-    if identity is None:
-        return [], 0.0
-    if not identity.keys() >= set(IDENTITY):
-        raise RunFolderError(
-            f"{out / STATE / 'identity.json'} must hold {listed(list(IDENTITY))}, but it does not; "
-            "start a new run."
-        )
-    for part in IDENTITY:
-        found = difference(identity[part], record[part], part)
+    def begin(self, config: ExperimentConfig, shard: Shard | None = None) -> None:
+        """Write the configuration into a new folder, and which runs belong here if it is a shard.
+
+        Raises:
+            RunFolderError: the folder has content, or cannot be written.
+        """
+        self.require_new()
+        if shard is not None:
+            self._write(self.shard_file, json.dumps(dataclasses.asdict(shard)).encode())
+        self.write_config(config)
+
+    def write_config(self, config: ExperimentConfig) -> None:
+        """Write config.toml, with absolute paths, so that it can be used from any working directory."""
+        self._write(self.config_file, tomli_w.dumps(to_table(records.with_absolute_paths(config))).encode())
+
+    def remove_state(self) -> None:
+        """Remove what only a resumed run would need."""
+        if self.writes:
+            shutil.rmtree(self.state, ignore_errors=True)
+
+    def remove_checkpoints(self, run: Json) -> None:
+        """Remove the resume points of a run that has ended."""
+        if self.writes:
+            Checkpoints(self.state, records.run_stem(run["variant"], run["seed"])).clear()
+
+    def has_results(self) -> bool:
+        """Whether there is a results.json, readable or not."""
+        return os.path.lexists(self.results_file)
+
+    def read(self) -> Document:
+        """The content of results.json.
+
+        Raises:
+            RunFolderError: there is none, or the grader would not accept it.
+        """
+        if not self.has_results():
+            raise RunFolderError(f"{self.path} must be a run folder with a results.json, but it has none.")
+        try:
+            content = read_bytes(self.results_file, self.results_file.name, MAX_BYTES)
+            document = load.check(content, self.results_file.name)
+            for run in results_from(document).runs:
+                if run.best_epoch is not None and run.best is None:
+                    raise UnusableError([f"{run.name} has no epoch {run.best_epoch}"])
+        except UnusableError as error:
+            raise RunFolderError(
+                f"{self.results_file} must be as finetune wrote it, but {error.problems[0].rstrip('.')}; "
+                "remove it to train those runs again."
+            ) from error
+        return cast("Document", document)
+
+    def results(self) -> Results:
+        """The content of results.json as the grader's records; raises as `read` does."""
+        return results_from(cast("dict[str, Any]", self.read()))
+
+    def config(self) -> ExperimentConfig:
+        """The configuration that the run began with.
+
+        Raises:
+            ConfigError: config.toml is missing or damaged.
+        """
+        return load_preset(str(self.config_file))
+
+    def shard(self) -> Shard | None:
+        """The runs assigned to this folder; None if it is not a shard.
+
+        Raises:
+            RunFolderError: shard.json is damaged.
+        """
+
+        def build(table: Any) -> Shard:
+            pairs = tuple((str(variant), int(seed)) for variant, seed in table["pairs"])
+            return Shard(pairs, max(1, int(table["local_size"])))
+
+        return records.read_json(self.shard_file, build)
+
+    def artifact_file(self, path: str) -> Path:
+        """The file that the results name by a path relative to the folder.
+
+        Raises:
+            RunFolderError: the path leads out of the folder, or passes through a symbolic link.
+        """
+        try:
+            return below(self.path, path, self.results_file.name)
+        except UnusableError as error:
+            problem = error.problems[0].rstrip(".")
+            raise RunFolderError(
+                f"A run's files must lie inside its folder {self.path}, but {problem}."
+            ) from error
+
+    def read_artifact(self, artifact: Json) -> bytes:
+        """The content of a file that the results name.
+
+        Raises:
+            RunFolderError: it lies outside the folder, cannot be read, or is not the one recorded.
+        """
+        path = self.artifact_file(artifact["path"])
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be read ({error}); put it back or train again.") from error
+        if hashlib.sha256(content).hexdigest() != artifact["sha256"]:
+            raise RunFolderError(
+                f"{path} must have the SHA-256 that the results record, but it has another; "
+                "put it back or train again."
+            )
+        return content
+
+    def resume(self, record: Document) -> tuple[list[Json], float]:
+        """Check that the folder holds the same experiment, and return what has ended.
+
+        Args:
+            record: the results of the resuming process, without runs.
+
+        Returns:
+            Entries of the runs that have ended, and the seconds spent so far.
+
+        Raises:
+            RunFolderError: the folder holds an experiment with other images, weights or configuration, or a
+                file of it is damaged.
+        """
+        for folder in (self.state, self.path / "predictions", self.path / "checkpoints"):
+            if folder.is_symlink():
+                raise RunFolderError(
+                    f"A run's files must lie inside its folder, but {folder} is a link; start a new run."
+                )
+        before = self.read() if self.has_results() else None
+        began = before or records.read_json(self.identity_file, records.identity_of) or record
+        found = records.difference(records.identity_of(began), records.identity_of(record))
         if found:
             raise RunFolderError(
-                f"A run can only go on with what it began with, but in {out} {found}; "
-                "put that back or start a new run."
+                f"A run must be resumed with what it began with, but in {self.path} {found}; put that back "
+                "or start a new run."
             )
-    return (list(before["runs"]), float(before["timings"]["total_seconds"])) if before else ([], 0.0)
+        return (before["runs"], before["timings"]["total_seconds"]) if before else ([], 0.0)
 
+    def write_identity(self, record: Document) -> None:
+        """Remember what the experiment is made of, so that `resume` can compare it."""
+        self._write(self.identity_file, json.dumps(records.identity_of(record)).encode())
 
-def _require_own_folders(out: Path) -> None:
-    """What is written and removed lies in the run folder itself, wherever links in it may lead."""
-    for name in (STATE, "predictions", "checkpoints"):
-        if (out / name).is_symlink():
-            raise RunFolderError(
-                f"A run's files must lie inside its folder, but {out / name} is a link; start a new run."
-            )
+    def write_results(self, document: Document) -> None:
+        """Check the results with the grader's code and write results.json.
 
+        Raises:
+            RunFolderError: the file cannot be written.
+            AssertionError: the grader would not accept them, which is a bug; they are written beside it.
+        """
+        document["created_at"] = records.now()
+        text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            load.check(text.encode(), self.results_file.name)
+        except UnusableError as error:
+            self._write(self.path / "results.invalid.json", text.encode())
+            raise AssertionError(f"the grader would not accept the results: {error}") from error
+        self._write(self.results_file, text.encode())
 
-def require_consistent(record: dict[str, Any], path: Path) -> None:
-    """Raise RunFolderError if results read from `path` are not as finetune writes them."""
-    problem = schema_problem(record)
-    for run in () if problem else record["runs"]:
-        if (run["best_epoch"] or 0) > len(run["epochs"]):
-            problem = f"the best epoch of variant {run['variant']} is none of its epochs"
-    if problem:
-        raise RunFolderError(
-            f"{path} must be as finetune wrote it, but {problem}; remove it to train those runs again."
-        )
+    def write_artifacts(
+        self, stem: str, splits: Splits, training: Training, checkpoints: Checkpoints
+    ) -> Json | None:
+        """Write predictions and checkpoint of the chosen epoch; the `artifacts` object of the run.
 
+        Raises:
+            RunFolderError: a file cannot be written, or the chosen network is gone.
+            UnusableError: the grader would not accept the predictions, which is a bug.
+        """
+        if training.best_epoch is None or not self.writes:
+            return None
+        files = {"checkpoint": checkpoints.best(training.best_epoch)}
+        for name, predictions in training.best_predictions.items():
+            split = splits.by_name[name]
+            content = records.predictions_csv(split.samples, predictions)
+            parse_predictions(content, name, {len(split.samples)}, len(split.class_counts))
+            files[f"{name}_predictions"] = content
+        return {name: self.write_artifact(stem, name, files[name]) for name in ARTIFACTS}
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it holds no JSON object")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(
-            f"{path} cannot be read ({error}); remove it to train those runs again."
-        ) from error
-    return content
+    def write_artifact(self, stem: str, name: str, content: bytes) -> Json:
+        """Write one of the `ARTIFACTS` of a run; its entry in the results."""
+        folder, _, file = ARTIFACTS[name].format(stem).partition("/")
+        digest = self._write(self.artifact_file(folder) / file, content)
+        return {"path": f"{folder}/{file}", "sha256": digest}
 
-
-def difference(before: Any, now: Any, path: str) -> str:
-    """Where two values first differ, in words; empty if they do not."""
-    if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys():
-        return next(filter(None, (difference(before[k], now[k], f"{path}.{k}") for k in before)), "")
-    return "" if before == now else f"{path} was {short(before)} and is {short(now)}"
-
-
-def short(value: Any) -> str:
-    """A value in at most 80 letters."""
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def remove_state(out: Path) -> None:
-    """Drop what only a run under way needs."""
-    shutil.rmtree(out / STATE, ignore_errors=True)
-
-
-def write_artifacts(
-    out: Path, stem: str, splits: Splits, checkpoint: bytes, predictions: Mapping[str, Predictions]
-) -> dict[str, Any]:
-    """Write predictions and checkpoint of a chosen epoch; the `artifacts` object of its run."""
-    files = {
-        f"{split}_predictions": predictions_csv(splits.by_name[split].samples, found)
-        for split, found in predictions.items()
-    }
-    files["checkpoint"] = checkpoint
-    paths = {name: ARTIFACTS[name].format(stem) for name in files}
-    return {
-        name: {"path": paths[name], "sha256": write_atomically(out / paths[name], content)}
-        for name, content in files.items()
-    }
-
-
-def predictions_csv(samples: Sequence[Sample], predictions: Predictions) -> bytes:
-    """sample_id, label, predicted, nll for each image; nine digits give a float32 back exactly."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["sample_id", "label", "predicted", "nll"])
-    for sample, predicted, nll in zip(samples, predictions.predicted, predictions.nll, strict=True):
-        writer.writerow([sample.id, sample.label, int(predicted), f"{nll:.9g}"])
-    return text.getvalue().encode()
-
-
-def config_record(config: ExperimentConfig, split: str) -> dict[str, Any]:
-    """The `config` object. Paths are cut to their last part: a results file names no one's folders."""
-    kind, colon, path = config.dataset.partition(":")
-    variants = [
-        {**dataclasses.asdict(v), "train": "all" if v.train == "all" else list(v.groups)}
-        for v in config.variants
-    ]
-    return {
-        "preset": config.preset,
-        "dataset": kind + colon + Path(path).resolve().name if colon else kind,
-        "split": split,
-        "subset": config.subset,
-        "weights": Path(config.weights).name,
-        "seeds": list(config.seed_list),
-        "precision": config.precision,
-        "cache_views": config.cache_views,
-        "processes": config.processes,
-        "variants": variants,
-        "recipe": dataclasses.asdict(config.recipe),
-    }
-
-
-def dataset_record(dataset: Dataset, splits: Splits) -> dict[str, Any]:
-    """The `dataset` object."""
-    return {
-        "name": dataset.name,
-        "classes": list(dataset.classes),
-        "splits": {
-            name: {
-                "n_samples": len(split.samples),
-                "class_counts": list(split.class_counts),
-                "fingerprint": split.fingerprint,
-            }
-            for name, split in splits.by_name.items()
-        },
-        "excluded": [{"sample_id": sample_id, "reason": reason} for sample_id, reason in splits.excluded],
-        "notes": list(splits.notes),
-    }
-
-
-def weights_record(weights: Weights | None) -> dict[str, Any] | None:
-    """The `weights` object."""
-    if weights is None:
-        return None
-    return {
-        "kind": weights.kind,
-        "source": weights.source,
-        "sha256": weights.sha256,
-        "dropped": list(weights.dropped),
-    }
-
-
-def start_record(
-    variant: Variant, seed: int, network: Network, initial_sha256: str, peak: float
-) -> dict[str, Any]:
-    """What is known of a run before it trains."""
-    trainable = [{"name": n, "shape": list(p.shape), "count": p.numel()} for n, p in network.trainable()]
-    n_trained = sum(p.numel() for _, p in network.trainable())
-    frozen = network.frozen_sha256()
-    return {
-        "variant": variant.name,
-        "seed": seed,
-        "init": variant.init,
-        "initial_sha256": initial_sha256,
-        "trained_groups": list(variant.groups),
-        "trainable_parameters": trainable,
-        "n_trained": n_trained,
-        "n_frozen": sum(p.numel() for p in network.parameters()) - n_trained,
-        "frozen_sha256_before": frozen,
-        "learning_rate": peak,
-    }
-
-
-def end_record(training: Training, network: Network, artifacts: dict[str, Any] | None) -> dict[str, Any]:
-    """What training adds to a run's record, but for seconds and memory."""
-    train_seconds = sum(e.train_seconds for e in training.epochs)
-    images = sum(e.train.n_samples for e in training.epochs)
-    return {
-        "status": "completed" if training.failure is None else "failed",
-        "failure": training.failure,
-        "frozen_sha256_after": network.frozen_sha256(),
-        "budget": {
-            "epochs": len(training.epochs),
-            "steps": training.steps,
-            "images": training.images,
-            "stream_sha256": training.stream_sha256,
-        },
-        "epochs": [dataclasses.asdict(e) for e in training.epochs],
-        "best_epoch": training.best_epoch,
-        "images_per_second": images / train_seconds if images else 0.0,
-        "artifacts": artifacts,
-    }
-
-
-@cache
-def _validator() -> Draft202012Validator:
-    schema = json.loads((resources.files("grader") / "results.schema.json").read_text("utf-8"))
-    return Draft202012Validator(schema)
-
-
-def schema_problem(results: Any) -> str:
-    """The first place where results do not fit the grader's schema, and why; empty if they do."""
-    error = next(_validator().iter_errors(results), None)
-    return "" if error is None else f"{error.json_path}: {error.message[:200]}"
-
-
-def write_results(out: Path, results: dict[str, Any]) -> None:
-    """Check the results against the grader's schema, then write results.json.
-
-    Raises:
-        RunFolderError: the file cannot be written.
-        AssertionError: they do not fit the schema, which is a bug of finetune; they are written beside it.
-    """
-    results = {
-        "schema_version": SCHEMA_VERSION,
-        "created_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        **results,
-    }
-    content = (json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    problem = schema_problem(results)
-    if problem:
-        write_atomically(out / "results.invalid.json", content)
-        raise AssertionError(f"results do not fit the schema: {problem}")
-    write_atomically(out / "results.json", content)
+    def _write(self, file: Path, content: bytes) -> str:
+        """Write a file, whole or not at all; its SHA-256."""
+        return write_atomically(file, content) if self.writes else ""

@@ -1,31 +1,30 @@
-"""Predictions made afresh from a run's checkpoints: evidence that needs no trust in its numbers."""
+"""Predictions recomputed from a run's checkpoints: evidence that needs no trust in its numbers."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from finetune.config.experiment import GROUPS, Variant
-from finetune.config.presets import load_preset
-from finetune.data.prepare import divide, make_ready
+from finetune.config.experiment import GROUPS, ExperimentConfig, Variant
+from finetune.data.prepare import Divided, divide, make_ready
 from finetune.data.sources import WHOLE
-from finetune.errors import ConfigError, DataError, RunFolderError, WeightsError
+from finetune.data.splits import make_splits
+from finetune.errors import ConfigError, DataError, WeightsError
 from finetune.network.network import Network
 from finetune.network.resnet18 import build, state_shapes
-from finetune.network.weights import inside, read_state
+from finetune.network.weights import read_state
 from finetune.run import environment
-from finetune.run import folder as results
-from finetune.run.experiment import run_stem
+from finetune.run.folder import RunFolder
+from finetune.run.records import predictions_csv
 from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.files import write_atomically
 from finetune.training.evaluate import evaluate
 from finetune.training.features import FrozenPrefix
 from finetune.training.precision import choose_precision
+from grader.record import SPLITS, Artifact, Results
 
 
 def evaluate_run(
@@ -43,8 +42,8 @@ def evaluate_run(
     Args:
         run: run folder.
         output: folder for {variant}-seed{n}-{val,test}.csv.
-        reporter: told the accuracies.
-        dataset: the data set to use in place of the run's own, where an image folder has moved.
+        reporter: receives the accuracies.
+        dataset: the data set to use instead of the run's own, if an image folder has moved.
         data_root: likewise for downloads.
         device: `auto`, `cpu` or `cuda`.
         threads: CPU threads; None means OMP_NUM_THREADS, else one per core.
@@ -52,70 +51,73 @@ def evaluate_run(
     Raises:
         FinetuneError: no results, other images than the run's, or a checkpoint that is not the recorded one.
     """
-    record = read_results(run)
-    config = load_preset(str(run / "config.toml"))
+    folder = RunFolder(run)
+    results = folder.results()
+    config = folder.config()
     config = dataclasses.replace(
-        config, dataset=dataset or config.dataset, data_root=data_root or config.data_root
+        config,
+        dataset=dataset or config.dataset,
+        data_root=data_root or config.data_root,
+        store="auto",  # this machine may lack the GPU that training used
+        on_bad_image="fail",  # what the run skipped is left out before
     )
     target = environment.choose_device(device)
     threads = host.choose_threads(threads)
     torch.set_num_threads(threads)
-    divided, images, _ = make_ready(config, divide(config, threads), reporter, threads, target)
-    splits = divided.splits
     try:
         precision = choose_precision(config.precision, target, config.recipe.image_size)
     except ConfigError:
         precision = "fp32"
         reporter.say(f"Trained in {config.precision}, evaluated in fp32: losses differ by rounding.")
-    for name in ("val", "test"):
-        recorded = record["dataset"]["splits"][name]["fingerprint"]
-        if splits.by_name[name].fingerprint != recorded:
+    divided = _divide(config, results, threads)
+    for name in SPLITS:
+        if divided.splits.by_name[name].fingerprint != results.splits[name].fingerprint:
             raise DataError(
                 f"The images must be those of the run, but the {name} split has another fingerprint than "
-                f"{run / 'results.json'} records; name the right ones with --dataset or --data-root."
+                f"{folder.results_file} records; name the right ones with --dataset or --data-root."
             )
-    for entry in record["runs"]:
-        if entry["artifacts"] is None:
+    divided, images, _ = make_ready(config, divided, reporter, threads, target, SPLITS)
+    for entry in results.runs:
+        if entry.artifacts is None:
             continue
-        variant = Variant(name=entry["variant"], init="random", train=GROUPS)
-        network = build(variant, len(divided.dataset.classes), 0, None)
+        variant = Variant(name=entry.variant, init="random", train=GROUPS)
+        network = build(variant, len(results.classes), 0, None)
         network.to(target).to(memory_format=torch.channels_last)
-        _load(network, run, entry["artifacts"]["checkpoint"], len(divided.dataset.classes))
+        _load(network, folder, entry.artifacts.checkpoint, len(results.classes))
         prefix = FrozenPrefix(network, config.recipe, precision)
         for name, (source, labels) in images.held_out.items():
             predictions = evaluate(network, prefix.held_out(name, source, WHOLE), labels, precision)
-            stem = run_stem(variant.name, entry["seed"])
-            content = results.predictions_csv(splits.by_name[name].samples, predictions)
-            write_atomically(output / f"{stem}-{name}.csv", content)
-            reporter.say(f"{stem} {name}: {predictions.metrics(labels.numpy()).accuracy:.1%}")
+            content = predictions_csv(divided.splits.by_name[name].samples, predictions)
+            write_atomically(output / f"{entry.name}-{name}.csv", content)
+            reporter.say(f"{entry.name} {name}: {predictions.metrics(labels.numpy()).accuracy:.1%}")
 
 
-def read_results(run: Path) -> dict[str, Any]:
-    """A run folder's results.
-
-    Raises:
-        RunFolderError: there are none, or they do not fit the schema.
-    """
-    try:
-        record = json.loads((run / "results.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunFolderError(f"{run} must be a run folder with a results.json, but: {error}.") from error
-    problem = results.schema_problem(record)
-    if problem:
-        raise RunFolderError(f"{run / 'results.json'} must fit the results schema, but {problem}.")
-    return dict(record)
+def _divide(config: ExperimentConfig, results: Results, workers: int) -> Divided:
+    """The run's splits, without images that it skipped: those for training are not decoded here."""
+    divided = divide(config, workers)
+    while True:
+        used = {sample.id for split in divided.splits.by_name.values() for sample in split.samples}
+        skipped = dict.fromkeys(used & results.excluded, "skipped by the run")
+        if not skipped:
+            return divided
+        dataset = divided.dataset.without(skipped)
+        splits = make_splits(dataset, config.split, config.subset, config.seed, workers)
+        divided = Divided(dataset, splits, divided.since)
 
 
-def _load(network: Network, run: Path, artifact: dict[str, str], n_classes: int) -> None:
-    path = inside(run, artifact["path"])
+def _load(network: Network, folder: RunFolder, artifact: Artifact, n_classes: int) -> None:
+    """Load a checkpoint, if it is the recorded one and fits the network."""
+    path = folder.artifact_file(artifact.path)
     state, digest = read_state(path)
-    if digest != artifact["sha256"]:
+    if digest != artifact.sha256:
         raise WeightsError(
-            f"The checkpoint {path} must have the SHA-256 that the results record; it does not."
+            f"The checkpoint {path} must have the SHA-256 that the results record, but it has another; "
+            "put it back or train again."
         )
     shapes = state_shapes(n_classes)
     if {n: tuple(t.shape) for n, t in state.items()} != shapes:
         raise WeightsError(
-            f"The checkpoint {path} must hold ResNet-18's parameters and buffers; it does not."
+            f"The checkpoint {path} must hold ResNet-18's parameters and buffers, but it does not; put it "
+            "back or train again."
         )
     network.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Lines, table and curves for people, made from the same records as the results file."""
+"""Lines, table and curves for people, from the same numbers as the results file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from rich.table import Table
 
 from finetune.system.files import write_atomically
 from finetune.training.record import Epoch
+from grader.record import Results, Run
 
-COLOURS = {"train": "#7f7f7f", "val": "#1f77b4", "test": "#d62728"}
+COLORS = {"train": "#7f7f7f", "val": "#1f77b4", "test": "#d62728"}
 NAMES = {"train": "train", "val": "validation", "test": "test"}
 
 
 def start_line(run: dict[str, Any]) -> str:
-    """What a run starts from and trains."""
+    """The starting weights of a run and the layers it trains."""
     total = run["n_trained"] + run["n_frozen"]
     return (
         f"{run['variant']} seed {run['seed']}: {run['init']} start; trains "
@@ -37,32 +38,29 @@ def epoch_line(name: str, epoch: Epoch, epochs: int) -> str:
     )
 
 
-def summary(record: dict[str, Any]) -> Table:
-    """One row a run: what it trained, what it reached, what it took."""
+def summary(results: Results) -> Table:
+    """A table with a row for each run: what it trained, its accuracies and its times."""
     table = Table("variant", "seed", "trained parameters", "best epoch", "val", "test", "train s", "images/s")
     for column in table.columns[1:]:
         column.justify = "right"
-    for run in record["runs"]:
-        seconds = sum(e["train_seconds"] for e in run["epochs"])
-        cells = [run["variant"], str(run["seed"]), f"{run['n_trained']:,}"]
-        if run["best_epoch"] is None:
+    for run in results.runs:
+        cells = [run.variant, str(run.seed), f"{run.n_trained:,}"]
+        if run.best is None:
             table.add_row(*cells, "failed")
             continue
-        best = run["epochs"][run["best_epoch"] - 1]
-        accuracies = [f"{best[s]['n_correct'] / best[s]['n_samples']:.1%}" for s in ("val", "test")]
-        mark = "" if run["status"] == "completed" else " (failed)"
-        cells += [
-            f"{run['best_epoch']}{mark}",
-            *accuracies,
-            f"{seconds:.1f}",
-            f"{run['images_per_second']:.0f}",
-        ]
-        table.add_row(*cells)
+        table.add_row(
+            *cells,
+            f"{run.best_epoch}{'' if run.status == 'completed' else ' (failed)'}",
+            f"{run.best.val.accuracy:.1%}",
+            f"{run.best.test.accuracy:.1%}",
+            f"{sum(e.train_seconds for e in run.epochs):.1f}",
+            f"{run.images_per_second:.0f}",
+        )
     return table
 
 
-def curves(record: dict[str, Any], path: Path) -> None:
-    """Accuracy and loss over the epochs, a column for each variant, the chosen epoch marked.
+def curves(results: Results, path: Path) -> None:
+    """Accuracy and loss by epoch, a column for each variant, the chosen epoch marked.
 
     Raises:
         RunFolderError: the picture cannot be written.
@@ -70,14 +68,15 @@ def curves(record: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure  # slow to import, needed once
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    variants = list(dict.fromkeys(run["variant"] for run in record["runs"]))
+    variants = list(dict.fromkeys(run.variant for run in results.runs))
     figure = Figure(figsize=(1.5 + 3.6 * len(variants), 6.4), layout="constrained")
     axes = figure.subplots(2, len(variants), sharex=True, sharey="row", squeeze=False)
     for column, variant in enumerate(variants):
-        for run in (r for r in record["runs"] if r["variant"] == variant):
+        runs = [run for run in results.runs if run.variant == variant]
+        for run in runs:
             _draw(axes[0][column], axes[1][column], run)
-        first = next(r for r in record["runs"] if r["variant"] == variant)
-        axes[0][column].set_title(f"{variant}: {first['init']} start,\ntrains {_groups(first)}", fontsize=10)
+        title = f"{variant}: {runs[0].init} start,\ntrains {_groups(runs[0])}"
+        axes[0][column].set_title(title, fontsize=10)
         axes[1][column].set_xlabel("epoch")
     axes[0][0].set_ylabel("accuracy")
     axes[1][0].set_ylabel("loss (cross-entropy, nats)")
@@ -96,18 +95,18 @@ def curves(record: dict[str, Any], path: Path) -> None:
     write_atomically(path, picture.getvalue())
 
 
-def _draw(accuracy: Any, loss: Any, run: dict[str, Any]) -> None:
-    numbers = [e["epoch"] for e in run["epochs"]]
-    for split, colour in COLOURS.items():
-        sums = [e[split] for e in run["epochs"]]
-        style = {"color": colour, "label": NAMES[split], "marker": ".", "linewidth": 1.4, "alpha": 0.85}
-        accuracy.plot(numbers, [m["n_correct"] / m["n_samples"] for m in sums], **style)
-        loss.plot(numbers, [m["loss_sum"] / m["n_samples"] for m in sums], **style)
-    if run["best_epoch"] is not None:
+def _draw(accuracy: Any, loss: Any, run: Run) -> None:
+    numbers = [e.epoch for e in run.epochs]
+    for split, color in COLORS.items():
+        metrics = [e.on(split) for e in run.epochs]
+        style = {"color": color, "label": NAMES[split], "marker": ".", "linewidth": 1.4, "alpha": 0.85}
+        accuracy.plot(numbers, [m.accuracy for m in metrics], **style)
+        loss.plot(numbers, [m.loss_sum / m.n_samples for m in metrics], **style)
+    if run.best_epoch is not None:
         for axis in (accuracy, loss):
-            axis.axvline(run["best_epoch"], color="black", linestyle=":", linewidth=1, label="chosen epoch")
+            axis.axvline(run.best_epoch, color="black", linestyle=":", linewidth=1, label="chosen epoch")
             axis.grid(alpha=0.25)
 
 
-def _groups(run: dict[str, Any]) -> str:
-    return "every layer" if run["n_frozen"] == 0 else ", ".join(run["trained_groups"])
+def _groups(run: Run) -> str:
+    return "every layer" if run.n_frozen == 0 else ", ".join(run.trained_groups)

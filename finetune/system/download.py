@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import io
 import socket
+import sys
 import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +33,9 @@ def downloading(what: str, advice: str, error: type[FinetuneError]) -> Iterator[
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALL_SECONDS)  # torch and torchvision pass no timeout to urllib
     try:
-        yield
+        # torch and torchvision draw a percentage on stderr; outside a terminal it would fill the log.
+        with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO()):
+            yield
     except urllib.error.HTTPError as cause:
         # urllib's message about redirect loops has several lines.
         raise error(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune.distributed.launcher import deal, ranks
+from finetune.distributed.launcher import assign, launch_info
 from tests.container.engine import BASE, ROOT, run
 
 TOOLS = Path(sys.executable).parent
@@ -151,7 +151,7 @@ class TestJobs:
         environ = {entry["name"]: entry["value"] for entry in container["env"]}
         words = self.command(path, tmp_path)
         pairs = [(name, seed) for seed in range(int(words[words.index("--seeds") + 1])) for name in "abc"]
-        shares = [deal(pairs, ranks(environ | {"JOB_COMPLETION_INDEX": str(i)})) for i in range(n)]
+        shares = [assign(pairs, launch_info(environ | {"JOB_COMPLETION_INDEX": str(i)})) for i in range(n)]
         assert sorted(shares) == sorted([pair] for pair in pairs)
         assert words == ["train", "--seeds", "3", "--parallel", "runs", "--out", "runs/shards"]
 
@@ -177,7 +177,7 @@ class TestSlurm:
             rank, world, *words = line.split()
             assert (code, words[0]) == (0, "finetune")
             pairs = [(name, seed) for seed in range(int(words[words.index("--seeds") + 1])) for name in "abc"]
-            shares.append(deal(pairs, ranks({"RANK": rank, "WORLD_SIZE": world})))
+            shares.append(assign(pairs, launch_info({"RANK": rank, "WORLD_SIZE": world})))
         assert sorted(shares) == sorted([pair] for pair in pairs)
 
     @pytest.mark.parametrize(("code", "again"), [(0, []), (1, []), (2, []), (143, ["requeue 77"])])

@@ -26,9 +26,9 @@ from finetune.config.presets import load_preset
 from finetune.network import resnet18
 from finetune.network.weights import read_state
 from finetune.run import environment, experiment
-from finetune.run import folder as results
 from finetune.run.experiment import run_experiment
 from finetune.system.signals import StopRequest
+from grader.schema import schema_problems
 from tests.builders.config import tiny_config
 from tests.builders.networks import narrow_stages, write_weights
 from tests.builders.runs import RecordingReporter
@@ -42,7 +42,7 @@ def readable(out: Path) -> None:
         load_preset(str(out / "config.toml"))
     if (out / "results.json").exists():
         record = json.loads((out / "results.json").read_text("utf-8"))
-        assert results.schema_problem(record) == ""
+        assert not list(schema_problems(record))
         for run in record["runs"]:
             for artifact in run["artifacts"].values():
                 content = (out / artifact["path"]).read_bytes()

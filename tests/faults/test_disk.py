@@ -14,7 +14,7 @@ import pytest
 
 from finetune.data import cache, store
 from finetune.run import experiment as job
-from finetune.run import folder as results
+from finetune.run import folder
 from finetune.training import checkpoint
 from tests.builders.config import tiny_command
 from tests.builders.runs import results_of, run_finetune
@@ -24,8 +24,8 @@ from tests.compare_runs import assert_same_run
 @pytest.fixture
 def small_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an experiment begin on a volume that could not hold a real ResNet-18's checkpoints."""
-    monkeypatch.setattr(job, "STATE_BYTES", 1 << 16)
-    monkeypatch.setattr(job, "CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr(folder, "STATE_BYTES", 1 << 16)
+    monkeypatch.setattr(folder, "CHECKPOINT_BYTES", 1)
 
 
 @pytest.fixture
@@ -84,11 +84,11 @@ def test_no_room_for_the_decoded_images(
 @pytest.mark.parametrize(
     ("module", "name", "call", "finished"),
     [
-        pytest.param(results, "begin_run_folder", 1, 0, id="configuration"),
+        pytest.param(folder.RunFolder, "begin", 1, 0, id="configuration"),
         pytest.param(checkpoint, "write_atomically", 6, 1, id="best network"),
         pytest.param(job.Checkpoints, "save", 4, 1, id="checkpoint"),
-        pytest.param(results, "write_artifacts", 2, 1, id="predictions"),
-        pytest.param(results, "write_results", 3, 2, id="last results"),
+        pytest.param(folder.RunFolder, "write_artifacts", 2, 1, id="predictions"),
+        pytest.param(folder.RunFolder, "write_results", 3, 2, id="last results"),
         pytest.param(job, "curves", 1, 3, id="curves"),
     ],
 )
@@ -133,7 +133,7 @@ def test_too_little_room_is_told_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(job, "STATE_BYTES", 8 << 20)
+    monkeypatch.setattr(folder, "STATE_BYTES", 8 << 20)
     out = tmpfs("4m") / "run"
     done = run_finetune(capsys, *tiny_command(out, narrow_weights))
     assert "needs 8 MiB of disk space, but its volume has 4 MiB free" in done.refused()
@@ -163,7 +163,7 @@ def test_run_folder_turns_read_only(
 ) -> None:
     out = tmpfs("8m") / "run"
     out.mkdir()
-    state, inner = out / results.STATE, [0]
+    state, inner = out / "state", [0]
     save = job.Checkpoints.save
 
     def covered(*arguments: Any) -> None:

@@ -28,6 +28,8 @@ from finetune.network.resnet18 import resnet18, state_shapes
 from finetune.network.weights import load_weights
 from finetune.run import experiment as job
 from finetune.run import reevaluate
+from finetune.run.folder import RunFolder
+from finetune.run.prepare import best_checkpoint
 from finetune.system.signals import StopRequest
 from tests.builders.config import tiny_config
 from tests.builders.runs import RecordingReporter
@@ -159,7 +161,7 @@ def resume_and_evaluate(out: Path) -> None:
         lambda: reevaluate.evaluate_run(
             out, out.parent / "fresh", RecordingReporter(), dataset=None, data_root=None, device="cpu"
         ),
-        lambda: load_weights(str(out), state_shapes(10)),
+        lambda: load_weights(str(best_checkpoint(RunFolder(out))), state_shapes(10)),
     ):
         with suppress(FinetuneError):
             work()

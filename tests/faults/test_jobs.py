@@ -21,12 +21,12 @@ from finetune.data.datasets import load_dataset
 from finetune.data.splits import make_splits
 from finetune.errors import OutOfMemory
 from finetune.run import experiment as job
-from finetune.run import folder as results
 from finetune.run.experiment import run_experiment
 from finetune.system.signals import StopRequest
 from finetune.training import checkpoint
 from finetune.training.trainer import Trainer
 from grader import cli as grader
+from grader.schema import schema_problems
 from tests.builders.config import tiny_command, tiny_config
 from tests.builders.images import image_tree
 from tests.builders.runs import RecordingReporter, results_of, run_finetune
@@ -71,7 +71,7 @@ def test_out_of_memory_on_the_host(tmp_path: Path) -> None:
     )
     assert done.returncode == 2, (done.stdout, done.stderr)
     assert done.stderr.strip() == (
-        "Error: A batch of 90 images of 224 pixels does not fit into the memory that is free; "
+        "Error: A batch of 90 images of 224 pixels does not fit into the free memory; "
         "try --batch-size 45, or a smaller --image-size."
     )
     assert not (out / "results.json").exists()
@@ -96,7 +96,7 @@ def test_out_of_memory_in_the_second_variant(
     assert "try --batch-size 4" in said
     record = results_of(out)
     assert [(r["variant"], r["status"]) for r in record["runs"]] == [("A", "completed")]
-    assert results.schema_problem(record) == ""
+    assert not list(schema_problems(record))
     done = run_finetune(capsys, "train", "--resume", out)
     assert done.code == 0
     assert "resumed after 3 steps" in done.out
@@ -133,7 +133,7 @@ def test_loss_of_one_variant_turns_nan(
         "B": "failed",
         "C": "completed",
     }
-    assert results.schema_problem(record) == ""
+    assert not list(schema_problems(record))
     assert (out / "curves.png").is_file()
     assert run_finetune(capsys, "train", "--resume", out).code == 1
     assert results_of(out)["runs"] == record["runs"]
@@ -187,7 +187,6 @@ NAMES = [
     "@SUM(A1)",
     'a "quoted", name',
     "<b>&amp;",
-    "line\nbreak",
 ]
 
 
@@ -213,6 +212,16 @@ def test_class_names_of_every_kind(
     assert run_finetune(capsys, "evaluate", out, "--output", fresh).code == 0
     for path in fresh.iterdir():
         assert path.read_bytes() == (out / "predictions" / path.name).read_bytes()
+
+
+def test_class_names_that_the_grader_refuses_are_refused_before_training(
+    tmp_path: Path, narrow_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = image_tree(tmp_path / "images", {"line\nbreak": 5, "other": 5})
+    more = ["--dataset", f"imagefolder:{folder}"]
+    said = run_finetune(capsys, *tiny_command(tmp_path / "run", narrow_weights, *more)).refused()
+    assert "must have no line breaks" in said
+    assert not (tmp_path / "run" / "config.toml").exists()
 
 
 @pytest.mark.parametrize(

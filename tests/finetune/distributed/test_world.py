@@ -22,11 +22,11 @@ from torch import nn
 from finetune.cli import app as cli
 from finetune.config.experiment import STANDARD_VARIANTS, Variant
 from finetune.config.presets import load_preset
-from finetune.distributed.launcher import Ranks, ranks
+from finetune.distributed.group import connect
+from finetune.distributed.launcher import LaunchInfo, launch_info
 from finetune.distributed.world import DataParallel, SingleProcess, World
 from finetune.errors import ConfigError
 from finetune.run import shards as parallel
-from finetune.run.shards import connect
 from finetune.system.signals import Stopped, StopRequest
 from finetune.training.requirements import require_batch_statistics
 from finetune.training.trainer import Trainer
@@ -148,7 +148,7 @@ class Teams:
         """What each process found."""
 
         def connected() -> object:
-            with connect(ranks()) as group:
+            with connect(launch_info()) as group:
                 assert group is not None
                 return work(DataParallel(group, 2))
 
@@ -380,8 +380,8 @@ class TestCommandLine:
             monkeypatch.setenv(name, value)
         said = refused(capsys, monkeypatch, "train", "--parallel", "data", "--resume", "run")
         assert said == (
-            "A run that shares each batch must be gone on with by as many processes as began it, but 2 did "
-            "and there are 3; start as many."
+            "A run with --parallel data must be resumed with the same number of processes, but it began "
+            "with 2 and there are 3; start 2."
         )
         said = refused(capsys, monkeypatch, "train", "--resume", "run")
         assert said.startswith(
@@ -401,8 +401,8 @@ class TestCommandLine:
         assert together(*options, before=signalled(signal.SIGKILL, "1")) == [2, -signal.SIGKILL]
         assert time.monotonic() - began < 30
         assert together.said("err")[0] == (
-            "Error: Every process must live to the end, but one has died (its launcher says which); what was "
-            "trained is kept: go on with as many processes and --parallel data --resume run.\n"
+            "Error: A worker process died (the launcher's output says which); finished work is kept: resume "
+            "with the same number of processes and --parallel data --resume run.\n"
         )
 
     def test_a_folder_that_the_first_refuses_ends_both(
@@ -470,7 +470,7 @@ class TestRefused:
             *(
                 (
                     ["--parallel", mode, "--out", "run", "--cache-views", "auto"],
-                    "--cache-views auto .* must be a number, but auto was given; name the number of epochs",
+                    "--cache-views must be a number, .* but auto was given; give the number of epochs",
                 )
                 for mode in ("runs", "data")
             ),
@@ -495,7 +495,7 @@ class TestRefused:
     ) -> None:
         monkeypatch.delenv("RANK")
         said = refused(capsys, monkeypatch, "train", *TINY, "--parallel", "data", "--out", "run")
-        assert "RANK must be a whole number for that, but it is not set; start the processes with" in said
+        assert "RANK must be a whole number, but it is not set; start the processes with" in said
 
     def test_kept_views_with_shared_batches(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -505,7 +505,7 @@ class TestRefused:
         monkeypatch.setenv("WORLD_SIZE", "1")
         monkeypatch.setattr(parallel, "DataParallel", lambda *_: ALONE)
         options = ("--parallel", "data", "--out", "run", "--cache-views", "2")
-        monkeypatch.setattr(parallel, "ranks", lambda: Ranks(0, 2, connected=True))
+        monkeypatch.setattr(parallel, "launch_info", lambda: LaunchInfo(0, 2, connected=True))
         monkeypatch.setattr(parallel, "connect", lambda _: contextlib.nullcontext("a group"))
         said = refused(capsys, monkeypatch, "train", *TINY, *options)
         assert said == "cache_views with --parallel data must be left out, but 2 was given."
@@ -516,8 +516,8 @@ class TestRefused:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "config.toml").write_text('dataset = "digits"\n')
         said = refused(capsys, monkeypatch, "train", "--parallel", "runs", "--resume", "run")
-        assert said.startswith("With --parallel runs the same command goes on with what it began")
-        assert said.endswith("start the command that began the run.")
+        assert said.startswith("With --parallel runs the same command resumes what it began")
+        assert said.endswith("repeat the command that began the run.")
 
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -236,66 +235,6 @@ class TestSafety:
         assert not trap.exists()
         pickle.loads(pickle.dumps(Planted(trap)))  # noqa: S301 - the trap does work
         assert trap.exists()
-
-
-def run_folder(root: Path, state: dict[str, torch.Tensor], scores: dict[str, int | None]) -> Path:
-    """A run folder whose checkpoints' names tell what was right on validation; None is a failed run."""
-    runs: list[dict[str, Any]] = []
-    for name, n_correct in scores.items():
-        path = f"checkpoints/{name}.safetensors"
-        (root / "checkpoints").mkdir(parents=True, exist_ok=True)
-        write(root / path, state)
-        epochs = [{"val": {"n_correct": 999}}, {"val": {"n_correct": n_correct}}]
-        artifacts = {"checkpoint": {"path": path, "sha256": sha256(root / path)}}
-        runs.append(
-            {"epochs": epochs, "best_epoch": 2, "artifacts": artifacts if n_correct is not None else None}
-        )
-    (root / "results.json").write_text(json.dumps({"runs": runs}))
-    return root
-
-
-class TestRun:
-    def test_the_highest_validation_accuracy_wins(
-        self, tmp_path: Path, state: dict[str, torch.Tensor]
-    ) -> None:
-        run = run_folder(tmp_path / "run", state, {"A": 5, "B": 9, "C": 8, "D": None})
-        loaded = load_weights(str(run), state_shapes(10))
-        assert (loaded.kind, loaded.source) == ("run", "B.safetensors")
-        assert loaded.sha256 == sha256(run / "checkpoints" / "B.safetensors")
-
-    @pytest.mark.parametrize("planted", ["../outside.safetensors", "/etc/x.safetensors", "link.safetensors"])
-    def test_a_checkpoint_outside_is_refused(
-        self, tmp_path: Path, state: dict[str, torch.Tensor], planted: str
-    ) -> None:
-        run = run_folder(tmp_path / "run", state, {"A": 5})
-        write(tmp_path / "outside.safetensors", state)
-        (run / "link.safetensors").symlink_to(tmp_path / "outside.safetensors")
-        results = json.loads((run / "results.json").read_text())
-        results["runs"][0]["artifacts"]["checkpoint"]["path"] = planted
-        (run / "results.json").write_text(json.dumps(results))
-        with pytest.raises(WeightsError, match=f"must lie inside its (run )?folder, but .* {planted!r}"):
-            load_weights(str(run), state_shapes(10))
-
-    @pytest.mark.parametrize(
-        "content",
-        [
-            "",
-            "{",
-            "[]",
-            "{}",
-            "null",
-            '{"runs": []}',
-            '{"runs": [{}]}',
-            '{"runs": [{"artifacts": null}]}',
-            '{"runs": [3]}',
-            '{"runs": [{"artifacts": {}, "epochs": [], "best_epoch": 1}]}',
-            "\udcff",
-        ],
-    )
-    def test_no_finished_run(self, tmp_path: Path, content: str) -> None:
-        (tmp_path / "results.json").write_bytes(content.encode(errors="surrogateescape"))
-        with pytest.raises(WeightsError, match=r"must hold a results\.json with a finished run"):
-            load_weights(str(tmp_path), TEN)
 
 
 class TestImagenet:

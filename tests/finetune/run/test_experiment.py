@@ -17,11 +17,20 @@ import pytest
 import safetensors.torch
 import torch
 
-from finetune.config.experiment import STANDARD_VARIANTS, Variant
-from finetune.errors import BadImagesError, ConfigError, FinetuneError, RunFolderError
+from finetune.config.experiment import STANDARD_VARIANTS
+from finetune.errors import (
+    BadImagesError,
+    ConfigError,
+    DataError,
+    FinetuneError,
+    RunFolderError,
+    WeightsError,
+)
 from finetune.run import environment
-from finetune.run import experiment as experiment_module
 from finetune.run.experiment import run_experiment
+from finetune.run.folder import RunFolder
+from finetune.run.records import VALUES_PER_EPOCH, VALUES_PER_RUN, Shard, n_values_of
+from finetune.run.reevaluate import evaluate_run
 from finetune.system import host
 from finetune.system.files import locked
 from finetune.system.signals import Stopped, StopRequest
@@ -32,6 +41,7 @@ from tests.compare_runs import file_digests, without_times
 
 A, B, C = STANDARD_VARIANTS
 Run = Callable[..., dict[str, Any]]
+Finished = tuple[Path, Any, dict[str, Any], Any]
 
 
 Copy = Callable[[Path, int], dict[str, Any] | None]
@@ -193,6 +203,111 @@ class TestFailure:
             experiment(tmp_path / "run", device="cuda")
 
 
+class TestWeightsThatAreMissing:
+    @pytest.mark.parametrize("name", ["imagnet", "none.pth", "empty-folder"])
+    def test_are_reported_before_any_image_is_read(
+        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "empty-folder").mkdir()
+        # The image folder does not exist either: whoever looked there first would say so.
+        with pytest.raises(WeightsError, match=name):
+            experiment(tmp_path / "run", dataset="imagefolder:no-such-folder", weights=name)
+        assert not (tmp_path / "run").exists()
+
+    def test_do_not_matter_to_random_starts(self, experiment: Run, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="no-such-folder"):
+            experiment(
+                tmp_path / "run", dataset="imagefolder:no-such-folder", weights="none.pth", variants=(A,)
+            )
+
+
+class TestShard:
+    pairs = (("A", 1), ("C", 0))
+
+    def test_resumed_by_hand_trains_its_own_runs_with_its_own_threads(
+        self, narrow_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        threads: list[int] = []
+        monkeypatch.setattr(host, "cores", lambda: 4)
+        monkeypatch.setattr(torch, "set_num_threads", threads.append)
+        config, out = (
+            tiny_config(weights=str(narrow_weights), variants=(A, C), seeds=2),
+            tmp_path / "shard-000",
+        )
+        with pytest.raises(Stopped):
+            run_experiment(
+                config, out, RecordingReporter(), StopAt(12), shard=Shard(self.pairs, local_size=2)
+            )
+        for _ in range(2):  # the second time it is finished
+            record = run_experiment(
+                RunFolder(out).config(), out, RecordingReporter(), StopRequest(), resume=True
+            )
+            assert sorted((run["variant"], run["seed"]) for run in record["runs"]) == sorted(self.pairs)
+        assert threads == [2, 2, 2]
+        assert not (out / "curves.png").exists()
+
+
+class TestGradable:
+    """What the grader would refuse to read is refused before it is trained."""
+
+    def test_more_runs_than_the_grader_reads(self, experiment: Run, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"at most 100,000 values, but 120 runs of 30 epochs"):
+            experiment(tmp_path / "run", seeds=40, epochs=30)
+        assert not (tmp_path / "run" / "config.toml").exists()
+
+    def test_the_estimate_is_above_what_is_written(self, finished: Finished) -> None:
+        n_values = n_values_of(json.loads((finished[0] / "results.json").read_text("utf-8"))["runs"][0])
+        assert n_values <= VALUES_PER_RUN + 2 * VALUES_PER_EPOCH <= 1.1 * n_values
+
+
+class TestEvaluate:
+    """Predictions recomputed from the checkpoints."""
+
+    def evaluated(self, run: Path, output: Path) -> dict[str, bytes]:
+        evaluate_run(run, output, RecordingReporter(), dataset=None, data_root=None, device="cpu")
+        return {path.name: path.read_bytes() for path in output.iterdir()}
+
+    def recorded(self, run: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (run / "predictions").iterdir()}
+
+    def test_needs_neither_the_gpu_nor_the_directory_of_training(
+        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        image_tree(tmp_path / "pets", {"a": 9, "b": 9})
+        run = tmp_path / "run"
+        experiment(run, dataset="imagefolder:pets", variants=(A,))
+        config = run / "config.toml"
+        config.write_text(config.read_text().replace('store = "auto"', 'store = "device"'))
+        assert RunFolder(run).config().store == "device"
+        monkeypatch.chdir("/")
+        assert self.evaluated(run, tmp_path / "fresh") == self.recorded(run)
+
+    def test_decodes_no_training_image(
+        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        image_tree(tmp_path / "pets", {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in "ab"})
+        photo(tmp_path / "pets" / "train" / "a" / "late.png", 77)
+        run = tmp_path / "run"
+        experiment(run, dataset=f"imagefolder:{tmp_path / 'pets'}", variants=(A,), subset=None)
+        (tmp_path / "pets" / "train" / "a" / "late.png").write_bytes(b"damaged since")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another cache"))
+        assert self.evaluated(run, tmp_path / "fresh") == self.recorded(run)
+
+    def test_leaves_out_what_the_run_skipped(
+        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        image_tree(tmp_path / "pets", {"a": 12, "b": 12})
+        for name in ("a/bad", "a/worse", "b/bad"):
+            (tmp_path / "pets" / f"{name}.png").write_bytes(name.encode())
+        run = tmp_path / "run"
+        dataset = f"imagefolder:{tmp_path / 'pets'}"
+        experiment(run, dataset=dataset, variants=(A,), subset=None, on_bad_image="skip")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another cache"))
+        assert self.evaluated(run, tmp_path / "fresh") == self.recorded(run)
+
+
 class TestResume:
     """Three steps, six batches of evaluation and an epoch's end: ten safe points an epoch, two epochs."""
 
@@ -221,21 +336,14 @@ class TestResume:
         assert file_digests(tmp_path / "run") == whole[1]
 
     def test_finished_variants_are_not_run_again(
-        self, experiment: Run, stopped_at: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, stopped_at: Copy, tmp_path: Path, narrow_weights: Path
     ) -> None:
         stopped_at(tmp_path / "run", 25)
-        trained: list[str] = []
-        real = experiment_module._run
-
-        def watched(prepared: Any, variant: Variant, *rest: Any) -> dict[str, Any]:
-            trained.append(variant.name)
-            return real(prepared, variant, *rest)
-
-        monkeypatch.setattr(experiment_module, "_run", watched)
-        experiment(tmp_path / "run", variants=(A, C), resume=True)
-        assert trained == ["C"]
-        experiment(tmp_path / "run", variants=(A, C), resume=True)  # a finished experiment
-        assert trained == ["C"]
+        config = tiny_config(weights=str(narrow_weights), variants=(A, C))
+        for expected in (["C"], []):  # the second time the experiment is finished
+            reporter = RecordingReporter()
+            run_experiment(config, tmp_path / "run", reporter, StopRequest(), resume=True)
+            assert [line[0] for line in reporter.said if " seed 0: " in line] == expected
 
     def test_checkpoints_within_an_epoch(
         self,
@@ -301,7 +409,7 @@ class TestIdentity:
         self, experiment: Run, stopped_at: Copy, tmp_path: Path, change: dict[str, Any], named: str
     ) -> None:
         stopped_at(tmp_path / "run", 25)
-        with pytest.raises(RunFolderError, match=f"can only go on with what it began with, but .* {named}"):
+        with pytest.raises(RunFolderError, match=f"must be resumed with what it began with, but .* {named}"):
             experiment(tmp_path / "run", resume=True, **{"variants": (A, C), **change})
 
     @pytest.mark.parametrize("ended", [True, False])

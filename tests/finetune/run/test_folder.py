@@ -8,7 +8,9 @@ import dataclasses
 import getpass
 import hashlib
 import json
+import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from importlib import resources
@@ -27,8 +29,12 @@ from finetune.data.datasets import Sample
 from finetune.errors import RunFolderError
 from finetune.network.network import fingerprint
 from finetune.network.resnet18 import resnet18
-from finetune.run.folder import begin_run_folder, config_record, predictions_csv, require_new, write_results
+from finetune.run.folder import RunFolder
+from finetune.run.prepare import best_checkpoint
+from finetune.run.records import Shard, config_record, predictions_csv, with_absolute_paths
 from finetune.training.record import Predictions
+from grader.errors import UnusableError
+from grader.load import load
 from tests.builders.config import tiny_config
 from tests.builders.runs import RecordingReporter
 
@@ -70,23 +76,22 @@ class TestSchema:
 
     def test_what_does_not_fit_is_not_written(self, finished: Finished, tmp_path: Path) -> None:
         for damage in ({"extra": 1}, {"runs": "none"}, {"tool": {}}):
-            with pytest.raises(AssertionError, match="results do not fit the schema"):
-                write_results(tmp_path, {**finished[2], **damage})
+            with pytest.raises(AssertionError, match="the grader would not accept the results"):
+                RunFolder(tmp_path).write_results({**finished[2], **damage})  # type: ignore[typeddict-item]
             assert not (tmp_path / "results.json").exists()
 
     def test_no_infinities(self, finished: Finished, tmp_path: Path) -> None:
         broken = copy.deepcopy(finished[2])
         broken["runs"][0]["epochs"][0]["val"]["loss_sum"] = float("nan")
         with pytest.raises(ValueError, match="not JSON compliant"):
-            write_results(tmp_path, broken)
+            RunFolder(tmp_path).write_results(broken)  # type: ignore[arg-type]
         assert not list(tmp_path.iterdir())
 
     def test_round_trip(self, finished: Finished, results: dict[str, Any], tmp_path: Path) -> None:
-        write_results(tmp_path, finished[2])
-        again = json.loads((tmp_path / "results.json").read_text("utf-8"))
-        for content in (again, results):
-            content.pop("created_at")
-        assert again == results
+        written: Any = copy.deepcopy(finished[2])
+        RunFolder(tmp_path).write_results(written)
+        assert RunFolder(tmp_path).read() == written
+        assert {**written, "created_at": results["created_at"]} == results
 
 
 class TestContent:
@@ -171,7 +176,7 @@ class TestFolder:
         }
 
     def test_config_is_the_resolved_one(self, finished: Finished) -> None:
-        resolved = dataclasses.replace(finished[1], precision="fp32")
+        resolved = with_absolute_paths(dataclasses.replace(finished[1], precision="fp32"))
         assert load_preset(str(finished[0] / "config.toml")) == resolved
 
     def test_artifacts_have_their_hashes(self, finished: Finished, results: dict[str, Any]) -> None:
@@ -204,18 +209,152 @@ class TestFolder:
     @pytest.mark.parametrize("name", ["results.json", "anything"])
     def test_a_folder_in_use_is_not_begun_again(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).touch()
-        with pytest.raises(
-            RunFolderError, match=r"has content; name another one, or go on with it: .*--resume"
-        ):
-            begin_run_folder(tmp_path, tiny_config())
+        with pytest.raises(RunFolderError, match=rf"has content \({name}\); name another one\."):
+            RunFolder(tmp_path).begin(tiny_config())
         assert [p.name for p in tmp_path.iterdir()] == [name]
 
     def test_a_folder_with_only_a_lock_is_empty(self, tmp_path: Path) -> None:
         (tmp_path / ".lock").touch()
-        require_new(tmp_path)
-        require_new(tmp_path / "none")
-        begin_run_folder(tmp_path, tiny_config())
-        assert load_preset(str(tmp_path / "config.toml")) == tiny_config()
+        RunFolder(tmp_path).require_new()
+        RunFolder(tmp_path / "none").require_new()
+        RunFolder(tmp_path).begin(tiny_config())
+        assert RunFolder(tmp_path).config() == with_absolute_paths(tiny_config())
+        with pytest.raises(RunFolderError, match="or resume its run: finetune train --resume"):
+            RunFolder(tmp_path).begin(tiny_config())
+
+
+class TestPaths:
+    """Paths in config.toml mean the same from any working directory."""
+
+    def test_are_stored_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        config = tiny_config(dataset="imagefolder:~/pets", data_root="data", weights="../own.pth")
+        RunFolder(tmp_path / "run").begin(config)
+        monkeypatch.chdir("/")
+        written = RunFolder(tmp_path / "run").config()
+        assert written.dataset == f"imagefolder:{tmp_path}/home/pets"
+        assert written.data_root == f"{tmp_path}/data"
+        assert Path(written.weights).resolve() == tmp_path.parent / "own.pth"
+
+    @pytest.mark.parametrize("name", ["imagenet", "bundled"])
+    def test_names_stay_names(self, tmp_path: Path, name: str) -> None:
+        RunFolder(tmp_path).begin(tiny_config(dataset="flowers102", weights=name))
+        written = RunFolder(tmp_path).config()
+        assert (written.dataset, written.weights) == ("flowers102", name)
+
+
+class TestRead:
+    """A copy of the finished run, changed; the grader and finetune refuse the same files."""
+
+    @pytest.fixture
+    def folder(self, finished: Finished, tmp_path: Path) -> RunFolder:
+        return RunFolder(Path(shutil.copytree(finished[0], tmp_path / "run")))
+
+    def test_of_a_folder_without_results(self, tmp_path: Path) -> None:
+        assert not RunFolder(tmp_path).has_results()
+        with pytest.raises(RunFolderError, match=r"must be a run folder with a results\.json"):
+            RunFolder(tmp_path).read()
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            b"{",
+            b"[]",
+            b"null",
+            b'{"runs": []}',
+            b"[" * 100_000,
+            b'{"a": NaN}',
+            b"\xef\xbb\xbf{}",
+            b'{"a": 1, "a": 2}',
+            b"[" + b"0," * 100_001 + b"0]",
+            b" " * (8 << 20) + b"{}",
+        ],
+        ids=lambda content: repr(content[:12]),
+    )
+    def test_refuses_what_the_grader_refuses(self, folder: RunFolder, content: bytes) -> None:
+        folder.results_file.write_bytes(content)
+        with pytest.raises(UnusableError):
+            load(folder.path)
+        with pytest.raises(
+            RunFolderError, match=r"must be as finetune wrote it, but .*; remove it"
+        ) as caught:
+            folder.read()
+        assert "\n" not in str(caught.value)
+
+    def test_refuses_a_link_and_a_pipe(self, folder: RunFolder, tmp_path: Path) -> None:
+        folder.results_file.rename(tmp_path / "elsewhere.json")
+        folder.results_file.symlink_to(tmp_path / "elsewhere.json")
+        with pytest.raises(RunFolderError, match="symbolic link"):
+            folder.read()
+        folder.results_file.unlink()
+        os.mkfifo(folder.results_file)
+        with pytest.raises(RunFolderError, match="not a regular file"):
+            folder.read()
+
+    @pytest.mark.parametrize("path", ["../x", "/etc/hostname", "a/../../x", "link/x"])
+    def test_artifacts_lie_inside_the_folder(self, folder: RunFolder, tmp_path: Path, path: str) -> None:
+        (folder.path / "link").symlink_to(tmp_path)
+        with pytest.raises(RunFolderError, match="must lie inside its folder"):
+            folder.artifact_file(path)
+
+    def test_shard_as_written(self, tmp_path: Path) -> None:
+        assert RunFolder(tmp_path).shard() is None
+        shard = Shard((("A", 0), ("C", 1)), local_size=2)
+        RunFolder(tmp_path).begin(tiny_config(), shard)
+        assert RunFolder(tmp_path).shard() == shard
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"pairs": 3}', '{"pairs": [["A"]]}', "[" * 100_000])
+    def test_a_damaged_shard_file(self, tmp_path: Path, content: str) -> None:
+        RunFolder(tmp_path).shard_file.write_text(content)
+        with pytest.raises(RunFolderError, match=r"shard\.json must be as finetune wrote it"):
+            RunFolder(tmp_path).shard()
+
+
+class TestReadOnly:
+    def test_writes_locks_and_removes_nothing(self, finished: Finished, tmp_path: Path) -> None:
+        document: Any = copy.deepcopy(finished[2])
+        folder = RunFolder(tmp_path, writes=False)
+        (tmp_path / "state").mkdir()
+        folder.check_room(10**9)
+        folder.require_new()
+        with folder.locked(), RunFolder(tmp_path).locked():
+            folder.begin(tiny_config())
+            folder.write_identity(document)
+            folder.write_results(document)
+            folder.remove_state()
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "state"]
+
+
+class TestBestCheckpoint:
+    def edited(self, finished: Finished, tmp_path: Path, n_correct: dict[str, int | None]) -> RunFolder:
+        """The finished run with these numbers of correct validation images; None is a failed run."""
+        document: Any = copy.deepcopy(finished[2])
+        for run in document["runs"]:
+            best = n_correct[run["variant"]]
+            if best is None:
+                run |= {"status": "failed", "failure": "x", "best_epoch": None, "artifacts": None}
+            else:
+                run["best_epoch"] = 2
+                run["epochs"][0]["val"]["n_correct"] = 20
+                run["epochs"][1]["val"]["n_correct"] = best
+        RunFolder(tmp_path).write_results(document)
+        return RunFolder(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("n_correct", "winner"), [({"A": 5, "B": 9, "C": 8}, "B"), ({"A": None, "B": 3, "C": 3}, "B")]
+    )
+    def test_is_the_one_with_the_highest_validation_accuracy(
+        self, finished: Finished, tmp_path: Path, n_correct: dict[str, int | None], winner: str
+    ) -> None:
+        folder = self.edited(finished, tmp_path, n_correct)
+        assert best_checkpoint(folder) == tmp_path / "checkpoints" / f"{winner}-seed0.safetensors"
+
+    def test_needs_a_finished_run(self, finished: Finished, tmp_path: Path) -> None:
+        folder = self.edited(finished, tmp_path, dict.fromkeys("ABC"))
+        with pytest.raises(RunFolderError, match="must have a finished run"):
+            best_checkpoint(folder)
 
 
 def test_predictions_give_every_float_back_exactly() -> None:

@@ -17,6 +17,7 @@ from finetune.config.experiment import ExperimentConfig
 from finetune.errors import ConfigError
 from finetune.run.profile import profile_run, stages, stages_table
 from finetune.system.signals import StopRequest
+from grader.record import results_from
 from tests.builders.config import tiny_config
 from tests.builders.runs import RecordingReporter
 
@@ -28,14 +29,14 @@ TINY = [*RECIPE, "--device", "cpu", "--workers", "1"]
 class TestStages:
     def test_add_up_to_the_total(self, finished: Finished) -> None:
         record = finished[2]
-        found = stages(record)
+        found = stages(results_from(record))
         assert sum(seconds for _, seconds, _ in found) == pytest.approx(record["timings"]["total_seconds"])
         assert all(seconds > -1e-3 for _, seconds, _ in found)
         assert len({name for name, _, _ in found}) == len(found) == 3 + 4 * 3 + 1
 
     def test_count_every_image_they_saw(self, finished: Finished) -> None:
-        images = {name: n for name, _, n in stages(finished[2]) if n}
-        assert images.pop("decoding, or opening what was kept") == 60  # 20 in each split
+        images = {name: n for name, _, n in stages(results_from(finished[2])) if n}
+        assert images.pop("decoding, or opening the cache") == 60  # 20 in each split
         assert images == {
             f"{variant} seed 0: {stage}": n
             for variant in "ABC"
@@ -55,17 +56,19 @@ class TestStages:
             "decode_seconds": 0.25,
             "total_seconds": 10.0,
         }
-        assert [(name.removeprefix("A seed 0: "), seconds) for name, seconds, _ in stages(record)] == [
+        assert [
+            (name.removeprefix("A seed 0: "), seconds) for name, seconds, _ in stages(results_from(record))
+        ] == [
             ("start-up", 1.0),
             ("download", 0.5),
-            ("decoding, or opening what was kept", 0.25),
+            ("decoding, or opening the cache", 0.25),
             ("waiting for images", 2.0),
             ("training steps", 3.0),
             ("evaluation", 1.5),
             ("checkpoints and the rest", 1.0),
             ("between variants", 0.75),
         ]
-        columns = [list(column.cells) for column in stages_table(record).columns]
+        columns = [list(column.cells) for column in stages_table(results_from(record)).columns]
         assert columns[2][4] == "30.0%"
         assert columns[3][4] == "13"  # 40 images in 3 s
         assert columns[3][0] == ""
@@ -73,9 +76,9 @@ class TestStages:
     def test_a_run_that_failed_in_its_first_epoch(self, finished: Finished) -> None:
         record = copy.deepcopy(finished[2])
         record["runs"][0].update(epochs=[], status="failed")
-        names = [name for name, _, _ in stages(record)]
+        names = [name for name, _, _ in stages(results_from(record))]
         assert "A seed 0: training steps" in names
-        assert stages_table(record).row_count == len(names)
+        assert stages_table(results_from(record)).row_count == len(names)
 
 
 @pytest.fixture
@@ -93,7 +96,7 @@ class TestProfile:
         options = ["--preset", "smoke", *TINY, "--weights", str(narrow_weights), "--variants", "a,c"]
         ended = CliRunner().invoke(cli.cli, ["profile", *options])
         assert ended.exit_code == 0, ended.output
-        for name in ("start-up", "download", "decoding, or opening what was kept", "between variants"):
+        for name in ("start-up", "download", "decoding, or opening the cache", "between variants"):
             assert name in ended.output
         for variant in "AC":
             for stage in ("waiting for images", "training steps", "evaluation", "checkpoints and the rest"):

@@ -16,6 +16,7 @@ from finetune.errors import RunFolderError
 from finetune.run.report import curves, epoch_line, summary
 from finetune.system.console import Reporter
 from finetune.training.record import Epoch, Metrics
+from grader.record import results_from
 from tests.builders.runs import RecordingReporter
 
 Finished = tuple[Path, ExperimentConfig, dict[str, Any], RecordingReporter]
@@ -65,7 +66,7 @@ def test_epoch_line() -> None:
 
 class TestSummary:
     def test_a_row_for_each_run(self, finished: Finished) -> None:
-        lines = shown(summary(finished[2])).splitlines()
+        lines = shown(summary(results_from(finished[2]))).splitlines()
         for run in finished[2]["runs"]:
             best = run["epochs"][run["best_epoch"] - 1]
             (line,) = [text for text in lines if f" {run['variant']} " in text]
@@ -74,11 +75,11 @@ class TestSummary:
             assert f"{best['test']['n_correct'] / 20:.1%}" in line
 
     def test_failed_runs(self, finished: Finished) -> None:
-        lines = shown(summary(failed(finished[2]))).splitlines()
+        lines = shown(summary(results_from(failed(finished[2])))).splitlines()
         assert len([line for line in lines if "failed" in line]) == 1
         late = copy.deepcopy(finished[2])
         late["runs"][1]["status"] = "failed"
-        assert "(failed)" in shown(summary(late))
+        assert "(failed)" in shown(summary(results_from(late)))
 
 
 class TestCurves:
@@ -89,20 +90,20 @@ class TestCurves:
         assert 30_000 < (finished[0] / "curves.png").stat().st_size < 1_000_000
 
     def test_one_variant_is_narrower(self, finished: Finished, tmp_path: Path) -> None:
-        curves({**finished[2], "runs": finished[2]["runs"][:1]}, tmp_path / "one.png")
+        curves(results_from({**finished[2], "runs": finished[2]["runs"][:1]}), tmp_path / "one.png")
         with Image.open(tmp_path / "one.png") as one, Image.open(finished[0] / "curves.png") as three:
             assert one.width < three.width
             assert one.height == three.height
 
     @pytest.mark.parametrize("all_of_them", [False, True])
     def test_with_failed_runs(self, finished: Finished, tmp_path: Path, all_of_them: bool) -> None:
-        curves(failed(finished[2], all_of_them=all_of_them), tmp_path / "x.png")
+        curves(results_from(failed(finished[2], all_of_them=all_of_them)), tmp_path / "x.png")
         assert (tmp_path / "x.png").stat().st_size > 10_000
 
     def test_a_place_that_cannot_be_written(self, finished: Finished, tmp_path: Path) -> None:
         (tmp_path / "none").touch()
         with pytest.raises(RunFolderError, match=r"x\.png cannot be written"):
-            curves(finished[2], tmp_path / "none" / "x.png")
+            curves(results_from(finished[2]), tmp_path / "none" / "x.png")
 
 
 class TestReporter:

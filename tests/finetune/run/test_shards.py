@@ -18,10 +18,14 @@ import torch
 from rich.console import Console
 
 from finetune.config.experiment import STANDARD_VARIANTS
-from finetune.distributed.launcher import Ranks, deal, ranks
+from finetune.distributed import group
+from finetune.distributed.group import ParallelError, peer_errors
+from finetune.distributed.launcher import LaunchInfo, assign, launch_info
 from finetune.errors import ConfigError, FinetuneError, RunFolderError
-from finetune.run import shards as parallel
-from finetune.run.shards import ParallelError, TaggedReporter, shard_folder, train_shard
+from finetune.run import shards as shards_module
+from finetune.run.folder import RunFolder
+from finetune.run.records import Shard
+from finetune.run.shards import TaggedReporter, shard_folder, train_shard
 from finetune.system.signals import Stopped, StopRequest
 from tests.builders.config import tiny_config
 from tests.builders.runs import RecordingReporter
@@ -35,69 +39,69 @@ ARRAY = {"SLURM_ARRAY_TASK_ID": "12", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY
 INDEXED = {"JOB_COMPLETION_INDEX": "7", "WORLD_SIZE": "9"}
 
 
-class TestRanks:
+class TestLaunchInfo:
     @pytest.mark.parametrize(
         ("environ", "expected"),
         [
-            (TORCHRUN | MASTER, Ranks(3, 8, 1, 2, connected=True)),
-            (TORCHRUN, Ranks(3, 8, 1, 2)),
-            ({"RANK": "0", "WORLD_SIZE": "1"}, Ranks(0, 1)),
-            (SRUN, Ranks(5, 6, 1)),
-            (SRUN | MASTER, Ranks(5, 6, 1, connected=True)),
-            (ARRAY, Ranks(2, 4)),
-            (ARRAY | MASTER, Ranks(2, 4)),
-            (ARRAY | {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}, Ranks(2, 4)),
-            (INDEXED, Ranks(7, 9)),
-            (TORCHRUN | SRUN | ARRAY | INDEXED | {"WORLD_SIZE": "8"}, Ranks(3, 8, 1, 2)),
+            (TORCHRUN | MASTER, LaunchInfo(3, 8, 1, 2, connected=True)),
+            (TORCHRUN, LaunchInfo(3, 8, 1, 2)),
+            ({"RANK": "0", "WORLD_SIZE": "1"}, LaunchInfo(0, 1)),
+            (SRUN, LaunchInfo(5, 6, 1)),
+            (SRUN | MASTER, LaunchInfo(5, 6, 1, connected=True)),
+            (ARRAY, LaunchInfo(2, 4)),
+            (ARRAY | MASTER, LaunchInfo(2, 4)),
+            (ARRAY | {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}, LaunchInfo(2, 4)),
+            (INDEXED, LaunchInfo(7, 9)),
+            (TORCHRUN | SRUN | ARRAY | INDEXED | {"WORLD_SIZE": "8"}, LaunchInfo(3, 8, 1, 2)),
         ],
     )
-    def test_of_each_launcher(self, environ: dict[str, str], expected: Ranks) -> None:
-        assert ranks(environ) == expected
+    def test_of_each_launcher(self, environ: dict[str, str], expected: LaunchInfo) -> None:
+        assert launch_info(environ) == expected
 
     @pytest.mark.parametrize(
         ("environ", "message"),
         [
             (
                 {},
-                "RANK must be a whole number for that, but it is not set; start the processes with torchrun",
+                "RANK must be a whole number, but it is not set; start the processes with torchrun",
             ),
             ({"WORLD_SIZE": "9"}, "RANK must .* not set"),
             ({"RANK": "0"}, "WORLD_SIZE must .* not set"),
             (TORCHRUN | {"WORLD_SIZE": "many"}, "WORLD_SIZE must .* is 'many'"),
             (TORCHRUN | {"RANK": "-1"}, "RANK must .* is '-1'"),
             (TORCHRUN | {"RANK": "9" * 5000}, "RANK must"),
-            (TORCHRUN | {"RANK": "8"}, "says 8 of 8"),
-            ({"RANK": "0", "WORLD_SIZE": "0"}, "says 0 of 0"),
+            (TORCHRUN | {"RANK": "8"}, "says rank 8 of 8"),
+            ({"RANK": "0", "WORLD_SIZE": "0"}, "says rank 0 of 0"),
             (TORCHRUN | {"LOCAL_RANK": ""}, "LOCAL_RANK must .* is ''"),
             ({k: v for k, v in TORCHRUN.items() if k != "LOCAL_WORLD_SIZE"}, "LOCAL_WORLD_SIZE must"),
             (TORCHRUN | {"MASTER_ADDR": "host"}, "MASTER_PORT must .* not set"),
             ({"SLURM_NTASKS": "2"}, "SLURM_PROCID must"),
             ({"SLURM_ARRAY_TASK_ID": "1"}, "SLURM_ARRAY_TASK_MIN must"),
-            (ARRAY | {"SLURM_ARRAY_TASK_ID": "16"}, "says 6 of 4"),
+            (ARRAY | {"SLURM_ARRAY_TASK_ID": "16"}, "says rank 6 of 4"),
             ({"JOB_COMPLETION_INDEX": "1"}, "WORLD_SIZE must"),
         ],
     )
     def test_that_make_no_sense(self, environ: dict[str, str], message: str) -> None:
         with pytest.raises(ConfigError, match=message) as caught:
-            ranks(environ)
+            launch_info(environ)
         assert str(caught.value).endswith(".")
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4, 7, 9])
-def test_every_pair_is_dealt_once(world: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7, 9])
+def test_every_pair_is_assigned_once(world_size: int) -> None:
     pairs = [(name, seed) for seed in range(2) for name in "abc"]
-    dealt = [deal(pairs, Ranks(rank, world)) for rank in range(world)]
-    assert sorted(pair for share in dealt for pair in share) == sorted(pairs)
-    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    assigned = [assign(pairs, LaunchInfo(rank, world_size)) for rank in range(world_size)]
+    assert sorted(pair for own in assigned for pair in own) == sorted(pairs)
+    assert max(map(len, assigned)) - min(map(len, assigned)) <= 1
 
 
 def test_a_process_of_eight_gets_each_variant() -> None:
     pairs = [(name, seed) for seed in range(8) for name in "abc"]
     for rank in range(8):
-        assert sorted(name for name, _ in deal(pairs, Ranks(rank, 8))) == ["a", "b", "c"]
+        assert sorted(name for name, _ in assign(pairs, LaunchInfo(rank, 8))) == ["a", "b", "c"]
 
 
-def test_who_speaks_is_said_and_nobody_draws(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_begin_with_the_rank_and_no_bar_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = TaggedReporter(3)
     reporter.console = Console(force_terminal=True, highlight=False)
     reporter.say("A seed 0")
@@ -107,73 +111,70 @@ def test_who_speaks_is_said_and_nobody_draws(capsys: pytest.CaptureFixture[str])
 
 
 def test_other_errors_are_not_taken_for_dead_processes() -> None:
-    with pytest.raises(RuntimeError, match="size mismatch"), parallel.dead_peers("go on"):
+    with pytest.raises(RuntimeError, match="size mismatch"), peer_errors("resume"):
         raise RuntimeError("size mismatch")
-    with pytest.raises(ParallelError, match=r": go on\.$"), parallel.dead_peers("go on"):
+    with pytest.raises(ParallelError, match=r": resume\.$"), peer_errors("resume"):
         raise torch.distributed.DistBackendError("NCCL error: remote process exited")
 
 
 class TestShards:
-    """One process after another; `train` leaves the marks of a run without training."""
+    """One process after another; `train` writes what begins a run folder, without training."""
 
     config = tiny_config(variants=(A, C), seeds=2)
 
-    def shard(self, out: Path, ranks: Ranks, **options: Any) -> tuple[list[Any], RecordingReporter]:
+    def shard(self, out: Path, info: LaunchInfo, **options: Any) -> tuple[list[Any], RecordingReporter]:
         calls: list[Any] = []
         reporter = RecordingReporter()
 
-        def train(folder: Path, pairs: list[tuple[str, int]], resume: bool) -> dict[str, Any]:
-            calls.append((folder, pairs, resume))
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.toml").touch()
-            ended = ", ".join(f'{{"variant": "{name}", "seed": {seed}}}' for name, seed in pairs)
-            (folder / "results.json").write_text(f'{{"runs": [{ended}]}}')
-            return {"runs": pairs}
+        def train(path: Path, shard: Shard, resume: bool) -> Any:
+            calls.append((path, shard.pairs, resume))
+            if not resume:
+                RunFolder(path).begin(self.config, shard)
+            return {"runs": shard.pairs}
 
-        config = options.get("config", self.config)
-        record = train_shard(config, out, ranks, reporter, StopRequest(), options.get("train", train))
+        record = train_shard(self.config, out, info, reporter, StopRequest(), options.get("train", train))
         assert record == ({"runs": calls[0][1]} if calls else None)
         return calls, reporter
 
-    def test_begin_and_then_go_on(self, tmp_path: Path) -> None:
+    def test_the_same_command_resumes(self, tmp_path: Path) -> None:
         for resumed in (False, True):
-            for rank, pairs in ((0, [("A", 0), ("A", 1)]), (1, [("C", 0), ("C", 1)])):
-                calls, _ = self.shard(tmp_path / "out", Ranks(rank, 2))
+            for rank, pairs in ((0, (("A", 0), ("A", 1))), (1, (("C", 0), ("C", 1)))):
+                calls, _ = self.shard(tmp_path / "out", LaunchInfo(rank, 2))
                 assert calls == [(shard_folder(tmp_path / "out", rank), pairs, resumed)]
         assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["shard-000", "shard-001"]
 
     def test_more_processes_than_runs(self, tmp_path: Path) -> None:
-        calls, reporter = self.shard(tmp_path / "out", Ranks(4, 6))
+        calls, reporter = self.shard(tmp_path / "out", LaunchInfo(4, 6))
         assert calls == []
         assert reporter.said == ["Process 4 has nothing to train: there are 4 runs."]
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize(("before", "now"), [(4, 2), (2, 4), (1, 2), (3, 2)])
-    def test_of_another_number_of_processes_are_left_alone(
+    def test_shards_of_another_number_of_processes_are_left_alone(
         self, tmp_path: Path, before: int, now: int
     ) -> None:
         for rank in range(before):
-            self.shard(tmp_path, Ranks(rank, before))
-        with pytest.raises(RunFolderError, match="by as many processes as began them"):
-            self.shard(tmp_path, Ranks(0, now))
+            self.shard(tmp_path, LaunchInfo(rank, before))
+        with pytest.raises(RunFolderError, match="must be resumed with the same number of processes"):
+            self.shard(tmp_path, LaunchInfo(0, now))
 
     def test_a_folder_with_other_content(self, tmp_path: Path) -> None:
         (tmp_path / "config.toml").touch()
         for rank in range(2):
             with pytest.raises(RunFolderError, match=r"but .* has other content; name another one"):
-                self.shard(tmp_path, Ranks(rank, 2))
+                self.shard(tmp_path, LaunchInfo(rank, 2))
 
-    def test_what_was_joined_before_does_not_hinder(self, tmp_path: Path) -> None:
-        self.shard(tmp_path, Ranks(0, 2))
+    def test_merged_results_beside_the_shards_are_no_obstacle(self, tmp_path: Path) -> None:
+        self.shard(tmp_path, LaunchInfo(0, 2))
         (tmp_path / "config.toml").touch()
-        assert len(self.shard(tmp_path, Ranks(1, 2))[0]) == 1
+        assert len(self.shard(tmp_path, LaunchInfo(1, 2))[0]) == 1
 
     def test_a_failure_stays_what_it_is(self, tmp_path: Path) -> None:
         def train(*_: object) -> dict[str, Any]:
             raise RunFolderError("Full.")
 
         with pytest.raises(RunFolderError, match=r"^Full\.$"):
-            self.shard(tmp_path, Ranks(0, 2), train=train)
+            self.shard(tmp_path, LaunchInfo(0, 2), train=train)
 
 
 Work = Callable[[int], object]
@@ -200,18 +201,18 @@ class Processes:
     def _run(self, work: Work, environ: dict[str, str]) -> NoReturn:
         """As the command line ends: one sentence and an exit code."""
         os.environ.update(environ)
-        code, who, stop = 1, ranks(), StopRequest()
-        said = (self.folder / f"said{who.rank}").open("w")
-        config = tiny_config(variants=(A, B, C)[: who.world])
+        code, info, stop = 1, launch_info(), StopRequest()
+        said = (self.folder / f"said{info.rank}").open("w")
+        config = tiny_config(variants=(A, B, C)[: info.world_size])
         try:
             stop.install()
             train_shard(
                 config,
                 self.folder / "run",
-                who,
+                info,
                 RecordingReporter(),
                 stop,
-                lambda *_: {"work": work(who.rank)},
+                lambda *_: {"work": work(info.rank)},
             )
             code = 0
         except FinetuneError as error:
@@ -256,11 +257,11 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proce
         monkeypatch.delenv(name)
     running = Processes(tmp_path)
 
-    def joined(shards: list[Path], *_: object) -> dict[str, Any]:
-        running.mark(f"joined{len(shards)}")
-        return {"joined": len(shards)}
+    def merge_runs(shards: list[Path], *_: object) -> dict[str, Any]:
+        running.mark(f"merged{len(shards)}")
+        return {"merged": len(shards)}
 
-    monkeypatch.setattr(parallel, "merge_runs", joined)
+    monkeypatch.setattr(shards_module, "merge_runs", merge_runs)
     yield running
     running.close()
 
@@ -274,20 +275,20 @@ def killed(_: int) -> None:
 
 
 DIED = (
-    "Every process must live to the end, but one has died (its launcher says which); what was trained is "
-    "kept: start the same command again and it goes on."
+    "A worker process died (the launcher's output says which); finished work is kept: start the same command "
+    "again to resume."
 )
 
 
 class TestConnected:
-    def test_the_first_joins_once_all_have_ended(self, processes: Processes, tmp_path: Path) -> None:
+    def test_rank_0_merges_once_all_have_finished(self, processes: Processes, tmp_path: Path) -> None:
         def slow(_: int) -> None:
             time.sleep(0.3)
-            assert not (tmp_path / "joined3").exists()
+            assert not (tmp_path / "merged3").exists()
 
         processes.start(nothing, slow, nothing)
         assert [processes.end_of(rank) for rank in range(3)] == [(0, "")] * 3
-        assert (tmp_path / "joined3").exists()
+        assert (tmp_path / "merged3").exists()
 
     def test_one_that_fails_is_told_to_all(self, processes: Processes, tmp_path: Path) -> None:
         def fails(_: int) -> None:
@@ -297,28 +298,28 @@ class TestConnected:
         assert processes.end_of(1) == (2, "The disk is full; make room.")
         assert processes.end_of(0) == (
             2,
-            "Every process must end well before the runs are joined, but process 1 did not: The disk is "
-            "full; make room; put that right and start the same command again: it goes on.",
+            "Process 1 failed, so the runs are not merged: The disk is full; make room; fix that and start "
+            "the same command again to resume.",
         )
-        assert not list(tmp_path.glob("joined*"))
+        assert not list(tmp_path.glob("merged*"))
 
-    def test_joining_that_fails_is_told_to_all(
+    def test_a_merge_that_fails_is_told_to_all(
         self, processes: Processes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(*_: object) -> None:
             raise RunFolderError("They differ.")
 
-        monkeypatch.setattr(parallel, "merge_runs", broken)
+        monkeypatch.setattr(shards_module, "merge_runs", broken)
         processes.start(nothing, nothing)
         assert processes.end_of(0) == (2, "They differ.")
-        assert "process 0 did not: They differ; put that right" in processes.end_of(1)[1]
+        assert "Process 0 failed, so the runs are not merged: They differ; fix that" in processes.end_of(1)[1]
 
     def test_a_failure_of_any_length_and_script(self, processes: Processes) -> None:
         def fails(_: int) -> None:
             raise RunFolderError("\U0001f600" * 5000)
 
         processes.start(nothing, fails)
-        assert "\U0001f600" * parallel.MESSAGE_LETTERS + "; put" in processes.end_of(0)[1]
+        assert "\U0001f600" * group.MESSAGE_CHARACTERS + "; fix" in processes.end_of(0)[1]
 
     def test_one_that_is_killed_while_another_waits(self, processes: Processes) -> None:
         def later(_: int) -> None:
@@ -348,25 +349,25 @@ class TestConnected:
         assert processes.end_of(0) == (143, "")
 
     def test_one_that_never_comes(self, processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(parallel, "MEETING", timedelta(seconds=0.5))
+        monkeypatch.setattr(group, "CONNECT_TIMEOUT", timedelta(seconds=0.5))
         processes.start(nothing, world=2)
         code, said = processes.end_of(0)
         assert code == 2
-        assert "2 processes must find one another" in said
+        assert "2 processes must connect within" in said
         assert said.endswith("check MASTER_ADDR and MASTER_PORT.")
 
 
 TRAINS = """
 import os, sys, signal, time
 from finetune.cli import app as cli
-from finetune.run import shards as parallel
+from finetune.run import shards
 from finetune.config.presets import load_preset
-from finetune.distributed.launcher import ranks
+from finetune.distributed.launcher import launch_info
 from finetune.system.console import Reporter
 from finetune.errors import FinetuneError
 from finetune.system.signals import Stopped, StopRequest
 from pathlib import Path
-def train(folder, pairs, resume):
+def train(folder, shard, resume):
     stop_at_rank_1()
     return {}
 def stop_at_rank_1():
@@ -379,7 +380,7 @@ def stop_at_rank_1():
 stop = StopRequest()
 stop.install()
 try:
-    parallel.train_shard(load_preset("smoke"), Path(sys.argv[1]), ranks(), Reporter(), stop, train)
+    shards.train_shard(load_preset("smoke"), Path(sys.argv[1]), launch_info(), Reporter(), stop, train)
 except Stopped as stopped:
     print("Interrupted.", flush=True)
     sys.exit(128 + stopped.number)

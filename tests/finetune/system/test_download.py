@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import sys
 import urllib.error
 import urllib.request
 
@@ -64,3 +65,10 @@ def test_a_stalled_server_is_given_up(server: Server, monkeypatch: pytest.Monkey
         urllib.request.urlopen(f"{server.url}/stall/x"),  # noqa: S310 - a server of this test
     ):
         pass
+
+
+def test_a_percentage_stays_out_of_logs(capsys: pytest.CaptureFixture[str]) -> None:
+    with downloading("The file", "Try again.", DataError):
+        print("\r12.5%", end="", file=sys.stderr)  # noqa: T201 - as torchvision does
+    print("after", file=sys.stderr)  # noqa: T201
+    assert capsys.readouterr().err == "after\n"

@@ -1,0 +1,186 @@
+"""What all runs of an experiment share: machine, images and weights, checked and loaded before training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from finetune.config.experiment import ExperimentConfig
+from finetune.data.prepare import Images, divide, make_ready
+from finetune.data.splits import Splits
+from finetune.distributed.world import World
+from finetune.errors import DataError, OutOfMemory, RunFolderError
+from finetune.network.resnet18 import resnet18, state_shapes
+from finetune.network.weights import NAMED_WEIGHTS, Weights, load_weights, open_weights
+from finetune.run import environment, records
+from finetune.run.folder import RunFolder
+from finetune.run.records import Document
+from finetune.system import host
+from finetune.system.console import Reporter
+from finetune.training.features import FeatureCache, FrozenPrefix, cacheable_bytes
+from finetune.training.precision import choose_precision
+from finetune.training.requirements import require_memory
+
+LACK_OF_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a", "can't start new thread")
+"""In the text of a RuntimeError when memory ran out: of PyTorch's allocator, C++, oneDNN, Python."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What all runs of an experiment share: images, weights and machine, and their record."""
+
+    config: ExperimentConfig
+    device: torch.device
+    workers: int
+    splits: Splits
+    images: Images
+    weights: Weights | None
+    record: Document
+    features: dict[str, tuple[str, FeatureCache]] = field(default_factory=dict)
+
+    def features_of(self, variant: str, frozen_sha256: str) -> FeatureCache:
+        """The features cached by the previous seed if its frozen prefix was the same, else an empty cache."""
+        before = self.features.get(variant)
+        if before is None or before[0] != frozen_sha256:
+            self.features[variant] = before = (frozen_sha256, FeatureCache())
+        return before[1]
+
+
+def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepared:
+    """Find the images, split them, load the weights and decode every image, before any training.
+
+    Raises:
+        FinetuneError: images, weights or device are not as the configuration says.
+    """
+    device = environment.choose_device(config.device)
+    precision = choose_precision(config.precision, device, config.recipe.image_size)
+    config = dataclasses.replace(config, precision=precision)
+    environment.choose_algorithms(config.deterministic)
+    for variant in config.variants:
+        require_memory(variant, config.recipe, precision, device, world.local_size)
+    threads = host.choose_threads(config.threads, world.local_size)
+    torch.set_num_threads(threads)
+    workers = config.workers or threads
+    described = environment.describe(device)
+    gpu_memory = torch.cuda.mem_get_info(device) if device.type == "cuda" else None
+    reporter.say(host.startup_line(described, gpu_memory))
+    note = host.shared_memory_note()
+    if note:
+        reporter.say(note)
+    with memory_errors(config):
+        found_weights = _find_weights(config)
+        divided = divide(config, workers)
+        weights = _weights(config, found_weights, len(divided.dataset.classes), reporter)
+        divided, images, seconds = make_ready(config, divided, reporter, workers, device)
+    config = dataclasses.replace(config, cache_views=_views(config, len(images.train), device))
+    dataset, splits = divided.dataset, divided.splits
+    download_seconds = dataset.download_seconds + (weights.download_seconds if weights else 0.0)
+    record: Document = {
+        "schema_version": records.SCHEMA_VERSION,
+        "created_at": records.now(),
+        "tool": environment.describe_tool(),
+        "environment": described,
+        "config": records.config_record(config, splits.kind),
+        "dataset": records.dataset_record(dataset, splits),
+        "weights": records.weights_record(weights),
+        "timings": {
+            "start_seconds": max(0.0, environment.elapsed_seconds() - download_seconds - seconds),
+            "download_seconds": download_seconds,
+            "decode_seconds": seconds,
+        },
+        "runs": [],
+    }
+    records.require_gradable(record, config, splits)
+    if not world.all_equal([splits.fingerprints, record["weights"]]):
+        raise DataError(
+            "All processes must have the same images and weights, but they differ; put them on a volume that "
+            "all processes share."
+        )
+    return Prepared(config, device, workers, splits, images, weights, record)
+
+
+def _views(config: ExperimentConfig, n_train: int, device: torch.device) -> int | None:
+    """The number of augmented views; `auto` is resolved here, so that a resumed job has the same."""
+    if not isinstance(config.cache_views, str):
+        return config.cache_views
+    n_bytes = 0
+    for variant in config.variants:
+        with torch.random.fork_rng(devices=[]):
+            network = resnet18(2, variant.groups).to(device)
+        n_bytes += n_train * FrozenPrefix(network, config.recipe, config.precision).bytes_per_image
+    pays = config.seeds > 1 and 0 < n_bytes * config.recipe.epochs < cacheable_bytes(device)
+    return config.recipe.epochs if pays else None
+
+
+def _find_weights(config: ExperimentConfig) -> str | None:
+    """What `load_weights` takes, None if no variant is pretrained; told before any image is read.
+
+    Raises:
+        FinetuneError: there is no such file, or no usable run in the folder.
+    """
+    if all(v.init == "random" for v in config.variants):
+        return None
+    if config.weights in NAMED_WEIGHTS:
+        return config.weights
+    run = RunFolder(Path(config.weights))
+    path = best_checkpoint(run) if run.has_results() else Path(config.weights)
+    with open_weights(path):
+        return str(path)
+
+
+def best_checkpoint(run: RunFolder) -> Path:
+    """The checkpoint with the highest validation accuracy in an earlier run; the first of equals.
+
+    Raises:
+        RunFolderError: no run has finished, or the results cannot be read.
+    """
+    scored = [
+        (r.best.val.n_correct, r.artifacts.checkpoint.path)
+        for r in run.results().runs
+        if r.best is not None and r.artifacts is not None
+    ]
+    if not scored:
+        raise RunFolderError(
+            f"A run folder given as --weights must have a finished run, but {run.path} has none; "
+            "name another one."
+        )
+    return run.artifact_file(max(scored, key=lambda entry: entry[0])[1])
+
+
+def _weights(
+    config: ExperimentConfig, found: str | None, n_classes: int, reporter: Reporter
+) -> Weights | None:
+    """The pretrained weights, fitted to the number of classes."""
+    if found is None:
+        return None
+    weights = load_weights(found, state_shapes(n_classes))
+    if weights.kind == "file" and Path(config.weights).is_dir():
+        weights = dataclasses.replace(weights, kind="run")
+    reporter.say(f"Pretrained weights: {weights.source} (SHA-256 {weights.sha256[:12]}...)")
+    if weights.dropped:
+        reporter.say(
+            f"Their head has another number of classes and was dropped: {', '.join(weights.dropped)}."
+        )
+    return weights
+
+
+@contextmanager
+def memory_errors(config: ExperimentConfig) -> Iterator[None]:
+    """Turn what PyTorch and Python raise when memory runs out into a sentence with a batch size to try."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+            text in str(error) for text in LACK_OF_MEMORY
+        ):
+            smaller = max(1, config.recipe.batch_size // 2)
+            raise OutOfMemory(
+                f"A batch of {config.recipe.batch_size} images of {config.recipe.image_size} pixels does not "
+                f"fit into the free memory; try --batch-size {smaller}, or a smaller --image-size."
+            ) from error
+        raise

@@ -1,0 +1,260 @@
+"""The parts of results.json, made from what trained: plain JSON values, named as in the grader's schema."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+import numpy as np
+
+from finetune.config.experiment import ExperimentConfig, Variant
+from finetune.data.datasets import Dataset, Sample
+from finetune.data.splits import Splits
+from finetune.errors import ConfigError, DataError, RunFolderError
+from finetune.network.network import Network
+from finetune.network.weights import NAMED_WEIGHTS, Weights
+from finetune.training.record import Predictions, Training
+from grader.errors import UnusableError
+from grader.files import read_bytes
+from grader.predictions import parse_predictions
+from grader.strict_json import MAX_BYTES, MAX_VALUES
+
+SCHEMA_VERSION = "1.0"
+
+VALUES_PER_RUN = 450
+"""JSON values of a run without its epochs, rounded up: ResNet-18's 62 parameters take 372 of them."""
+
+VALUES_PER_EPOCH = 18
+
+Pair = tuple[str, int]
+"""A variant's name and a seed."""
+
+Json = dict[str, Any]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one process of `--parallel runs` trains.
+
+    Args:
+        pairs: its variants and seeds.
+        local_size: processes that share the machine's cores.
+    """
+
+    pairs: tuple[Pair, ...]
+    local_size: int = 1
+
+
+class Document(TypedDict):
+    """The content of results.json; `grader/results.schema.json` describes each part."""
+
+    schema_version: str
+    created_at: str
+    tool: Json
+    environment: Json
+    config: Json
+    dataset: Json
+    weights: Json | None
+    timings: dict[str, float]
+    runs: list[Json]
+
+
+def now() -> str:
+    """The time for `created_at`, UTC."""
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def run_stem(variant: str, seed: int) -> str:
+    """The name of a run, with which the names of its files begin."""
+    return f"{variant}-seed{seed}"
+
+
+def config_record(config: ExperimentConfig, split: str) -> Json:
+    """The `config` object. Of paths it has only the last part, so that results name nobody's folders."""
+    kind, colon, path = config.dataset.partition(":")
+    variants = [
+        {**dataclasses.asdict(v), "train": "all" if v.train == "all" else list(v.groups)}
+        for v in config.variants
+    ]
+    return {
+        "preset": config.preset,
+        "dataset": kind + colon + Path(path).resolve().name if colon else kind,
+        "split": split,
+        "subset": config.subset,
+        "weights": Path(config.weights).name,
+        "seeds": list(config.seed_list),
+        "precision": config.precision,
+        "cache_views": config.cache_views,
+        "processes": config.processes,
+        "variants": variants,
+        "recipe": dataclasses.asdict(config.recipe),
+    }
+
+
+def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
+    """The configuration with paths that mean the same from any working directory."""
+    kind, colon, path = config.dataset.partition(":")
+    return dataclasses.replace(
+        config,
+        dataset=kind + colon + _absolute(path) if colon else kind,
+        data_root=_absolute(config.data_root),
+        weights=config.weights if config.weights in NAMED_WEIGHTS else _absolute(config.weights),
+    )
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def dataset_record(dataset: Dataset, splits: Splits) -> Json:
+    """The `dataset` object."""
+    return {
+        "name": dataset.name,
+        "classes": list(dataset.classes),
+        "splits": {
+            name: {
+                "n_samples": len(split.samples),
+                "class_counts": list(split.class_counts),
+                "fingerprint": split.fingerprint,
+            }
+            for name, split in splits.by_name.items()
+        },
+        "excluded": [{"sample_id": sample_id, "reason": reason} for sample_id, reason in splits.excluded],
+        "notes": list(splits.notes),
+    }
+
+
+def weights_record(weights: Weights | None) -> Json | None:
+    """The `weights` object."""
+    if weights is None:
+        return None
+    return {
+        "kind": weights.kind,
+        "source": weights.source,
+        "sha256": weights.sha256,
+        "dropped": list(weights.dropped),
+    }
+
+
+def start_record(variant: Variant, seed: int, network: Network, initial_sha256: str, peak: float) -> Json:
+    """The fields of a run that are known before training."""
+    trainable = [{"name": n, "shape": list(p.shape), "count": p.numel()} for n, p in network.trainable()]
+    n_trained = sum(p.numel() for _, p in network.trainable())
+    return {
+        "variant": variant.name,
+        "seed": seed,
+        "init": variant.init,
+        "initial_sha256": initial_sha256,
+        "trained_groups": list(variant.groups),
+        "trainable_parameters": trainable,
+        "n_trained": n_trained,
+        "n_frozen": sum(p.numel() for p in network.parameters()) - n_trained,
+        "frozen_sha256_before": network.frozen_sha256(),
+        "learning_rate": peak,
+    }
+
+
+def end_record(training: Training, network: Network) -> Json:
+    """The fields of a run that training adds, except its files, total seconds and memory."""
+    train_seconds = sum(e.train_seconds for e in training.epochs)
+    images = sum(e.train.n_samples for e in training.epochs)
+    return {
+        "status": "completed" if training.failure is None else "failed",
+        "failure": training.failure,
+        "frozen_sha256_after": network.frozen_sha256(),
+        "budget": {
+            "epochs": len(training.epochs),
+            "steps": training.steps,
+            "images": training.images,
+            "stream_sha256": training.stream_sha256,
+        },
+        "epochs": [dataclasses.asdict(e) for e in training.epochs],
+        "best_epoch": training.best_epoch,
+        "images_per_second": images / train_seconds if images else 0.0,
+    }
+
+
+def predictions_csv(samples: Sequence[Sample], predictions: Predictions) -> bytes:
+    """A row of sample_id, label, predicted and nll for each image; nine digits restore a float32 exactly."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["sample_id", "label", "predicted", "nll"])
+    for sample, predicted, nll in zip(samples, predictions.predicted, predictions.nll, strict=True):
+        writer.writerow([sample.id, sample.label, int(predicted), f"{nll:.9g}"])
+    return text.getvalue().encode()
+
+
+def n_values_of(value: Any) -> int:
+    """The number of JSON values in a document as the grader counts them: objects and arrays count too."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(n_values_of, parts))
+
+
+def require_gradable(document: Document, config: ExperimentConfig, splits: Splits) -> None:
+    """Refuse before training what the grader would refuse to read afterwards.
+
+    Raises:
+        ConfigError: results.json would have more values than the grader reads.
+        DataError: the name of an image is one that the grader does not accept.
+    """
+    n_runs, epochs = len(config.variants) * config.seeds, config.recipe.epochs
+    n_values = n_values_of(document) + n_runs * (VALUES_PER_RUN + epochs * VALUES_PER_EPOCH)
+    if n_values > MAX_VALUES:
+        raise ConfigError(
+            f"A results file may have at most {MAX_VALUES:,} values, but {n_runs} runs of {epochs} epochs "
+            f"and {len(document['dataset']['excluded']):,} excluded files give about {n_values:,}; use fewer "
+            "--seeds or --epochs, or remove files that are not images."
+        )
+    for split in (splits.val, splits.test):
+        n = len(split.samples)
+        example = predictions_csv(split.samples, Predictions(np.zeros(n, np.int64), np.zeros(n, np.float32)))
+        try:
+            parse_predictions(example, "predictions", {n}, len(split.class_counts))
+        except UnusableError as error:
+            problem = error.problems[0].rstrip(".")
+            raise DataError(
+                "Names of images and their folders must have no line breaks, control characters or "
+                f"spreadsheet formulas, but the grader could not read the predictions ({problem}); rename "
+                "the file or its folder."
+            ) from error
+
+
+def identity_of(results: Any) -> Json:
+    """The parts of results in which a resumed experiment must equal the one that began."""
+    return {part: results[part] for part in ("config", "dataset", "weights")}
+
+
+def difference(before: Any, now: Any, path: str = "") -> str:
+    """Where two JSON values first differ, in words; empty if they do not."""
+    if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys():
+        parts = (difference(before[k], now[k], f"{path}.{k}" if path else k) for k in before)
+        return next(filter(None, parts), "")
+    return "" if before == now else f"{path} was {short(before)} and is {short(now)}"
+
+
+def short(value: Any) -> str:
+    """A value as JSON, in at most 80 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def read_json(file: Path, build: Callable[[Any], T]) -> T | None:
+    """What `build` makes of a JSON file's content, or None if there is no file."""
+    if not os.path.lexists(file):
+        return None
+    try:
+        return build(json.loads(read_bytes(file, file.name, MAX_BYTES)))
+    except (UnusableError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunFolderError(
+            f"{file} must be as finetune wrote it, but it cannot be read ({error}); start a new run."
+        ) from error
