@@ -39,4 +39,4 @@ def test_a_damaged_file_is_named(refused: Refused, finished: Finished, tmp_path:
     record = json.loads((finished[0] / "results.json").read_text("utf-8"))
     del record["dataset"]
     (tmp_path / "run" / "results.json").write_text(json.dumps(record), "utf-8")
-    assert "'dataset' is required and is not there" in refused("merge", "run", "--out", "out")
+    assert "'dataset' is missing" in refused("merge", "run", "--out", "out")
