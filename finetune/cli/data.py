@@ -20,13 +20,13 @@ def data() -> None:
 @cache_limit
 def prepare(config: ExperimentConfig) -> None:
     """Decode and cache the images of an experiment, so that later runs need not."""
-    from finetune.data.prepare import divide, make_ready
+    from finetune.data.prepare import prepare_images, split_dataset
     from finetune.system.console import Reporter
     from finetune.system.host import choose_threads
 
     workers = config.workers or choose_threads(None)
     config = dataclasses.replace(config, store="disk")
-    make_ready(config, divide(config, workers), Reporter(), workers)
+    prepare_images(config, split_dataset(config, workers), Reporter(), workers)
 
 
 @data.command("list")

@@ -1,9 +1,9 @@
-"""From a configuration to images that are ready: found, divided, decoded once or whenever they are needed."""
+"""From a configuration to images that are ready for training: found, split, decoded or checked."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,8 @@ from finetune.system.console import Reporter
 from finetune.system.host import cores
 
 CPU = torch.device("cpu")
-SHARE_OF_GPU = 4
-"""With `--store auto`, images go to the GPU if they take at most one part in so many of its free memory."""
+GPU_FRACTION = 4
+"""With `--store auto`, images are held on the GPU if they fit into a quarter of its free memory."""
 
 
 @dataclass(frozen=True)
@@ -42,149 +42,160 @@ class Images:
     held_out: dict[str, tuple[ImageSource, torch.Tensor]]
 
 
+def labeled(splits: Splits, sources: dict[str, ImageSource]) -> Images:
+    """The images of all splits with their labels."""
+    labels = {name: torch.from_numpy(split.labels()) for name, split in splits.by_name.items()}
+    held_out = {name: (sources[name], labels[name]) for name in ("val", "test")}
+    return Images(sources["train"], labels["train"], held_out)
+
+
 @dataclass(frozen=True)
-class Divided:
-    """A data set and its splits, and when their making began, seconds since the epoch."""
+class SplitDataset:
+    """A data set with its splits.
+
+    Args:
+        dataset: what was split.
+        splits: of its samples.
+        hashed_at: when the files were about to be hashed, seconds since the epoch.
+    """
 
     dataset: Dataset
     splits: Splits
-    since: float
+    hashed_at: float
+
+    def entry_names(self, image_size: int) -> dict[str, str]:
+        """Names of the cache entries by split, for a size of the network's input."""
+        return {
+            name: entry_name(self.dataset.name, name, image_size, split.fingerprint)
+            for name, split in self.splits.by_name.items()
+        }
 
 
-def divide(config: ExperimentConfig, workers: int | None = None) -> Divided:
-    """Find the images and divide them.
+def split_dataset(
+    config: ExperimentConfig, workers: int | None = None, dataset: Dataset | None = None
+) -> SplitDataset:
+    """Find the images and split them.
 
     Args:
         config: the experiment.
-        workers: threads; None takes one a core.
+        workers: threads; None takes one per core.
+        dataset: the images, if they were found before.
 
     Raises:
         DataError: they are not as the configuration says.
     """
-    return _divided(config, load_dataset(config.dataset, Path(config.data_root)), workers or cores())
+    dataset = dataset or load_dataset(config.dataset, Path(config.data_root))
+    hashed_at = time.time()
+    splits = make_splits(dataset, config.split, config.subset, config.seed, workers or cores())
+    return SplitDataset(dataset, splits, hashed_at)
 
 
-def _divided(config: ExperimentConfig, dataset: Dataset, workers: int) -> Divided:
-    since = time.time()
-    return Divided(dataset, make_splits(dataset, config.split, config.subset, config.seed, workers), since)
-
-
-def make_ready(
+def prepare_images(
     config: ExperimentConfig,
-    divided: Divided,
+    split: SplitDataset,
     reporter: Reporter,
     workers: int | None = None,
     device: torch.device = CPU,
     names: Collection[str] = SPLIT_NAMES,
-) -> tuple[Divided, Images, float]:
-    """Decode every image once, or see that it can be; what is used in the end, and the seconds that took.
+) -> tuple[SplitDataset, dict[str, ImageSource], float]:
+    """Decode every image once, or check that it can be decoded.
 
     Args:
         config: the experiment.
-        divided: its images.
-        reporter: told what is left out and where the images lie.
-        workers: threads; None takes one a core.
-        device: where they are needed.
-        names: the splits to decode, `val` among them; without `train`, `Images.train` must not be used.
+        split: its images.
+        reporter: receives the classes, the size of each split, what is excluded and where the images are.
+        workers: threads; None takes one per core.
+        device: where the images are needed.
+        names: of the splits that are needed.
+
+    Returns:
+        The data set less what was skipped, the images of each split that is needed, and the seconds it took.
 
     Raises:
         ConfigError: `--store device` without a GPU.
-        BadImagesError: images that cannot be read, if they are not to be skipped.
-        DataError: there is no room for them.
+        BadImagesError: images that cannot be read and are not to be skipped.
+        DataError: neither memory nor disk can hold them.
     """
     if config.store == "device" and device.type != "cuda":
         raise ConfigError(
-            "--store device keeps the images in a GPU's memory, but this job runs on the CPU; use --store "
-            "memory or auto."
+            "--store device holds the images in GPU memory, but this job runs on the CPU; use --store memory "
+            "or auto."
         )
-    started, workers = time.perf_counter(), workers or cores()
+    started, workers, size = time.perf_counter(), workers or cores(), config.recipe.image_size
     limit, cached_before = cache_limit(), {entry.name for entry in entries()}
     superseded: set[str] = set()
     while True:
         try:
-            sources, notes = _sources(config, divided, workers, reporter, names)
+            decoded, notes = _decoded(config, split, workers, reporter, names)
             break
         except BadImagesError as error:
-            if config.on_bad_image == "fail" or len(error.reasons) == len(divided.dataset.samples):
+            if config.on_bad_image == "fail" or len(error.reasons) == len(split.dataset.samples):
                 raise
-            superseded |= set(_entry_names(config, divided).values()) - cached_before
-            divided = _divided(config, divided.dataset.without(error.reasons), workers)
-    names = set(_entry_names(config, divided).values())
-    for name in superseded - names:
+            superseded |= set(split.entry_names(size).values()) - cached_before
+            split = split_dataset(config, workers, split.dataset.without(error.reasons))
+    in_use = set(split.entry_names(size).values())
+    for name in superseded - in_use:
         discard(name)
-    evict(limit, names)
-    splits = divided.splits
-    n_samples = {name: len(split.samples) for name, split in splits.by_name.items()}
-    for line in (*splits.notes, *notes, *summary_lines(divided.dataset.classes, n_samples, splits.kind)):
+    evict(limit, in_use)
+    n_samples = {name: len(s.samples) for name, s in split.splits.by_name.items()}
+    for line in (
+        *split.splits.notes,
+        *notes,
+        *summary_lines(split.dataset.classes, n_samples, split.splits.kind),
+    ):
         reporter.say(line)
-    images, where = _placed(config, divided.splits, sources, device)
-    reporter.say(f"{sum(len(s) for s in sources.values()):,} images {where}.")
-    return divided, images, time.perf_counter() - started
+    sources, where = _placed(config, decoded, device)
+    reporter.say(f"{sum(map(len, sources.values())):,} images {where}.")
+    return split, sources, time.perf_counter() - started
 
 
-def _sources(
-    config: ExperimentConfig, divided: Divided, workers: int, reporter: Reporter, names: Collection[str]
+def _decoded(
+    config: ExperimentConfig, split: SplitDataset, workers: int, reporter: Reporter, names: Collection[str]
 ) -> tuple[dict[str, StoredImages | StreamedImages], list[str]]:
-    """The images of each split, and why they were not kept for later runs, if they were not.
+    """The images of each split, and a note for each reason why they could not be cached.
 
     Raises:
-        BadImagesError: all that cannot be decoded, of all splits.
+        BadImagesError: all images of all splits that cannot be decoded.
     """
-    splits, size, names = divided.splits, config.recipe.image_size, _entry_names(config, divided)
-    bad = dict(splits.unreadable)
-    sources: dict[str, StoredImages | StreamedImages] = {}
-    problems: dict[str, None] = {}  # in order, each once
-    place = "auto" if config.store == "device" else config.store
-    label = "looking at images" if place == "off" else "decoding"
-    wanted = {name: split for name, split in splits.by_name.items() if name in names}
+    size = config.recipe.image_size
+    bad = dict(split.splits.unreadable)
+    decoded: dict[str, StoredImages | StreamedImages] = {}
+    problems: dict[str, None] = {}  # a set in order
+    mode = "auto" if config.store == "device" else config.store
+    label = "checking images" if mode == "off" else "decoding"
+    wanted = {name: s for name, s in split.splits.by_name.items() if name in names}
     with reporter.bar(label, sum(len(s.samples) for s in wanted.values())) as advance:
-        for name, split in wanted.items():
+        for name, part in wanted.items():
             kind = training_stream if name == "train" else evaluation_stream
-            make: Callable[[], StreamedImages] = partial(kind, split.samples, size, workers)
+            stream = partial(kind, part.samples, size, workers)
             try:
-                if place == "off":
-                    stream = make()
-                    visit(stream, advance)
-                    sources[name] = stream
+                if mode == "off":
+                    decoded[name] = images = stream()
+                    visit(images, advance)
                 else:
-                    sources[name], problem = obtain(names[name], make, place, divided.since, advance)
+                    entry = split.entry_names(size)[name]
+                    decoded[name], problem = obtain(entry, stream, mode, split.hashed_at, advance)
                     problems |= {problem: None} if problem else {}
             except BadImagesError as error:
                 bad |= error.reasons
     if bad:
         raise BadImagesError(bad)
-    return sources, [f"Decoded images not cached: {p}." for p in problems]
-
-
-def _entry_names(config: ExperimentConfig, divided: Divided) -> dict[str, str]:
-    """The names of the cache entries of the splits."""
-    dataset, size = divided.dataset.name, config.recipe.image_size
-    return {
-        name: entry_name(dataset, name, size, split.fingerprint)
-        for name, split in divided.splits.by_name.items()
-    }
+    return decoded, [f"Decoded images not cached: {p}." for p in problems]
 
 
 def _placed(
-    config: ExperimentConfig,
-    splits: Splits,
-    sources: dict[str, StoredImages | StreamedImages],
-    device: torch.device,
-) -> tuple[Images, str]:
+    config: ExperimentConfig, decoded: dict[str, StoredImages | StreamedImages], device: torch.device
+) -> tuple[dict[str, ImageSource], str]:
     """The images where training takes them from, and where that is, in words."""
-    stored = {name: s for name, s in sources.items() if isinstance(s, StoredImages)}
-    placed: dict[str, ImageSource] = {**sources}
-    where = "to be decoded whenever they are needed"
-    if stored:
-        n_bytes = sum(s.pixels.nbytes for s in stored.values())
-        where = "in memory" if all(s.in_memory for s in stored.values()) else "in files"
-        on_gpu = config.store == "device"
-        if config.store == "auto" and device.type == "cuda":
-            on_gpu = n_bytes * SHARE_OF_GPU < torch.cuda.mem_get_info(device)[0]
-        if on_gpu:
-            placed = {name: DeviceImages(s, device) for name, s in stored.items()}
-            where = "on the GPU"
-        where = f"decoded: {n_bytes / 1e6:,.0f} MB {where}"
-    labels = {name: torch.from_numpy(split.labels()) for name, split in splits.by_name.items()}
-    train = placed.pop("train", placed["val"])
-    return Images(train, labels["train"], {name: (s, labels[name]) for name, s in placed.items()}), where
+    stored = {name: s for name, s in decoded.items() if isinstance(s, StoredImages)}
+    if not stored:
+        return {**decoded}, "checked; they are decoded each time they are needed"
+    n_bytes = sum(s.pixels.nbytes for s in stored.values())
+    on_gpu = config.store == "device"
+    if config.store == "auto" and device.type == "cuda":
+        on_gpu = n_bytes * GPU_FRACTION < torch.cuda.mem_get_info(device)[0]
+    megabytes = f"decoded: {n_bytes / 1e6:,.0f} MB"
+    if on_gpu:
+        return {name: DeviceImages(s, device) for name, s in stored.items()}, f"{megabytes} on the GPU"
+    where = "in memory" if all(s.in_memory for s in stored.values()) else "in files"
+    return {**stored}, f"{megabytes} {where}"

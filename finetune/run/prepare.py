@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from finetune.config.experiment import ExperimentConfig
-from finetune.data.prepare import Images, divide, make_ready
+from finetune.data.prepare import Images, labeled, prepare_images, split_dataset
 from finetune.data.splits import Splits
 from finetune.distributed.world import World
 from finetune.errors import DataError, OutOfMemory, RunFolderError
@@ -74,11 +74,11 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
         reporter.say(note)
     with memory_errors(config):
         found_weights = _find_weights(config)
-        divided = divide(config, workers)
-        weights = _weights(config, found_weights, len(divided.dataset.classes), reporter)
-        divided, images, seconds = make_ready(config, divided, reporter, workers, device)
+        split = split_dataset(config, workers)
+        weights = _weights(config, found_weights, len(split.dataset.classes), reporter)
+        split, sources, seconds = prepare_images(config, split, reporter, workers, device)
+    dataset, splits, images = split.dataset, split.splits, labeled(split.splits, sources)
     config = dataclasses.replace(config, cache_views=_views(config, len(images.train), device))
-    dataset, splits = divided.dataset, divided.splits
     download_seconds = dataset.download_seconds + (weights.download_seconds if weights else 0.0)
     record: Document = {
         "schema_version": records.SCHEMA_VERSION,

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from finetune.config.experiment import GROUPS, ExperimentConfig, Variant
-from finetune.data.prepare import Divided, divide, make_ready
+from finetune.data.prepare import SplitDataset, prepare_images, split_dataset
 from finetune.data.sources import WHOLE
-from finetune.data.splits import make_splits
 from finetune.errors import ConfigError, DataError, WeightsError
 from finetune.network.network import Network
 from finetune.network.resnet18 import build, state_shapes
@@ -69,14 +68,14 @@ def evaluate_run(
     except ConfigError:
         precision = "fp32"
         reporter.say(f"Trained in {config.precision}, evaluated in fp32: losses differ by rounding.")
-    divided = _divide(config, results, threads)
+    split = _split(config, results, threads)
     for name in SPLITS:
-        if divided.splits.by_name[name].fingerprint != results.splits[name].fingerprint:
+        if split.splits.by_name[name].fingerprint != results.splits[name].fingerprint:
             raise DataError(
                 f"The images must be those of the run, but the {name} split has another fingerprint than "
                 f"{folder.results_file} records; name the right ones with --dataset or --data-root."
             )
-    divided, images, _ = make_ready(config, divided, reporter, threads, target, SPLITS)
+    split, sources, _ = prepare_images(config, split, reporter, threads, target, SPLITS)
     for entry in results.runs:
         if entry.artifacts is None:
             continue
@@ -85,24 +84,23 @@ def evaluate_run(
         network.to(target).to(memory_format=torch.channels_last)
         _load(network, folder, entry.artifacts.checkpoint, len(results.classes))
         prefix = FrozenPrefix(network, config.recipe, precision)
-        for name, (source, labels) in images.held_out.items():
-            predictions = evaluate(network, prefix.held_out(name, source, WHOLE), labels, precision)
-            content = predictions_csv(divided.splits.by_name[name].samples, predictions)
-            write_atomically(output / f"{entry.name}-{name}.csv", content)
-            reporter.say(f"{entry.name} {name}: {predictions.metrics(labels.numpy()).accuracy:.1%}")
+        for name, source in sources.items():
+            part = split.splits.by_name[name]
+            features = prefix.held_out(name, source, WHOLE)
+            predictions = evaluate(network, features, torch.from_numpy(part.labels()), precision)
+            write_atomically(output / f"{entry.name}-{name}.csv", predictions_csv(part.samples, predictions))
+            reporter.say(f"{entry.name} {name}: {predictions.metrics(part.labels()).accuracy:.1%}")
 
 
-def _divide(config: ExperimentConfig, results: Results, workers: int) -> Divided:
-    """The run's splits, without images that it skipped: those for training are not decoded here."""
-    divided = divide(config, workers)
+def _split(config: ExperimentConfig, results: Results, workers: int) -> SplitDataset:
+    """The run's splits, without the images that it skipped: training images are not decoded here."""
+    split = split_dataset(config, workers)
     while True:
-        used = {sample.id for split in divided.splits.by_name.values() for sample in split.samples}
+        used = {sample.id for part in split.splits.by_name.values() for sample in part.samples}
         skipped = dict.fromkeys(used & results.excluded, "skipped by the run")
         if not skipped:
-            return divided
-        dataset = divided.dataset.without(skipped)
-        splits = make_splits(dataset, config.split, config.subset, config.seed, workers)
-        divided = Divided(dataset, splits, divided.since)
+            return split
+        split = split_dataset(config, workers, split.dataset.without(skipped))
 
 
 def _load(network: Network, folder: RunFolder, artifact: Artifact, n_classes: int) -> None:

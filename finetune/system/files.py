@@ -17,7 +17,7 @@ UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def write_atomically(path: Path, content: bytes) -> str:
-    """Write and sync a temporary file, rename it to its final name, and sync the folder.
+    """Write a file completely or not at all.
 
     Returns:
         The content's SHA-256.
@@ -25,16 +25,25 @@ def write_atomically(path: Path, content: bytes) -> str:
     Raises:
         RunFolderError: the disk is full or the folder is not writable.
     """
+    with temporary(path) as partial:
+        partial.write_bytes(content)
+        publish(partial, path)
+    return hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, in a folder that is created if need be; removed if it is not published.
+
+    Raises:
+        RunFolderError: an OSError inside, such as a full disk.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)  # left by a killed process, or a link to somewhere else
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
+        partial.touch(exist_ok=False)
+        yield partial
     except OSError as error:
         with suppress(OSError):  # may fail for the same reason
             partial.unlink(missing_ok=True)
@@ -42,11 +51,17 @@ def write_atomically(path: Path, content: bytes) -> str:
             f"{path} cannot be written ({error.strerror}); free disk space or choose another folder with "
             "--out."
         ) from error
-    return hashlib.sha256(content).hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def publish(partial: Path, path: Path) -> None:
+    """Sync a complete temporary file, rename it to its final name, and sync the folder."""
+    _sync(partial)
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

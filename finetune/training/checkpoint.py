@@ -24,12 +24,15 @@ from safetensors import SafetensorError
 
 from finetune.errors import RunFolderError
 from finetune.network.network import State
-from finetune.system.files import write_atomically
+from finetune.system.files import publish, temporary
 from finetune.training.record import Epoch, Metrics, Pass, Predictions, Training
 from finetune.training.trainer import Trainer
 
 KEPT = 2
 """Resume points that are kept."""
+
+N_DIGITS = 16
+"""Hexadecimal digits of a file's SHA-256 in its name."""
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
@@ -122,8 +125,8 @@ class Checkpoints:
             for name in tensors:
                 tensors[name] = tensors[name].contiguous()
             if is_best:
-                self._replace(safetensors.torch.save(_part(tensors, "network.")), f"best{best:06d}")
-            self._replace(safetensors.torch.save(tensors, described), position)
+                self._replace(_part(tensors, "network."), f"best{best:06d}")
+            self._replace(tensors, position, described)
             self._bests.append(best)
             kept = {
                 *self._positions()[-KEPT:],
@@ -134,10 +137,17 @@ class Checkpoints:
 
         self._writing = self._writer.submit(write)
 
-    def _replace(self, content: bytes, what: str) -> None:
+    def _replace(self, tensors: State, what: str, metadata: dict[str, str] | None = None) -> None:
         """Write a file and delete earlier versions of it."""
-        written = self.folder / f"{self.stem}-{what}-{_digits(content)}.safetensors"
-        write_atomically(written, content)
+        with temporary(self.folder / f"{self.stem}-{what}.safetensors") as partial:
+            try:
+                safetensors.torch.save_file(tensors, partial, metadata)
+            except SafetensorError as error:
+                raise OSError(0, str(error)) from error
+            with partial.open("rb") as file:
+                digits = hashlib.file_digest(file, "sha256").hexdigest()[:N_DIGITS]
+            written = self.folder / f"{self.stem}-{what}-{digits}.safetensors"
+            publish(partial, written)
         for same in set(self.folder.glob(f"{self.stem}-{what}-*.safetensors")) - {written}:
             same.unlink(missing_ok=True)
 
@@ -189,11 +199,6 @@ class Checkpoints:
         return sorted(self.folder.glob(f"{self.stem}-[0-9]*-[0-9]*-*.safetensors"))
 
 
-def _digits(content: bytes) -> str:
-    """The last part of a file's name."""
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
 def _undamaged(path: Path) -> bytes | None:
     """A file's content, or None if it does not match the digest in its name.
 
@@ -206,7 +211,7 @@ def _undamaged(path: Path) -> bytes | None:
         raise RunFolderError(
             f"{path} cannot be read ({error.strerror}); remove it to resume without it."
         ) from error
-    return content if _digits(content) == path.stem.rpartition("-")[2] else None
+    return content if hashlib.sha256(content).hexdigest()[:N_DIGITS] == path.stem.rpartition("-")[2] else None
 
 
 def _put(training: Training, tensors: State, trainer: Trainer) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from finetune.data.datasets import Sample, load_dataset
 from finetune.data.decode import open_image
-from finetune.data.prepare import divide, make_ready
+from finetune.data.prepare import prepare_images, split_dataset
 from finetune.errors import BadImagesError, DataError, counted
 from tests.builders.config import tiny_command, tiny_config
 from tests.builders.images import decode_evaluation, decode_training, image_tree, photo
@@ -245,7 +245,7 @@ def test_unreadable_image(public: Path, hidden: str, said: str, request: pytest.
     config = tiny_config(dataset=f"imagefolder:{public / 'images'}", subset=None)
 
     def look() -> None:
-        make_ready(config, divide(config), RecordingReporter())
+        prepare_images(config, split_dataset(config), RecordingReporter())
 
     with pytest.raises(DataError) as refused:
         look()

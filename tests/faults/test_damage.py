@@ -150,7 +150,7 @@ def test_undamaged_file_that_is_no_checkpoint(
     [
         (b"", "Expecting value"),
         (b'{"runs": [', "Expecting value"),
-        (b"[]", "must be of type object"),
+        (b"[]", "must be an object, found []"),
         (b"{}", "is missing"),
         (b"\xff\xfe", "byte order mark"),
         (b"[" * 100_000, "nested deeper than 32 levels"),

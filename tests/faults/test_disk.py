@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 
 from finetune.data import cache, store
 from finetune.run import experiment as job
 from finetune.run import folder
-from finetune.training import checkpoint
 from tests.builders.config import tiny_command
 from tests.builders.runs import results_of, run_finetune
 from tests.compare_runs import assert_same_run
@@ -85,7 +85,7 @@ def test_no_room_for_the_decoded_images(
     ("module", "name", "call", "finished"),
     [
         pytest.param(folder.RunFolder, "begin", 1, 0, id="configuration"),
-        pytest.param(checkpoint, "write_atomically", 6, 1, id="best network"),
+        pytest.param(safetensors.torch, "save_file", 6, 1, id="best network"),
         pytest.param(job.Checkpoints, "save", 4, 1, id="checkpoint"),
         pytest.param(folder.RunFolder, "write_artifacts", 2, 1, id="predictions"),
         pytest.param(folder.RunFolder, "write_results", 3, 2, id="last results"),

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 
 from finetune.config.experiment import ExperimentConfig
 from finetune.config.presets import load_preset, to_table
-from finetune.data.prepare import divide, make_ready
+from finetune.data.prepare import prepare_images, split_dataset
 from finetune.distributed.world import SingleProcess
 from finetune.errors import FinetuneError
 from finetune.network.resnet18 import resnet18, state_shapes
@@ -147,8 +147,8 @@ def finished(tmp_path: Path, experiment: Callable[..., Any], monkeypatch: pytest
         "prepare",
         lambda *_: dataclasses.replace(prepared, record=copy.deepcopy(prepared.record)),
     )
-    ready = make_ready(prepared.config, divide(prepared.config), RecordingReporter())
-    monkeypatch.setattr(reevaluate, "make_ready", lambda *_, **__: ready)
+    ready = prepare_images(prepared.config, split_dataset(prepared.config), RecordingReporter())
+    monkeypatch.setattr(reevaluate, "prepare_images", lambda *_, **__: ready)
     monkeypatch.setattr(job, "curves", lambda *_: None)
     return out
 

@@ -14,7 +14,7 @@ from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig
 from finetune.data import cache, store
 from finetune.data import prepare as load
 from finetune.data.cache import entries
-from finetune.data.prepare import Images, divide, make_ready
+from finetune.data.prepare import Images, labeled, prepare_images, split_dataset
 from finetune.data.store import StoredImages
 from finetune.data.stream import StreamedImages
 from finetune.errors import BadImagesError, ConfigError
@@ -44,7 +44,8 @@ def never(*_: object) -> StreamedImages:
 def ready(config: ExperimentConfig) -> tuple[Images, list[str]]:
     """Images and what was said."""
     reporter = RecordingReporter()
-    _, images, seconds = make_ready(config, divide(config), reporter)
+    split, sources, seconds = prepare_images(config, split_dataset(config), reporter)
+    images = labeled(split.splits, sources)
     assert seconds > 0
     return images, reporter.said
 
@@ -61,7 +62,7 @@ class TestPlaces:
             ("auto", "decoded: 0 MB in memory"),
             ("memory", "decoded: 0 MB in memory"),
             ("disk", "decoded: 0 MB in files"),
-            ("off", "to be decoded whenever they are needed"),
+            ("off", "checked; they are decoded each time they are needed"),
         ],
     )
     def test_where_the_images_lie_is_said(self, place: str, where: str) -> None:
@@ -118,8 +119,8 @@ class TestPlaces:
         with pytest.raises(ConfigError) as caught:
             ready(tiny_config(store="device"))
         assert str(caught.value) == (
-            "--store device keeps the images in a GPU's memory, but this job runs on the CPU; use --store "
-            "memory or auto."
+            "--store device holds the images in GPU memory, but this job runs on the CPU; use --store memory "
+            "or auto."
         )
         assert entries() == []
 
@@ -156,12 +157,12 @@ class TestBadImages:
         bad.write_bytes(bad.read_bytes()[:300])  # its header is whole
         config = tiny_config(dataset=f"imagefolder:{root}", store=place, subset=None, on_bad_image="skip")
         for _ in ("decoded", "opened"):
-            divided, images, _ = make_ready(config, divide(config), reporter := RecordingReporter())
-            assert [name for name, _ in divided.dataset.excluded] == [f"{split}/a/003.png"]
+            found, sources, _ = prepare_images(config, split_dataset(config), reporter := RecordingReporter())
+            assert [name for name, _ in found.dataset.excluded] == [f"{split}/a/003.png"]
             assert "1 unreadable image excluded." in reporter.said
-            counts = {"train": len(images.train)} | {n: len(held) for n, (held, _) in images.held_out.items()}
+            counts = {name: len(source) for name, source in sources.items()}
             assert counts == {"train": 20, "val": 20, "test": 20} | {split: 19}
-            assert len(images.train_labels) == counts["train"]
+            assert len(labeled(found.splits, sources).train_labels) == counts["train"]
 
     @pytest.mark.parametrize("place", ["memory", "disk", "off"])
     def test_all_of_all_splits_are_told_and_nothing_of_theirs_is_kept(
@@ -187,10 +188,10 @@ class TestBadImages:
         config = tiny_config(
             dataset=f"imagefolder:{root}", store=place, subset=None, on_bad_image="skip", split=kind
         )
-        divided, _, _ = make_ready(config, divide(config), RecordingReporter())
+        found, _, _ = prepare_images(config, split_dataset(config), RecordingReporter())
         used = {
             cache.entry_name("imagefolder", name, 16, split.fingerprint)
-            for name, split in divided.splits.by_name.items()
+            for name, split in found.splits.by_name.items()
         }
         assert {e.name for e in entries()} == used
         assert {p.name for p in folder.iterdir() if p.suffix != ".lock"} == used
@@ -311,5 +312,5 @@ class TestDataCommands:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         code, _, err = finetune("train", *OPTIONS, "--variants", "a", "--store", "device", "--out", "run")
         assert code == 2
-        assert "--store device keeps the images in a GPU's memory" in err
+        assert "--store device holds the images in GPU memory" in err
         assert not Path("run").exists()

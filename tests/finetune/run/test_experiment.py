@@ -105,7 +105,9 @@ class TestWhole:
     ) -> None:
         image_tree(tmp_path / "pets", {"train/a": 20, "train/b": 20})
         record = experiment(tmp_path / "run", dataset=f"imagefolder:{tmp_path / 'pets'}", variants=(A,))
-        assert any("no val/" in note for note in record["dataset"]["notes"])
+        assert any("No validation" in note or "val/" in note for note in record["dataset"]["notes"]), record[
+            "dataset"
+        ]["notes"]
         assert capsys.readouterr().out == ""
 
     def test_bad_images_stop_it_or_are_left_out(self, experiment: Run, tmp_path: Path) -> None:
@@ -174,7 +176,7 @@ class TestFailure:
         self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(host, "_room", lambda _: (1000, 1000))
-        with pytest.raises(RunFolderError, match=r"needs .* of room"):
+        with pytest.raises(RunFolderError, match=r"needs .* of disk space"):
             experiment(tmp_path / "run")
         assert not (tmp_path / "run").exists()
 

@@ -18,7 +18,6 @@ from finetune.errors import RunFolderError
 from finetune.network.network import fingerprint
 from finetune.network.resnet18 import build
 from finetune.system import files
-from finetune.training import checkpoint
 from finetune.training.checkpoint import Checkpoints
 from finetune.training.features import FrozenPrefix
 from finetune.training.record import Epoch, Training
@@ -282,8 +281,8 @@ class TestWriting:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         disk = threading.Event()
-        real = checkpoint.write_atomically
-        monkeypatch.setattr(checkpoint, "write_atomically", lambda *a: (disk.wait(10), real(*a))[1])
+        real = safetensors.torch.save_file
+        monkeypatch.setattr(safetensors.torch, "save_file", lambda *a: (disk.wait(10), real(*a))[1])
         made = self.after_an_epoch()
         before = fingerprint(made.network.state_dict())
         kept = Checkpoints(tmp_path, "X")
@@ -302,7 +301,7 @@ class TestWriting:
         kept = Checkpoints(tmp_path, "X")
         kept.save(self.after_an_epoch(), 1.0)
         kept._writer.shutdown()
-        with pytest.raises(RunFolderError, match="make room"):
+        with pytest.raises(RunFolderError, match="free disk space"):
             kept.check()
         kept.check()  # once
 
@@ -310,7 +309,7 @@ class TestWriting:
         monkeypatch.setattr(files.os, "fsync", full_disk)
         kept, made = Checkpoints(tmp_path, "X"), self.after_an_epoch()
         kept.save(made, 1.0)
-        with pytest.raises(RunFolderError, match="make room"):
+        with pytest.raises(RunFolderError, match="free disk space"):
             kept.save(made, 1.0)
 
 
