@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
-from finetune.config.experiment import GROUPS, ExperimentConfig, Variant
+from finetune.config.experiment import GROUPS, ExperimentConfig, Recipe, Variant
+from finetune.data.decode import UNREADABLE, open_image
 from finetune.data.prepare import SplitDataset, prepare_images, split_dataset
 from finetune.data.sources import WHOLE
 from finetune.errors import ConfigError, DataError, WeightsError
@@ -23,7 +24,7 @@ from finetune.system.files import write_atomically
 from finetune.training.evaluate import evaluate
 from finetune.training.features import FrozenPrefix
 from finetune.training.precision import choose_precision
-from grader.record import SPLITS, Artifact, Results
+from grader.record import SPLITS, Artifact, Results, results_from
 
 
 def evaluate_run(
@@ -42,8 +43,8 @@ def evaluate_run(
         run: run folder.
         output: folder for {variant}-seed{n}-{val,test}.csv.
         reporter: receives the accuracies.
-        dataset: the data set to use instead of the run's own, if an image folder has moved.
-        data_root: likewise for downloads.
+        dataset: the data set; None means the recorded one, which must not be an image folder.
+        data_root: folder for downloads; None means `data`.
         device: `auto`, `cpu` or `cuda`.
         threads: CPU threads; None means OMP_NUM_THREADS, else one per core.
 
@@ -51,15 +52,9 @@ def evaluate_run(
         FinetuneError: no results, other images than the run's, or a checkpoint that is not the recorded one.
     """
     folder = RunFolder(run)
-    results = folder.results()
-    config = folder.config()
-    config = dataclasses.replace(
-        config,
-        dataset=dataset or config.dataset,
-        data_root=data_root or config.data_root,
-        store="auto",  # this machine may lack the GPU that training used
-        on_bad_image="fail",  # what the run skipped is left out before
-    )
+    document = cast("dict[str, Any]", folder.read())
+    results = results_from(document)
+    config = _recorded_config(document["config"], dataset, data_root)
     target = environment.choose_device(device)
     threads = host.choose_threads(threads)
     torch.set_num_threads(threads)
@@ -93,14 +88,52 @@ def evaluate_run(
 
 
 def _split(config: ExperimentConfig, results: Results, workers: int) -> SplitDataset:
-    """The run's splits, without the images that it skipped: training images are not decoded here."""
+    """The run's splits, without the images that it skipped: training images are not decoded here.
+
+    Raises:
+        DataError: an image that the run skipped is readable.
+    """
     split = split_dataset(config, workers)
     while True:
-        used = {sample.id for part in split.splits.by_name.values() for sample in part.samples}
-        skipped = dict.fromkeys(used & results.excluded, "skipped by the run")
+        samples = [sample for part in split.splits.by_name.values() for sample in part.samples]
+        skipped = [sample for sample in samples if sample.id in results.excluded]
         if not skipped:
             return split
-        split = split_dataset(config, workers, split.dataset.without(skipped))
+        for sample in skipped:
+            try:
+                open_image(sample)
+            except UNREADABLE:
+                continue
+            raise DataError(
+                f"The results exclude {sample.id!r} as unreadable, but it can be read here; "
+                "evaluate with the images that the run used."
+            )
+        reasons = {sample.id: "skipped by the run" for sample in skipped}
+        split = split_dataset(config, workers, split.dataset.without(reasons))
+
+
+def _recorded_config(
+    recorded: dict[str, Any], dataset: str | None, data_root: str | None
+) -> ExperimentConfig:
+    """What evaluation needs of the configuration, from the results: config.toml may have been edited.
+
+    Raises:
+        ConfigError: a recorded value is invalid, or the path of the image folder is unknown.
+    """
+    if dataset is None and recorded["dataset"] not in ("digits", "flowers102"):
+        raise ConfigError(
+            f"The results record the image folder {recorded['dataset']!r} without its path; "
+            "give it with --dataset imagefolder:PATH."
+        )
+    return ExperimentConfig(
+        dataset=dataset or recorded["dataset"],
+        data_root=data_root or ExperimentConfig.data_root,
+        split=recorded["split"],
+        subset=recorded["subset"],
+        seed=recorded["seeds"][0],
+        precision=recorded.get("precision", "fp32"),
+        recipe=Recipe(**recorded["recipe"]),
+    )
 
 
 def _load(network: Network, folder: RunFolder, artifact: Artifact, n_classes: int) -> None:

@@ -208,7 +208,8 @@ def test_class_names_of_every_kind(
                 seen.add(row[0].removeprefix("./").rpartition("/")[0])
     assert seen == set(NAMES)
     fresh = tmp_path / "fresh"
-    assert run_finetune(capsys, "evaluate", out, "--output", fresh).code == 0
+    where = f"imagefolder:{folder}"
+    assert run_finetune(capsys, "evaluate", out, "--output", fresh, "--dataset", where).code == 0
     for path in fresh.iterdir():
         assert path.read_bytes() == (out / "predictions" / path.name).read_bytes()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -13,6 +15,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from grader.grade import Job, grade
+from grader.policy import load_policy
 from grader.schema import schema_problems
 from tests.builders.config import tiny_command
 from tests.builders.images import image_tree
@@ -191,8 +195,53 @@ def test_odd_keys_in_a_runs_configuration(
     kept = [] if tables else [row for row in config.splitlines() if not row.startswith(f"{key} =")]
     (run / "config.toml").write_text("\n".join([top, *kept, tables]))
     run_finetune(capsys, "train", "--resume", run).refused()
-    run_finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").refused()
     assert not sign.exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff garbage", b'dataset = "imagefolder:/"\npick = []\n'])
+def test_evaluate_takes_nothing_from_config_toml(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    run, fresh = tmp_path / "run", tmp_path / "fresh"
+    shutil.copytree(whole, run)
+    (run / "config.toml").unlink() if content is None else (run / "config.toml").write_bytes(content)
+    assert run_finetune(capsys, "evaluate", run, "--output", fresh, "--device", "cpu").code == 0
+    for path in fresh.iterdir():
+        assert path.read_bytes() == (run / "predictions" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("recorded", ["imagefolder:photos", "imagefolder:/", "photos", "digits "])
+def test_evaluate_asks_for_the_path_of_an_image_folder(
+    tmp_path: Path,
+    whole: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: str,
+) -> None:
+    """A folder of the recorded name may have been planted."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    image_tree(run / "photos", {"cat": 8, "dog": 8})
+    record = results_of(run)
+    record["config"]["dataset"] = recorded
+    (run / "results.json").write_text(json.dumps(record))
+    monkeypatch.chdir(run)
+    message = run_finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").refused()
+    assert "give it with --dataset imagefolder:PATH" in message
+
+
+def test_evaluate_refuses_readable_images_that_the_results_exclude(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run could otherwise exclude the images that it got wrong."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    record = results_of(run)
+    name = (run / "predictions" / "B-seed0-test.csv").read_text().splitlines()[1].partition(",")[0]
+    record["dataset"]["excluded"] = [{"sample_id": name, "reason": "not an image"}]
+    (run / "results.json").write_text(json.dumps(record))
+    message = run_finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").refused()
+    assert f"The results exclude '{name}' as unreadable, but it can be read here" in message
 
 
 def test_programs_in_a_run_folder_are_not_run(
@@ -206,6 +255,33 @@ def test_programs_in_a_run_folder_are_not_run(
     monkeypatch.chdir(run)
     assert run_finetune(capsys, "train", "--resume", run).code == 0
     assert run_finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").code == 0
+    assert not sign.exists()
+
+
+def test_raised_predictions_are_recomputed_whatever_config_toml_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way with real networks."""
+    run, sign = tmp_path / "run", tmp_path / "executed"
+    assert run_finetune(capsys, *tiny_command(run, "bundled", "--epochs", 1)).code == 0
+    (run / "config.toml").write_text("garbage")
+    for name in ("tomllib", "torch", "sitecustomize"):
+        (run / f"{name}.py").write_text(f"open({str(sign)!r}, 'w')")
+    monkeypatch.chdir(run)
+    path = run / "predictions" / "C-seed0-test.csv"
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    for row in rows[1:]:
+        row[2], row[3] = row[1], "0.01"
+    path.write_text("\n".join(map(",".join, rows)) + "\n")
+    record = results_of(run)
+    c = next(entry for entry in record["runs"] if entry["variant"] == "C")
+    c["artifacts"]["test_predictions"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    c["epochs"][0]["test"] |= {"n_correct": len(rows) - 1, "loss_sum": 0.01 * (len(rows) - 1)}
+    (run / "results.json").write_text(json.dumps(record))
+    forged = grade(Job(Path(), "run", load_policy("homework"), rerun=True))
+    assert (forged.refuted, forged.score, forged.exit_code) == (["rerun-agrees"], 0, 1)
+    assert (forged.levels, forged.missing) == ((1, 2, 3, 4), [])
+    assert forged.findings["rerun-agrees"].held == 5  # of six files: the honest ones agree
     assert not sign.exists()
 
 
