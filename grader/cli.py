@@ -1,18 +1,21 @@
 """`grader [RUN...]` and `grader explain PROPERTY`; nothing else prints or sets exit codes."""
 
 import gc
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from grader.checks import PROPERTIES
 from grader.errors import GraderError, UsageError
+from grader.files import is_inside
 from grader.grade import Job, crashed, grade_safely
-from grader.load import newest_run
+from grader.load import RESULTS_NAME, newest_run
 from grader.output import Target, names_of, targets, write
 from grader.policy import BUNDLED, load_policy
+from grader.strict_json import short
 from grader.truth import Truth, from_csv, from_flowers102
 from grader.verdict import Grade
 
@@ -61,7 +64,10 @@ def main() -> None:
     type=click.Path(path_type=Path),
     help="CSV file of true labels with the columns sample_id, label and, optionally, split.",
 )
-@click.option("--dataset", type=click.Choice(["flowers102"]), help="Check labels against this data set.")
+@click.option(
+    "--dataset",
+    help="Check labels against this data set: flowers102, or with --rerun also digits or imagefolder:PATH.",
+)
 @click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder that contains the data set.  [default: data]"
 )
@@ -85,16 +91,22 @@ def grade_runs(
 ) -> None:
     """Grade each RUN: a run folder or its results.json. Default: the newest run in ./runs.
 
-    Exit code: 0 if every counted property passes, 1 if one fails, 2 if a submission or an option is unusable;
-    the highest of several runs.
+    Exit code: 0 if every run passes, 1 if one fails, 2 if a submission or an option is unusable.
     """
     try:
-        policy = load_policy(policy_name)
-        truth = _truth(labels, dataset, data_root)
         paths = list(runs) or [newest_run(RUNS)]
+        dataset, root = _dataset(dataset, rerun), data_root or Path("data")
+        inputs = {
+            "--labels": labels,
+            "--dataset": Path(dataset.partition(":")[2]) if dataset and ":" in dataset else None,
+            "--data-root": root if (rerun or dataset) and os.path.lexists(root) else None,
+            "--policy": None if policy_name in BUNDLED else Path(policy_name),
+        }
+        _require_outside(inputs, paths)
+        policy, truth = load_policy(policy_name), _truth(labels, dataset, root)
         wanted = targets(formats or ("text",), outputs, len(paths))
         work = [
-            Job(path, name, policy, truth, rerun, data_root)
+            Job(path, name, policy, truth, rerun, dataset, root)
             for path, name in zip(paths, names_of(paths), strict=True)
         ]
         grades = []
@@ -103,7 +115,12 @@ def grade_runs(
             grades.append(grade)
     except GraderError as error:
         raise _Unusable(str(error)) from error
-    _print(grades, wanted)
+    try:
+        _print(grades, wanted)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        if not isinstance(error, BrokenPipeError):  # `grader ... | head -1` ends with the grade's exit code
+            raise _Unusable(f"Cannot write to standard output: {error.strerror}.") from error
     sys.exit(max(grade.exit_code for grade in grades))
 
 
@@ -117,12 +134,40 @@ def explain(name: str) -> None:
         click.echo(f"\nSkipped if one of these fails: {', '.join(wanted.depends_on)}.")
 
 
-def _truth(labels: Path | None, dataset: str | None, data_root: Path | None) -> Truth | None:
+def _truth(labels: Path | None, dataset: str | None, data_root: Path) -> Truth | None:
     if labels is not None and dataset is not None:
         raise UsageError("--labels and --dataset are mutually exclusive; give one of them.")
     if labels is not None:
         return from_csv(labels)
-    return from_flowers102(data_root or Path("data")) if dataset else None
+    return from_flowers102(data_root) if dataset == "flowers102" else None
+
+
+def _dataset(dataset: str | None, rerun: bool) -> str | None:
+    """Validate --dataset and make an image folder's path absolute: the evaluation runs in another folder."""
+    if dataset in (None, "flowers102"):
+        return dataset
+    kind, _, path = dataset.partition(":")
+    if dataset != "digits" and (kind != "imagefolder" or not path):
+        raise UsageError(f"--dataset must be flowers102, digits or imagefolder:PATH, not {short(dataset)}.")
+    if not rerun:
+        raise UsageError(f"--dataset {short(dataset)} requires --rerun; without it, use --labels.")
+    return f"imagefolder:{os.path.abspath(os.path.expanduser(path))}" if path else dataset  # noqa: PTH100, PTH111
+
+
+def _require_outside(inputs: Mapping[str, Path | None], submissions: Sequence[Path]) -> None:
+    """Refuse to grade a submission by files that are part of it.
+
+    Raises:
+        UsageError: An input is inside a submission.
+    """
+    for submission in submissions:
+        folder = submission.parent if submission.name == RESULTS_NAME else submission
+        for option, path in inputs.items():
+            if path is not None and is_inside(path, folder):
+                raise UsageError(
+                    f"{option} {short(path)} is inside the submission {short(folder)}, "
+                    "whose author may have changed it; use your own copy."
+                )
 
 
 def _graded(work: Sequence[Job], jobs: int) -> Iterator[Grade]:
@@ -159,7 +204,7 @@ def _print(grades: Sequence[Grade], wanted: Sequence[Target]) -> None:
     from grader.formats.text import print_grade, print_table, to_table
 
     to_terminal = [target for target in wanted if target.path is None]
-    if to_terminal and to_terminal[0].format == "text" and sys.stdout.isatty():
+    if to_terminal and to_terminal[0].format == "text" and sys.stdout and sys.stdout.isatty():
         from rich.console import Console
 
         print_grade(grades[0], Console()) if len(grades) == 1 else print_table(grades, Console())

@@ -1,4 +1,4 @@
-"""One path -> one grade; nothing that a submission contains raises from here."""
+"""From a path to a grade; no submission makes this raise."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +9,7 @@ from grader.evidence import Evidence, gather
 from grader.findings import Finding, Level, Status
 from grader.load import load
 from grader.policy import Policy
+from grader.record import SPLITS
 from grader.rerun import rerun
 from grader.truth import Truth
 from grader.verdict import Grade
@@ -20,11 +21,12 @@ class Job:
 
     Attributes:
         path: A run folder or its results file.
-        name: How the submission is called.
-        policy: The rule set.
-        truth: True labels and splits, when given.
-        rerun: Whether to make predictions afresh from the checkpoints.
-        data_root: Where the images are, for `rerun`.
+        name: Name of the submission.
+        policy: The policy.
+        truth: The true labels and splits, if given.
+        rerun: Whether to recompute the predictions from the checkpoints.
+        dataset: The data set, for `rerun`; None means the recorded one.
+        data_root: Folder that contains downloaded data sets, for `rerun`.
     """
 
     path: Path
@@ -32,6 +34,7 @@ class Job:
     policy: Policy
     truth: Truth | None = None
     rerun: bool = False
+    dataset: str | None = None
     data_root: Path | None = None
 
 
@@ -39,30 +42,30 @@ def grade(job: Job) -> Grade:
     """Grade one submission.
 
     Returns:
-        Its grade; an unusable submission's lists the problems.
+        Its grade, which lists the problems if the submission is unusable.
     """
     try:
         submission = load(job.path)
         evidence = gather(submission, job.policy.thresholds, job.truth)
         if job.rerun:
-            evidence = replace(evidence, rerun=rerun(submission, job.data_root))
+            outcome = rerun(submission, job.dataset, job.data_root)
+            evidence = replace(evidence, rerun=outcome, truth=job.truth or outcome.truth)
         findings = judge(evidence)
     except UnusableError as error:
         return Grade(job.name, job.policy, {}, problems=error.problems)
+    requested = {Level.TRUTH: job.truth or job.dataset, Level.CHECKPOINTS: job.rerun}
     return Grade(
         job.name,
         job.policy,
         findings,
         levels=_reached(evidence, findings),
         created_at=submission.results.created_at,
+        requested=frozenset(level for level, is_requested in requested.items() if is_requested),
     )
 
 
 def grade_safely(job: Job) -> Grade:
-    """`grade`, but a defect of the grader itself becomes a problem of this one grade.
-
-    One submission that finds a defect must not cost twenty-nine others their grade.
-    """
+    """Like `grade`, but a bug in the grader costs only the submission that triggers it its grade."""
     try:
         return grade(job)
     except Exception as error:
@@ -76,12 +79,11 @@ def crashed(job: Job, error: BaseException) -> Grade:
 
 
 def _reached(evidence: Evidence, findings: dict[str, Finding]) -> tuple[Level, ...]:
-    """The levels of evidence that every chosen run was judged on."""
-    every = {(run.name, split) for run in evidence.chosen for split in ("val", "test")}
-    is_reached = {
-        Level.FILE: True,
-        Level.PREDICTIONS: bool(every) and every <= evidence.predictions.keys(),
-        Level.TRUTH: findings["true-labels"].status is not Status.NOT_CHECKED,
-        Level.CHECKPOINTS: findings["rerun-agrees"].status is not Status.NOT_CHECKED,
-    }
-    return tuple(level for level in Level if is_reached[level])
+    """The levels of evidence that were available for all predictions of all completed runs."""
+    required = {(run.name, split) for run in evidence.chosen for split in SPLITS}
+    if not required or not required <= evidence.predictions.keys():
+        return (Level.FILE,)
+    has_truth = findings["true-labels"].status is not Status.NOT_CHECKED
+    has_rerun = evidence.rerun is not None and required <= evidence.rerun.predictions.keys()
+    further = {Level.TRUTH: has_truth, Level.CHECKPOINTS: has_rerun}
+    return (Level.FILE, Level.PREDICTIONS, *(level for level, is_reached in further.items() if is_reached))

@@ -1,5 +1,6 @@
 """From a path on the command line to a validated results file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,10 +19,11 @@ MAX_PROBLEMS = 1000  # violations found before validation of a file stops
 
 @dataclass(frozen=True)
 class Submission:
-    """A valid results file and the folder that its paths are relative to."""
+    """A valid results file, the folder that its paths are relative to, and the parsed JSON."""
 
     folder: Path
     results: Results
+    document: Mapping[str, Any]
 
 
 def newest_run(runs: Path) -> Path:
@@ -52,7 +54,8 @@ def load(path: Path) -> Submission:
     is_folder = path.is_dir()
     file = path / RESULTS_NAME if is_folder else path
     content = read_bytes(file, short(file, "", 200), strict_json.MAX_BYTES, follow=not is_folder)
-    return Submission(file.parent, results_from(check(content, file.name)))
+    document = check(content, file.name)
+    return Submission(file.parent, results_from(document), document)
 
 
 def check(content: bytes, shown: str) -> dict[str, Any]:

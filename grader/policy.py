@@ -14,7 +14,7 @@ from grader.schema import load_schema, validator_for, violations
 from grader.strict_json import short
 
 MAX_BYTES = 256 * 1024
-BUNDLED = ("default", "homework", "strict")
+BUNDLED = ("default", "homework", "homework-no-checkpoints", "strict")
 
 
 @dataclass(frozen=True)

@@ -1,91 +1,175 @@
-"""Making predictions afresh from the checkpoints: the only step that needs torch, in a process of its own."""
+"""Recompute predictions from the checkpoints, in an isolated process: the only step that needs torch."""
 
+import copy
+import hashlib
 import importlib.util
+import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grader.errors import UnusableError
-from grader.files import MAX_CSV_BYTES, below, read_bytes, sha256_of
-from grader.load import Submission
+from grader.files import MAX_CSV_BYTES, below, read_bytes
+from grader.load import RESULTS_NAME, Submission
 from grader.record import SPLITS
+from grader.truth import Truth
 
 if TYPE_CHECKING:
     from grader.predictions import Predictions
 
 TIMEOUT_SECONDS = 3600
+MAX_CHECKPOINT_BYTES = 256 * 1024 * 1024  # ResNet-18 with 100,000 classes has 250 MB
+MAX_COPIED_BYTES = 4 * 1024**3  # about 90 checkpoints of 45 MB
+
+PACKAGES = Path(__file__).resolve().parents[1]
+"""The folder of this grader and of the `finetune` next to it; a submission cannot replace either."""
+
+_START = (
+    "import sys; home = sys.argv.pop(1); home in sys.path or sys.path.insert(0, home); "
+    "from finetune.cli import main; main()"
+)
+
+# The environment variables that the evaluation inherits; in particular, none of Python's own.
+_VARIABLES = {"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "XDG_CACHE_HOME", "LD_LIBRARY_PATH"}
+_PREFIXES = ("LC_", "OMP_", "GOMP_", "KMP_", "MKL_", "CUDA_", "NVIDIA_")
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """What came of it.
+    """The outcome of recomputing the predictions.
 
     Attributes:
-        checkpoints: What is wrong with each checkpoint, by path; empty when nothing is.
-        predictions: Fresh predictions by run name and split.
-        failure: Why there are no predictions; empty when there are.
+        checkpoints: The problems of each checkpoint, by path.
+        predictions: Recomputed predictions by run name and split.
+        failure: Why there are no predictions; empty if there are.
+        is_offline: Whether the evaluation had no network.
     """
 
-    checkpoints: Mapping[str, tuple[str, ...]]
+    checkpoints: Mapping[str, Sequence[str]]
     predictions: "Mapping[tuple[str, str], Predictions]" = field(default_factory=dict)
     failure: str = ""
+    is_offline: bool = True
+
+    @property
+    def truth(self) -> Truth | None:
+        """Labels and splits of the evaluated images; None if there are none."""
+        labels: dict[str, int] = {}
+        splits: dict[str, frozenset[str]] = {}
+        for (_, split), rows in self.predictions.items():  # every run was evaluated on the same images
+            labels.update(zip(rows.sample_ids, rows.labels.tolist(), strict=True))
+            splits[split] = frozenset(rows.sample_ids)
+        return Truth(labels, splits, "the local data set") if labels else None
 
 
-def rerun(submission: Submission, data_root: Path | None = None) -> Rerun:
-    """Check the checkpoints' hashes, then evaluate them with `finetune evaluate`.
+def rerun(submission: Submission, dataset: str | None = None, data_root: Path | None = None) -> Rerun:
+    """Verify the checkpoints' hashes, then evaluate the checkpoints with `finetune evaluate`.
+
+    The evaluation runs in a temporary folder that contains the validated results file and the verified
+    checkpoints, and has access to nothing else of the submission.
 
     Args:
         submission: The run.
-        data_root: Where the images are, when the default is not right.
+        dataset: Value of `finetune evaluate --dataset`; None means the recorded data set, which must not
+            be an image folder.
+        data_root: Folder that contains downloaded data sets; None means `data`.
 
     Returns:
-        The fresh predictions, or why there are none.
+        The recomputed predictions, or why there are none.
     """
-    checkpoints = _checkpoints(submission)
-    if any(checkpoints.values()):
-        return Rerun(checkpoints, failure="Not made afresh, because a checkpoint is not the recorded one.")
-    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("finetune") is None:
-        missing = "torch is not installed here; the extra `train` of this package brings it"
-        return Rerun(checkpoints, failure=f"Not made afresh: {missing}.")
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "finetune", "evaluate", str(submission.folder), "--output", folder]
-        if data_root is not None:
-            command += ["--data-root", str(data_root)]
-        failure = _call(command)
-        predictions = {} if failure else _read(submission, Path(folder))
-    return Rerun(checkpoints, predictions, failure)
+    with tempfile.TemporaryDirectory(prefix="grader-") as name:
+        folder = Path(name).resolve()
+        checkpoints = _stage(submission, folder / "run")
+        if not checkpoints:
+            return Rerun({}, failure="The submission contains no checkpoints.")
+        if any(checkpoints.values()):
+            return Rerun(checkpoints, failure="A checkpoint is not the recorded one.")
+        if importlib.util.find_spec("torch") is None or not (PACKAGES / "finetune").is_dir():
+            return Rerun(
+                checkpoints, failure="torch is not installed; install this package with its extra `train`."
+            )
+        options = ["--data-root", str((data_root or Path("data")).absolute())]
+        options += ["--dataset", dataset] if dataset else []
+        failure = _call(["evaluate", "run", "--output", "fresh", *options], folder)
+        predictions = {} if failure else _read(submission, folder / "fresh")
+    return Rerun(checkpoints, predictions, failure, bool(_offline()))
 
 
-def _checkpoints(submission: Submission) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for run in submission.results.runs:
+def _stage(submission: Submission, folder: Path) -> dict[str, list[str]]:
+    """Copy the results file and the verified checkpoints to `folder`; checkpoints get new names.
+
+    Returns:
+        The problems of each checkpoint, by path; empty if the submission contains no checkpoint at all.
+    """
+    (folder / "checkpoints").mkdir(parents=True)
+    document = copy.deepcopy(dict(submission.document))
+    problems: dict[str, list[str]] = {}
+    any_exists, room = False, MAX_COPIED_BYTES
+    for run, entry in zip(submission.results.runs, document["runs"], strict=True):
         if run.artifacts is None:
             continue
-        path, recorded = run.artifacts.checkpoint.path, run.artifacts.checkpoint.sha256
+        artifact, staged = run.artifacts.checkpoint, f"checkpoints/{run.name}.safetensors"
+        entry["artifacts"]["checkpoint"]["path"] = staged
+        found = problems.setdefault(artifact.path, [])
+        any_exists = any_exists or os.path.lexists(submission.folder / artifact.path)
         try:
-            is_recorded = sha256_of(below(submission.folder, path, run.name), path) == recorded
-            found[path] = () if is_recorded else (f"{path} is not the file whose SHA-256 was recorded.",)
+            source = below(submission.folder, artifact.path, run.name)
+            content = read_bytes(source, artifact.path, min(room, MAX_CHECKPOINT_BYTES))
         except UnusableError as error:
-            found[path] = error.problems
-    return found
+            found.extend(error.problems)
+            continue
+        room -= len(content)
+        if hashlib.sha256(content).hexdigest() == artifact.sha256:
+            (folder / staged).write_bytes(content)
+        else:
+            found.append(f"{artifact.path} does not match its recorded SHA-256.")
+    (folder / RESULTS_NAME).write_text(json.dumps(document), "utf-8")
+    return problems if any_exists else {}
 
 
-def _call(command: Sequence[str]) -> str:
-    """Run the command; what went wrong, or nothing."""
+def _call(arguments: Sequence[str], folder: Path) -> str:
+    """Run `finetune` in `folder`, isolated; returns why it failed, or an empty string."""
+    (folder / "temporary").mkdir()
+    variables = {k: v for k, v in os.environ.items() if k in _VARIABLES or k.startswith(_PREFIXES)}
     try:
         done = subprocess.run(  # noqa: S603 - no shell, and the paths are arguments
-            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_SECONDS, check=False
+            [*_offline(), sys.executable, "-E", "-P", "-c", _START, str(PACKAGES), *arguments],
+            cwd=folder,
+            env={**variables, "TMPDIR": str(folder / "temporary")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_SECONDS,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"Not made afresh: finetune evaluate did not finish ({type(error).__name__})."
+        return f"finetune evaluate did not finish ({type(error).__name__})."
     if done.returncode == 0:
         return ""
-    said = done.stderr.strip().splitlines() or ["no message"]
-    return f"Not made afresh: finetune evaluate ended with exit code {done.returncode}: {said[-1][:300]}"
+    message = done.stderr.replace(f"{folder}/", "").strip().splitlines() or ["no message"]
+    return f"finetune evaluate exited with code {done.returncode}: {message[-1][:300]}"
+
+
+@cache
+def _offline() -> tuple[str, ...]:
+    """A command prefix that removes network access; empty if the system does not permit it.
+
+    A user namespace (-r) is the second choice, because root in one cannot read other users' files.
+    """
+    unshare = shutil.which("unshare", path=os.defpath)
+    for option in ("-n", "-rn") if unshare else ():
+        prefix = (str(unshare), option)
+        done = subprocess.run([*prefix, prefix[0], "--version"], capture_output=True, check=False)  # noqa: S603
+        if done.returncode == 0:
+            return prefix
+    return ()
 
 
 def _read(submission: Submission, folder: Path) -> "dict[tuple[str, str], Predictions]":

@@ -1,4 +1,4 @@
-"""The true labels and splits, from the data set itself rather than from the submission."""
+"""Read true labels and splits from a source independent of the submission."""
 
 import csv
 import io
@@ -16,13 +16,13 @@ FLOWERS_FOLDER = "flowers-102"  # torchvision's layout below the data root
 
 @dataclass(frozen=True)
 class Truth:
-    """What the data set says.
+    """True labels and splits of a data set.
 
     Attributes:
         labels: Class index by sample id.
-        splits: Sample ids of `val` and `test` where the data set comes divided; else None.
-        source: What it was read from, for messages.
-        is_official: Whether the splits are the data set's official ones, which a run may choose not to use.
+        splits: Sample ids by split, at least of `val` and `test`; None if unknown.
+        source: Where they come from, for messages.
+        is_official: Whether the splits are the data set's official ones, which a run need not use.
     """
 
     labels: Mapping[str, int]
@@ -32,10 +32,10 @@ class Truth:
 
 
 def from_csv(path: Path) -> Truth:
-    """Read a CSV with the columns sample_id, label and, if wanted, split (train, val or test).
+    """Read a CSV file with the columns sample_id, label and, optionally, split (train, val or test).
 
     Raises:
-        UsageError: The file cannot be read or has another form.
+        UsageError: The file is unreadable or malformed.
     """
     try:
         text = read_bytes(path, str(path), MAX_BYTES, follow=True).decode("utf-8-sig")
@@ -43,13 +43,13 @@ def from_csv(path: Path) -> Truth:
         raise UsageError(f"--labels cannot be read: {error}") from error
     rows = csv.DictReader(text.splitlines())
     if not {"sample_id", "label"} <= set(rows.fieldnames or ()):
-        raise UsageError(f"--labels {path}: the header must name sample_id and label, and may name split.")
+        raise UsageError(f"--labels {path}: the header must contain sample_id and label.")
     labels: dict[str, int] = {}
     splits: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
     for row in rows:
         name, label, split = row["sample_id"], row["label"] or "", row.get("split")
         if not name or name in labels or not (label.isascii() and label.isdigit()):
-            rule = "each line needs a sample_id of its own and a class index"
+            rule = "each line must have a unique sample_id and a class index"
             raise UsageError(
                 f"--labels {path}, line {rows.line_num}: {rule}, found {short(name)}, {short(label)}."
             )
@@ -60,7 +60,7 @@ def from_csv(path: Path) -> Truth:
         if split is not None:
             splits[split].add(name)
     if not labels:
-        raise UsageError(f"--labels {path}: there is no line below the header.")
+        raise UsageError(f"--labels {path}: no rows after the header.")
     divided = "split" in (rows.fieldnames or ())
     frozen = {name: frozenset(ids) for name, ids in splits.items()}
     return Truth(labels, frozen if divided else None, path.name)
@@ -73,10 +73,10 @@ def from_flowers102(data_root: Path) -> Truth:
     are those of `torchvision.datasets.Flowers102`: trnid trains, valid validates, tstid tests.
 
     Args:
-        data_root: The folder that holds `flowers-102/`.
+        data_root: The folder that contains `flowers-102/`.
 
     Raises:
-        UsageError: A file is missing or is not what it should be.
+        UsageError: A file is missing or invalid.
     """
     from scipy.io import loadmat  # 0.3 s, so only here
 
@@ -87,7 +87,7 @@ def from_flowers102(data_root: Path) -> Truth:
             for name in ("imagelabels.mat", "setid.mat")
         ]
     except GraderError as error:
-        raise UsageError(f"Flowers-102: {error} Give its folder's parent with --data-root.") from error
+        raise UsageError(f"Flowers-102: {error} Give its parent folder with --data-root.") from error
     try:
         labels, sets = (loadmat(io.BytesIO(content)) for content in contents)
         classes = enumerate(labels["labels"].ravel().tolist(), 1)
@@ -96,6 +96,6 @@ def from_flowers102(data_root: Path) -> Truth:
             for name, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid"))
         }
         by_id = {f"image_{number:05d}": label - 1 for number, label in classes}
-    except Exception as error:  # scipy raises many kinds for a file that is no MATLAB file
-        raise UsageError(f"{folder}: imagelabels.mat or setid.mat is not the data set's file.") from error
+    except Exception as error:  # scipy raises many kinds for an invalid MATLAB file
+        raise UsageError(f"{folder}: imagelabels.mat or setid.mat is not a file of the data set.") from error
     return Truth(by_id, splits, "Flowers-102", is_official=True)

@@ -4,8 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from grader.checks import PROPERTIES
 from grader.findings import Finding, Level, Status, in_points
 from grader.policy import Policy
+
+NO_NETWORK = (
+    "Without evidence level 4 (--rerun), nothing shows that a network exists: "
+    "a script can fabricate consistent files."
+)
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,7 @@ class Grade:
         levels: The levels of evidence reached.
         problems: Why the submission is unusable; empty if it is usable.
         created_at: Creation time according to the results file; empty if unusable.
+        requested: Levels of evidence requested by an option; they are required under every policy.
     """
 
     run: str
@@ -27,11 +34,37 @@ class Grade:
     levels: tuple[Level, ...] = ()
     problems: tuple[str, ...] = ()
     created_at: str = ""
+    requested: frozenset[Level] = frozenset()
 
     @property
-    def level_is_reached(self) -> bool:
-        """Whether all evidence up to the policy's required level was available."""
-        return all(level in self.levels for level in Level if level <= self.policy.required_level)
+    def missing(self) -> list[Level]:
+        """Levels of evidence that are required but were not reached; empty if unusable."""
+        required = self.requested | {level for level in Level if level <= self.policy.required_level}
+        return [] if self.problems else sorted(required - set(self.levels))
+
+    @property
+    def refuted(self) -> list[str]:
+        """Integrity properties that fail; they fail the submission under every policy."""
+        return [
+            name
+            for name, finding in self.findings.items()
+            if finding.status is Status.FAILS and PROPERTIES[name].is_integrity
+        ]
+
+    @cached_property
+    def failing(self) -> list[str]:
+        """Properties that fail the submission: refuted ones, then counted ones that do not pass."""
+        refuted = self.refuted
+        counted = self.policy.weights if self.findings else ()
+        return refuted + [name for name in counted if name not in refuted and not self.passes(name)]
+
+    @cached_property
+    def is_void(self) -> bool:
+        """Whether no points are earned: outside evidence refutes a claim, or required evidence is missing.
+
+        A submission that merely contradicts itself fails but keeps its points: it may have been damaged.
+        """
+        return bool(self.missing) or any(self.findings[name].level >= Level.TRUTH for name in self.refuted)
 
     def counts(self, name: str) -> bool:
         """Whether the policy counts a property."""
@@ -48,14 +81,10 @@ class Grade:
                 return self.policy.not_checked_passes
         return False
 
-    @cached_property
+    @property
     def passed(self) -> bool:
-        """Whether every counted property passes and the required evidence was available."""
-        return (
-            not self.problems
-            and self.level_is_reached
-            and all(self.passes(name) for name in self.policy.weights)
-        )
+        """Whether no property fails the submission and all required evidence was available."""
+        return not (self.problems or self.missing or self.failing)
 
     @property
     def exit_code(self) -> int:
@@ -63,9 +92,9 @@ class Grade:
         return 2 if self.problems else 0 if self.passed else 1
 
     def points(self, name: str) -> float:
-        """Points earned by a counted property; 0 if the submission is unusable."""
+        """Points earned by a counted property; 0 if the submission is unusable or void."""
         weight, finding = self.policy.weights[name], self.findings.get(name)
-        if finding is None:
+        if finding is None or self.is_void:
             return 0.0
         share = {
             Status.HOLDS: 1.0,
@@ -86,7 +115,26 @@ class Grade:
         return round(sum(weight.points for weight in self.policy.weights.values()), 2)
 
     @property
+    def objections(self) -> list[str]:
+        """One sentence for each reason that fails the submission under every policy."""
+        refuted = [f"{name} fails under every policy: {self.findings[name].summary}" for name in self.refuted]
+        return refuted + [self.why_missing(level) for level in self.missing]
+
+    def why_missing(self, level: Level) -> str:
+        """Why evidence of a required level is missing."""
+        why = "the predictions of at least one run are missing."
+        name = {Level.TRUTH: "true-labels", Level.CHECKPOINTS: "rerun-agrees"}.get(level)
+        if name and self.findings[name].status is Status.NOT_CHECKED:
+            why = f"{name} was not checked. {self.findings[name].summary}"
+        return f"Evidence level {int(level)} ({level.description}) is required: {why}"
+
+    @property
     def sentences(self) -> list[str]:
+        """The objections, then the verdict."""
+        return [*self.objections, *self.verdict]
+
+    @property
+    def verdict(self) -> list[str]:
         """The verdict in sentences; every number comes from a finding."""
         if self.problems:
             return ["The submission cannot be graded."]
@@ -94,15 +142,15 @@ class Grade:
             _soundness(self),
             _pretraining(self.findings, 100 * self.policy.thresholds.confidence),
             _choice(self.findings),
+            "" if Level.CHECKPOINTS in self.levels else NO_NETWORK,
         ]
         return [sentence for sentence in found if sentence]
 
 
 def _soundness(grade: Grade) -> str:
-    failed = [name for name in grade.policy.weights if grade.findings[name].status is Status.FAILS]
-    if failed:
-        return f"Failed: {', '.join(failed)}."
-    return ""
+    fails = [name for name in grade.policy.weights if grade.findings[name].status is Status.FAILS]
+    failed = [name for name in fails if name not in grade.refuted]
+    return f"Failed: {', '.join(failed)}." if failed else ""
 
 
 def _pretraining(findings: Mapping[str, Finding], confidence: float) -> str:

@@ -29,6 +29,11 @@ class Property:
     depends_on: tuple[str, ...] = ()
 
     @property
+    def is_integrity(self) -> bool:
+        """Whether a failure shows that a claim in the submission is false."""
+        return self.name not in _DESIGN_AND_EFFECTS
+
+    @property
     def text(self) -> str:
         """Its meaning, rule and source."""
         return inspect.getdoc(self.check) or ""
@@ -40,6 +45,13 @@ class Property:
 
 
 _COUNTS = ("split-counts", "epochs-in-order")
+
+_DESIGN_AND_EFFECTS = {
+    "complete", "roles", "equal-budget", "same-stream", "same-start", "same-schedule",
+    "b-beats-a", "c-beats-a", "c-against-b", "c-trains-fewer", "c-faster",
+    "test-close-to-validation", "a-learns", "long-enough",
+}  # fmt: skip
+"""A failure of these shows a weak experiment, not a false claim; the policy decides what they are worth."""
 
 PROPERTIES = {
     p.name: p

@@ -7,6 +7,7 @@ from grader.evidence import Evidence
 from grader.findings import Finding, Level, counted, from_problems
 from grader.record import Run
 from grader.resnet18 import GROUPS
+from grader.strict_json import short
 
 ROLES = {
     "A": ("random", GROUPS, "starts from random weights and trains every layer"),
@@ -36,7 +37,7 @@ def complete(evidence: Evidence) -> Finding:
     for run in results.runs:
         if run.status != "completed":
             problems.setdefault(run.name, []).append(
-                f"{run.name}: failed: {run.failure or 'no reason given'}."
+                f"{run.name}: failed: {short(run.failure or 'no reason given', width=200)}."
             )
         elif run.best is None or run.artifacts is None or run.failure is not None:
             problems.setdefault(run.name, []).append(

@@ -1,23 +1,23 @@
-"""Level 3: the labels and splits are those of the data set, whatever the submission says."""
+"""Level 3: the labels and splits are those of the data set."""
 
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, from_problems, not_checked
 from grader.record import SPLITS
 
-NO_TRUTH = "No truth was given; --labels or --dataset does."
-NO_ROWS = "There are no predictions to compare with the truth."
+NO_TRUTH = "Requires --labels, --dataset or --rerun."
+NO_ROWS = "There are no predictions to compare with the true labels."
 
 
 def true_labels(evidence: Evidence) -> Finding:
     """The labels are the true ones.
 
-    Rule: each sample id in the predictions is one of the data set's, and its label is the data set's.
+    Rule: the data set contains every sample id in the predictions, with the same label.
 
-    Source: the file given with --labels, or the data set's own files.
+    Source: the file given with --labels, or the data set itself.
     """
     truth = evidence.truth
     if truth is None:
-        return not_checked(NO_TRUTH, Level.TRUTH)
+        return not_checked(evidence.rerun.failure if evidence.rerun else NO_TRUTH, Level.TRUTH)
     problems: dict[str, list[str]] = {}
     for split in SPLITS:
         for run, rows in evidence.rows(split):
@@ -27,31 +27,28 @@ def true_labels(evidence: Evidence) -> Finding:
                 if true is None:
                     found.append(f"{run.name}, {split}, line {line}: {name!r} is not in {truth.source}.")
                 elif true != label:
-                    found.append(
-                        f"{run.name}, {split}, line {line}: {name!r} is of class {true}, not {label}."
-                    )
+                    found.append(f"{run.name}, {split}, line {line}: {name!r} has class {true}, not {label}.")
     if not problems:
         return not_checked(NO_ROWS, Level.TRUTH)
-    return from_problems(problems, Level.TRUTH, f"Every label is the one in {truth.source}.")
+    return from_problems(problems, Level.TRUTH, f"All labels match {truth.source}.")
 
 
 def true_splits(evidence: Evidence) -> Finding:
     """Validation and test are the true splits.
 
-    Rule: where the data set comes divided and the run used its division, each sample is in the split that
-    the data set puts it in; and no sample of a split is missing but those that the results file excludes
-    (or, with a subset, those beyond it).
+    Rule: if the true splits are known and the run used them, every sample is in its true split, and no
+    sample of a split is missing unless the results file excludes it or the run used a subset.
 
-    Source: the file given with --labels if it has a column split, or the data set's own files.
+    Source: the file given with --labels if it has a column split, or the data set itself.
     """
     truth, results = evidence.truth, evidence.results
     if truth is None:
-        return not_checked(NO_TRUTH, Level.TRUTH)
+        return not_checked(evidence.rerun.failure if evidence.rerun else NO_TRUTH, Level.TRUTH)
     if truth.splits is None:
-        return not_checked(f"{truth.source} does not say which split a sample is in.", Level.TRUTH)
+        return not_checked(f"{truth.source} does not contain splits.", Level.TRUTH)
     if truth.is_official and results.split_rule != "official":
         return not_checked(
-            f"The run divided the images {results.split_rule}; {truth.source} knows the official way only.",
+            f"The run used the split {results.split_rule}; {truth.source} contains only the official one.",
             Level.TRUTH,
         )
     problems: dict[str, list[str]] = {}
@@ -65,4 +62,4 @@ def true_splits(evidence: Evidence) -> Finding:
             ] + [f"{run.name}, {split}: {name!r} is missing." for name in sorted(missing)]
     if not problems:
         return not_checked(NO_ROWS, Level.TRUTH)
-    return from_problems(problems, Level.TRUTH, f"Validation and test are the splits of {truth.source}.")
+    return from_problems(problems, Level.TRUTH, f"Validation and test are the splits in {truth.source}.")

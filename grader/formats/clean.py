@@ -1,9 +1,18 @@
 """Make text from a submission safe to print."""
 
+from collections.abc import Iterable
+
 
 def clean(text: str) -> str:
-    """Remove control characters, which could control a terminal or break XML, except line breaks.
+    """One line without control characters, which could control a terminal, break XML or fake another line.
 
-    Also removes lone surrogates and the two non-characters that XML 1.0 forbids.
+    Also removes lone surrogates and the two non-characters that XML 1.0 forbids. Consecutive spaces become
+    one, because a terminal that wraps lines would turn many into a line break.
     """
-    return "".join(c for c in text if c == "\n" or (c.isprintable() and c not in "\ufffe\uffff"))
+    shown = (c if c.isprintable() and c not in "\ufffe\uffff" else " " if c.isspace() else "" for c in text)
+    return " ".join("".join(shown).split())
+
+
+def clean_lines(texts: Iterable[str]) -> str:
+    """Several texts, one line each."""
+    return "\n".join(map(clean, texts))

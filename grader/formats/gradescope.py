@@ -5,7 +5,7 @@ from typing import Any
 
 from grader.errors import listed
 from grader.findings import Status
-from grader.formats.clean import clean
+from grader.formats.clean import clean_lines
 from grader.formats.text import closing
 from grader.verdict import Grade
 
@@ -21,7 +21,7 @@ def to_gradescope(grade: Grade) -> str:
             test["output"] = "Not checked because the submission is unusable."
     output = [*grade.sentences, *listed(grade.problems), closing(grade)]
     document = {
-        "output": clean("\n".join(output)),
+        "output": clean_lines(output),
         "output_format": "text",
         "visibility": "visible",
         "stdout_visibility": "hidden",
@@ -40,7 +40,7 @@ def _test(grade: Grade, name: str) -> dict[str, Any]:
         "score": score,
         "max_score": most,
         "status": "passed" if finding and grade.passes(name) else "failed",
-        "output": clean("\n".join(lines)) + _why(finding.status if finding else None),
+        "output": clean_lines(lines) + _why(finding.status if finding else None),
         "visibility": "visible",
     }
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from xml.etree import ElementTree as ET
 
 from grader.findings import Status
-from grader.formats.clean import clean
+from grader.formats.clean import clean, clean_lines
 from grader.verdict import Grade
 
 EPOCH = "1970-01-01T00:00:00"  # required by the schema, but an unusable file has no timestamp
@@ -21,12 +21,11 @@ def to_junit(grade: Grade) -> str:
     if grade.problems:
         case = ET.Element("testcase", classname="grader", name="usable", time="0")
         error = ET.SubElement(case, "error", message=clean(grade.problems[0]), type="unusable")
-        error.text = clean("\n".join(grade.problems))
+        error.text = clean_lines(grade.problems)
         cases = [case]
-    elif not grade.level_is_reached:
+    elif missing := [clean(grade.why_missing(level)) for level in grade.missing]:
         case = ET.Element("testcase", classname="grader", name="evidence", time="0")
-        message = f"The policy requires evidence level {grade.policy.required_level}."
-        ET.SubElement(case, "failure", message=message, type="evidence").text = message
+        ET.SubElement(case, "failure", message=" ".join(missing), type="evidence").text = "\n".join(missing)
         cases.append(case)
     suite = ET.Element(
         "testsuite",
@@ -43,7 +42,7 @@ def to_junit(grade: Grade) -> str:
     )
     ET.SubElement(suite, "properties")
     suite.extend(cases)
-    ET.SubElement(suite, "system-out").text = clean("\n".join(grade.sentences))
+    ET.SubElement(suite, "system-out").text = clean_lines(grade.sentences)
     ET.SubElement(suite, "system-err")
     suites = ET.Element("testsuites")
     suites.append(suite)
@@ -65,9 +64,9 @@ def _case(grade: Grade, name: str) -> ET.Element:
     if finding.status is Status.HOLDS:
         return case
     message = clean(finding.summary)
-    if grade.counts(name) and not grade.passes(name):
+    if name in grade.failing:
         failure = ET.SubElement(case, "failure", message=message, type=str(finding.status))
-        failure.text = clean("\n".join((finding.summary, *finding.details)))
+        failure.text = clean_lines((finding.summary, *finding.details))
     else:
         ET.SubElement(case, "skipped", message=message)
     return case

@@ -1,5 +1,6 @@
 """Write grades as text, for a terminal."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,8 @@ Row = tuple[str, ...]
 
 def to_text(grade: Grade) -> str:
     """One line per property, then the verdict, without colors or line wrapping."""
-    problems = [clean(problem) for problem in listed(grade.problems)]
-    lines = [clean(grade.run), *problems, *_aligned(_rows(grade)), "", *grade.sentences, closing(grade)]
+    first = [clean(text) for text in (grade.run, *listed(grade.problems), *grade.objections)]
+    lines = [*first, *_aligned(_rows(grade)), "", *map(clean, grade.verdict), closing(grade)]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -40,13 +41,13 @@ def print_grade(grade: Grade, console: "Console") -> None:
     from rich.text import Text
 
     console.print(Text(clean(grade.run), "bold"))
-    for problem in listed(grade.problems):
+    for problem in (*listed(grade.problems), *grade.objections):
         console.print(Text(clean(problem), "red"))
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     for status, *cells in _rows(grade):
         table.add_row(Text(status, COLORS.get(status, "")), *map(Text, cells))
     console.print(table)
-    for sentence in ("", *grade.sentences, closing(grade)):
+    for sentence in ("", *map(clean, grade.verdict), closing(grade)):
         console.print(Text(sentence))
 
 
@@ -67,7 +68,7 @@ def _rows(grade: Grade) -> list[Row]:
     """Status, property, level and summary of each finding, with details on separate rows."""
     rows: list[Row] = []
     for name, finding in grade.findings.items():
-        mark = "" if grade.counts(name) else " (not counted)"
+        mark = "" if grade.counts(name) or name in grade.failing else " (not counted)"
         rows.append((finding.status, name, str(int(finding.level)), clean(finding.summary + mark)))
         rows += [("", "", "", clean(detail)) for detail in finding.details[:DETAILS_SHOWN]]
         if len(finding.details) > DETAILS_SHOWN:
@@ -77,9 +78,7 @@ def _rows(grade: Grade) -> list[Row]:
 
 def _row(grade: Grade) -> Row:
     result = "unusable" if grade.problems else "passed" if grade.passed else "failed"
-    failing = [name for name in grade.policy.weights if grade.findings and not grade.passes(name)]
-    if not grade.problems and not grade.level_is_reached:
-        failing.append(f"evidence level {grade.policy.required_level}")
+    failing = [*grade.failing, *(f"evidence level {level}" for level in grade.missing)]
     return (
         clean(grade.run),
         result,
@@ -107,13 +106,13 @@ def closing(grade: Grade) -> str:
     """The last line: whether the run passed, under which policy and on what evidence."""
     if grade.problems:
         return f"Unusable: {counted(len(grade.problems), 'problem')}."
+    policy, statuses = grade.policy, Counter(grade.findings[name].status for name in grade.policy.weights)
+    others = [f", {statuses[s]} {s.removesuffix('s')}" for s in list(Status)[1:] if statuses[s]]
     reached = ", ".join(f"{int(level)} ({level.description})" for level in grade.levels)
-    passed = sum(grade.passes(name) for name in grade.policy.weights)
-    line = (
-        f"{passed} of {len(grade.policy.weights)} counted properties passed, "
-        f"{grade.score:g} of {grade.max_score:g} points. Evidence levels: {reached}."
+    why = f" because {'evidence is missing' if grade.missing else 'a claim is refuted'}"
+    return (
+        f"{'PASSED' if grade.passed else 'FAILED'} under policy {policy.name} v{policy.version}: "
+        f"{statuses[Status.HOLDS]} of {len(policy.weights)} counted properties hold{''.join(others)}; "
+        f"{grade.score:g} of {grade.max_score:g} points{why if grade.is_void else ''}. "
+        f"Evidence levels: {reached}."
     )
-    if not grade.level_is_reached:
-        line += f" The policy requires level {grade.policy.required_level}."
-    policy = f"policy {grade.policy.name} v{grade.policy.version}"
-    return f"{'PASSED' if grade.passed else 'FAILED'} under {policy}: {line}"

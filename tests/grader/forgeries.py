@@ -92,7 +92,7 @@ def evidence_of(entry: Forgery, folder: Path) -> Evidence:
     forger = Forger(SMOKE, folder)
     entry.change(forger)
     truth = truth_of(SMOKE) if entry.truth else None
-    return gather(Submission(forger.folder, results_from(forger.doc)), Thresholds(), truth)
+    return gather(Submission(forger.folder, results_from(forger.doc), forger.doc), Thresholds(), truth)
 
 
 FORGERIES: list[Forgery] = []

@@ -11,7 +11,7 @@ from grader.checks.learning import plateau
 from grader.findings import Finding, Level, Status
 from grader.grade import Job, grade
 from grader.policy import Policy
-from grader.verdict import Grade
+from grader.verdict import NO_NETWORK, Grade
 from tests.grader import honest as simulated
 from tests.grader.honest import Size, write_run
 
@@ -117,7 +117,7 @@ class TestCAgainstB:
         finding = found.findings["c-against-b"]
         assert finding.status is status, finding.summary
         assert f": {word} at a margin of 2 points." in finding.summary
-        assert found.sentences[-1].endswith(advice)
+        assert found.verdict[-2].endswith(advice)
         assert found.exit_code == 0  # for information: either answer is a good result
 
     def test_undecided(self, graded: Graded) -> None:
@@ -160,7 +160,8 @@ class TestVerdict:
     def test_every_number_is_a_findings(self, graded: Graded) -> None:
         found = graded(Size())
         gap, against = found.findings["b-beats-a"].numbers, found.findings["c-against-b"].numbers
-        first, second = found.sentences
+        first, second, caution = found.sentences
+        assert caution == NO_NETWORK
         for number in (gap["difference"], gap["low"], gap["high"]):
             assert f"{100 * number:.1f}" in first
         for number in (against["difference"], against["low"], against["high"]):
@@ -176,7 +177,7 @@ class TestVerdict:
         c["budget"].update(epochs=0, steps=20, images=1257)  # of the epoch it failed in
         (run / "results.json").write_text(json.dumps(document))
         found = grade(Job(run, "run", policy))
-        assert found.findings["complete"].summary == "C-seed0: failed: loss became nan in epoch 1."
+        assert found.findings["complete"].summary == "C-seed0: failed: 'loss became nan in epoch 1'."
         assert found.findings["b-beats-a"].status is Status.HOLDS
         assert found.findings["c-beats-a"].status is Status.NOT_CHECKED
         failing = [n for n, f in found.findings.items() if f.status is Status.FAILS and found.counts(n)]

@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -54,7 +56,11 @@ class TestOneRun:
     def test_under_another_policy(self, honest: Path) -> None:
         found = run(honest, "--policy", "strict")
         assert found.exit_code == 1
-        assert "The policy requires level 3." in found.output
+        assert "Evidence level 3 (ground truth) is required: true-labels was not checked." in found.output
+        counts = (
+            "27 of 31 counted properties hold, 4 not checked; 0 of 31 points because evidence is missing."
+        )
+        assert f"FAILED under policy strict v2: {counts}" in found.output
 
 
 class TestNewest:
@@ -118,6 +124,9 @@ class TestOutput:
             (["--labels", "a", "--dataset", "flowers102"], "are mutually exclusive; give one of them."),
             (["--labels", "no.csv"], "--labels cannot be read: Cannot read no.csv: No such file"),
             (["--dataset", "flowers102", "--data-root", "no"], "No such file or directory. Give its"),
+            (["--dataset", "digits"], "--dataset 'digits' requires --rerun; without it, use --labels."),
+            (["--dataset", "imagefolder:a"], "--dataset 'imagefolder:a' requires --rerun"),
+            (["--dataset", "x:a", "--rerun"], "must be flowers102, digits or imagefolder:PATH, not 'x:a'."),
             (["--format", "pdf"], "is not one of"),
             (["--jobs", "0"], "0 is not in the range"),
         ],
@@ -126,6 +135,30 @@ class TestOutput:
         found = run(honest, *words)
         assert found.exit_code == 2
         assert message in found.output
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--labels", "labels.csv"],
+            ["--dataset", "flowers102"],
+            ["--data-root", "data", "--rerun"],
+            ["--rerun"],  # with --data-root's default
+            ["--dataset", "imagefolder:data", "--rerun"],
+            ["--policy", "mine.toml"],
+        ],
+    )
+    def test_inputs_must_be_outside_the_submission(
+        self, honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    ) -> None:
+        """In the submission's folder, a relative path names something that its author wrote."""
+        shutil.copytree(honest, tmp_path / "run")
+        (tmp_path / "data").mkdir()
+        (tmp_path / "run" / "data").symlink_to(tmp_path / "data")
+        monkeypatch.chdir(tmp_path / "run")
+        for submission in (".", "results.json", tmp_path / "run"):
+            found = run(submission, *words)
+            assert found.exit_code == 2
+            assert "is inside the submission" in found.output
 
     @pytest.mark.parametrize(
         ("words", "message"),
@@ -217,6 +250,29 @@ class TestProcess:
             )
             assert done.returncode == code
             assert b"Traceback" not in done.stdout + done.stderr
+
+    @pytest.mark.parametrize("redirection", ["| true", ">&-"])
+    @pytest.mark.parametrize("options", [[], ["--format", "json"]])
+    def test_the_exit_code_does_not_depend_on_who_reads(
+        self, honest: Path, forged: Path, redirection: str, options: list[str]
+    ) -> None:
+        for folder, code in ((honest, 0), (forged, 1), ("/nothing", 2)):
+            command = shlex.join([sys.executable, "-m", "grader", str(folder), *options])
+            script = f"{command} {redirection}; exit ${{PIPESTATUS[0]}}"
+            done = subprocess.run(["bash", "-c", script], capture_output=True, check=False)
+            assert (done.returncode, done.stderr) == (code, b"")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+    def test_output_that_cannot_be_written(self, honest: Path) -> None:
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "grader", str(honest)],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        assert done.returncode == 2
+        assert done.stderr == b"Error: Cannot write to standard output: No space left on device.\n"
 
     def test_explain_is_a_word_of_its_own(self) -> None:
         done = subprocess.run(

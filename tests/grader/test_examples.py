@@ -61,7 +61,7 @@ class TestGradescope:
         found = autograde(tmp_path / "autograder", environment)
         assert found["score"] == 0
         assert str(found["output"]).startswith("The submission cannot be graded.")
-        assert len(found["tests"]) == len(load_policy("homework").weights)  # type: ignore[arg-type]
+        assert len(found["tests"]) == len(load_policy("homework-no-checkpoints").weights)  # type: ignore[arg-type]
 
     def test_setup_is_a_valid_script(self) -> None:
         subprocess.run(["bash", "-n", str(ROOT / "examples" / "gradescope" / "setup.sh")], check=True)
@@ -80,7 +80,7 @@ class TestGithubClassroom:
             ["bash", "-c", self.command()], cwd=tmp_path, env=environment, capture_output=True, check=False
         )
         assert done.returncode == 0
-        assert b"PASSED under policy homework" in done.stdout
+        assert b"PASSED under policy homework-no-checkpoints" in done.stdout
 
     def test_fails_without_a_run(self, tmp_path: Path, environment: dict[str, str]) -> None:
         done = subprocess.run(

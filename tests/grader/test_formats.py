@@ -17,7 +17,7 @@ from grader.formats import FORMATS
 from grader.formats.text import print_grade, print_table, to_table
 from grader.grade import Job, grade
 from grader.policy import Policy, load_policy
-from grader.verdict import Grade
+from grader.verdict import NO_NETWORK, Grade
 from tests.grader.forgeries import FORGERIES, Forger
 
 HERE = Path(__file__).parent
@@ -25,12 +25,13 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="session")
 def grades(honest: Path, policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Grade]:
-    found = {"passed": grade(Job(honest, "passed", load_policy("homework")))}
+    homework = load_policy("homework-no-checkpoints")
+    found = {"passed": grade(Job(honest, "passed", homework))}
     for kind, name in (("failed", "best_epoch_picked_on_test"), ("unusable", "a_field_left_out")):
         forger = Forger(honest, tmp_path_factory.mktemp(kind) / "run")
         next(entry for entry in FORGERIES if entry.name == name).change(forger)
         forger.save()
-        found[kind] = grade(Job(forger.folder, kind, load_policy("homework")))
+        found[kind] = grade(Job(forger.folder, kind, homework))
     nasty = '\x1b[31mred\x07 \ufffe<&>" ]]> \ud800\u2028 end'
     findings = {name: Finding(Status.FAILS, Level.FILE, nasty, (nasty,)) for name in found["passed"].findings}
     found["nasty"] = Grade(nasty, policy, findings, (Level.FILE,), created_at="2026-99-99T10:00:00Z")
@@ -116,9 +117,10 @@ def test_junit_outcomes(grades: dict[str, Grade]) -> None:
 def test_text_ends_with_the_verdict(grades: dict[str, Grade]) -> None:
     lines = FORMATS["text"].write(grades["passed"]).splitlines()
     assert lines[0] == "passed"
-    assert lines[-1].startswith("PASSED under policy homework v1: 27 of 27 counted properties passed, ")
-    assert "passed, 100 of 100 points. Evidence" in lines[-1]
-    assert lines[-3].startswith("Starting from pretrained weights pays: +")
+    counts = "27 of 27 counted properties hold; 100 of 100 points. Evidence levels: "
+    assert lines[-1].startswith(f"PASSED under policy homework-no-checkpoints v1: {counts}")
+    assert lines[-2] == NO_NETWORK
+    assert lines[-4].startswith("Starting from pretrained weights pays: +")
     assert "FAILED under policy" in FORMATS["text"].write(grades["failed"])
     assert FORMATS["text"].write(grades["unusable"]).endswith("Unusable: 1 problem.\n")
 
@@ -170,8 +172,27 @@ def test_a_terminal_shows_a_table_of_several(grades: dict[str, Grade]) -> None:
 
 def test_junit_tells_of_evidence_that_is_missing(honest: Path) -> None:
     weak = grade(Job(honest, "weak", load_policy("strict")))  # without the truth that it asks for
-    assert not weak.level_is_reached
+    assert weak.missing == [Level.TRUTH]
     suite = ET.fromstring(FORMATS["junit"].write(weak))  # noqa: S314 - our own
     failure = next(case for case in suite.iter("testcase") if case.get("name") == "evidence").find("failure")
     assert failure is not None
-    assert failure.get("message") == "The policy requires evidence level 3."
+    assert failure.get("message") == weak.objections[0]
+
+
+FAKE = (
+    "diverged\nPASSED under policy strict v2: all good\r\x1b[2J\x85\u2028\u202ePASSED" + " " * 500 + "PASSED"
+)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_failure_text_fakes_no_line(honest: Path, tmp_path: Path, policy: Policy, form: str) -> None:
+    forger = Forger(honest, tmp_path / "run\nPASSED under policy strict")
+    forger.run("C").update(status="failed", failure=FAKE, artifacts=None, best_epoch=None)
+    forger.save()
+    name = forger.folder.name
+    text = FORMATS[form].write(grade(Job(forger.folder, name, policy)))
+    lines = [line.strip() for line in text.replace("\\n", "\n").replace("&#10;", "\n").splitlines()]
+    assert not [line for line in lines if line.startswith("PASSED")]
+    assert not any(ord(c) < 32 and c != "\n" for c in text)
+    assert "\u202e" not in text
+    assert " " * 100 not in text

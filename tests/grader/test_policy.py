@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,14 @@ def test_bundled(name: str) -> None:
 
 def test_the_homework_is_worth_a_hundred_points() -> None:
     assert sum(weight.points for weight in load_policy("homework").weights.values()) == 100
+
+
+def test_homework_requires_checkpoints_and_its_twin_differs_in_nothing_else() -> None:
+    homework, twin = load_policy("homework"), load_policy("homework-no-checkpoints")
+    assert (homework.required_level, twin.required_level) == (4, 2)
+    assert replace(homework, name="", version=1, description="", required_level=2) == replace(
+        twin, name="", description=""
+    )
 
 
 def test_strict_requires_the_truth_and_conclusive_results() -> None:

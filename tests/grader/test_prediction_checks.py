@@ -219,7 +219,7 @@ class TestRerun:
             assert rerun.rerun_agrees(self.made(evidence, n_moved, 1.0, repeat)).status is Status.HOLDS
             found = rerun.rerun_agrees(self.made(evidence, n_moved + 1, 1.0, repeat))
             assert found.status is Status.FAILS
-            said = f"A-seed0, test: {n_moved + 1:,} of {n * repeat:,} images come out differently."
+            said = f"A-seed0, test: {n_moved + 1:,} of {n * repeat:,} images have other predictions."
             assert found.summary == said
 
     def test_one_image_may_always_differ(self, evidence: Evidence) -> None:
@@ -230,21 +230,19 @@ class TestRerun:
             small = replace(made, predictions=few, rerun=Rerun({}, fresh))
             assert rerun.rerun_agrees(small).status is status
 
-    def test_what_was_not_made_afresh(self, evidence: Evidence) -> None:
-        wanted = "Predictions were not made afresh; --rerun does."
-        assert rerun.rerun_agrees(evidence) == not_checked(wanted, Level.CHECKPOINTS)
+    def test_what_was_not_recomputed(self, evidence: Evidence) -> None:
+        unrequested = not_checked("Requires --rerun.", Level.CHECKPOINTS)
+        assert rerun.checkpoints_intact(evidence) == rerun.rerun_agrees(evidence) == unrequested
         failed = replace(evidence, rerun=Rerun({}, failure="No room."))
         assert rerun.rerun_agrees(failed) == not_checked("No room.", Level.CHECKPOINTS)
         nothing = replace(evidence, predictions={}, rerun=Rerun({}))
         wanted = "There are no stored predictions to compare with."
         assert rerun.rerun_agrees(nothing) == not_checked(wanted, Level.CHECKPOINTS)
-        wanted = "The checkpoints were not looked at; --rerun does."
-        assert rerun.checkpoints_intact(evidence) == not_checked(wanted, Level.CHECKPOINTS)
 
-    def test_a_file_that_was_not_made(self, evidence: Evidence) -> None:
+    def test_a_file_that_was_not_recomputed(self, evidence: Evidence) -> None:
         found = rerun.rerun_agrees(replace(evidence, rerun=Rerun({})))
         assert (found.status, found.level) == (Status.FAILS, Level.CHECKPOINTS)
-        assert found.summary.startswith("A-seed0, val: the checkpoint made no predictions.")
+        assert found.summary.startswith("A-seed0, val: no predictions could be recomputed.")
 
 
 class TestTruth:
@@ -268,7 +266,7 @@ class TestTruth:
 
     def test_without_predictions(self, evidence: Evidence) -> None:
         nothing = replace(evidence, predictions={})
-        wanted = not_checked("There are no predictions to compare with the truth.", Level.TRUTH)
+        wanted = not_checked("There are no predictions to compare with the true labels.", Level.TRUTH)
         assert truth.true_labels(nothing) == truth.true_splits(nothing) == wanted
 
 
