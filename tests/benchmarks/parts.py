@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional
-from torchvision import transforms
+from torchvision import models, transforms
 
 from finetune.config.experiment import Recipe
 from finetune.data.augment import crop, plan_epoch
@@ -41,7 +41,7 @@ def step(batch_size: int, image_size: int, rounds: int) -> Samples:
     """One step of ResNet-18 with SGD: in PyTorch's usual memory order, in channels_last, then in bf16."""
 
     def stepper(memory_format: torch.memory_format, precision: str = "fp32") -> Callable[[], object]:
-        model = resnet18(num_classes=102).to(memory_format=memory_format)
+        model = models.resnet18(num_classes=102).to(memory_format=memory_format)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         images = torch.rand(batch_size, 3, image_size, image_size).contiguous(memory_format=memory_format)
         labels = torch.zeros(batch_size, dtype=torch.int64)

@@ -27,6 +27,7 @@ def tiny_config(**fields: Any) -> ExperimentConfig:
     recipe |= {k: v for k, v in fields.items() if k in RECIPE_FIELDS}
     rest = {k: v for k, v in fields.items() if k not in RECIPE_FIELDS}
     base = {"dataset": "digits", "weights": "bundled", "subset": 2, "device": "cpu", "workers": 1}
+    base["data_root"] = "/data"  # config.toml would otherwise depend on the working directory
     return ExperimentConfig(**{**base, **rest}, recipe=Recipe(**recipe))
 
 

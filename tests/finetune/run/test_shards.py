@@ -338,7 +338,14 @@ class TestConnected:
 
     def test_the_first_that_is_killed(self, processes: Processes) -> None:
         """It holds the store through which they met."""
-        processes.start(killed, nothing, nothing)
+
+        def once_all_are_connected(_: int) -> None:
+            for name in ("one", "two"):
+                processes.wait_for(name)
+            killed(0)
+
+        others = (lambda _: processes.mark("one"), lambda _: processes.mark("two"))
+        processes.start(once_all_are_connected, *others)
         assert [processes.end_of(rank) for rank in (1, 2)] == [(2, DIED)] * 2
 
     def test_a_signal_ends_one_that_waits(self, processes: Processes) -> None:

@@ -24,6 +24,8 @@ from tests.builders.trainers import RECIPE, ignore_epoch, random_images, tiny_tr
 A, _, C = STANDARD_VARIANTS
 CPU, META = torch.device("cpu"), torch.device("meta")
 
+pytestmark = pytest.mark.usefixtures("narrow")  # the property does not depend on the width
+
 
 class Copies(TorchDispatchMode):
     """Notes each copy from the host to another device, and whether it waits for that device."""
@@ -66,7 +68,7 @@ def test_labels_and_pixels_go_without_waiting(variant: Variant, monkeypatch: pyt
 
 @pytest.mark.parametrize("kept", [META, CPU], ids=str)
 def test_kept_features_go_without_waiting(kept: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    views = {1: torch.zeros(32, 256, 1, 1, device=kept)}
+    views = {1: torch.zeros(32, 16, 1, 1, device=kept)}
     copies = copies_of_a_pass(
         monkeypatch, C, images=random_images(n_train=32), views=Views(1, 0), cache=FeatureCache(views=views)
     )
