@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.pixels FOLDER [--image-size 224] [--seeds 3] [--epochs 5]
 
-It prints the difference between crops in grey levels, and the accuracy of both ways with the same seeds.
+It prints the difference between crops in gray levels, and the accuracy of both ways with the same seeds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WHOLE = 1e9
 
 
 def difference(folder: str, image_size: int, n: int = 200) -> None:
-    """Print how far crops of stored images are from the same crops of the originals, grey levels of 255."""
+    """Print how far crops of stored images are from the same crops of the originals, gray levels of 255."""
     samples = load_dataset(f"imagefolder:{folder}", Path()).samples[:n]
     stored = decode(training_stream(samples, image_size, 2), lambda _: None)
     ratio, stream.TRAIN_RATIO = stream.TRAIN_RATIO, WHOLE
@@ -47,7 +47,7 @@ def difference(folder: str, image_size: int, n: int = 200) -> None:
     smaller = (original.sizes != stored.sizes).any(axis=1).mean()
     print(  # noqa: T201
         f"{len(samples)} photos at {image_size} px, {smaller:.0%} of them stored smaller than they are; "
-        f"crops differ by {each.mean():.2f} grey levels in the mean, {np.median(each):.2f} in the median "
+        f"crops differ by {each.mean():.2f} gray levels in the mean, {np.median(each):.2f} in the median "
         f"photo, {each.max():.2f} in the worst"
     )
 
@@ -76,8 +76,8 @@ def accuracy(folder: str, image_size: int, seeds: int, epochs: int) -> None:
     for variant, (stored, original) in found.items():
         apart = np.subtract(stored, original)
         print(  # noqa: T201
-            f"{variant}: stored {np.round(stored, 1).tolist()} %, originals {np.round(original, 1).tolist()} "
-            f"%; difference {apart.mean():+.1f} points, standard error "
+            f"{variant}: stored {np.round(stored, 1).tolist()}%, originals "
+            f"{np.round(original, 1).tolist()}%; difference {apart.mean():+.1f} points, standard error "
             f"{apart.std(ddof=1) / len(apart) ** 0.5:.1f}"
         )
 

@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md from what was measured: `python -m tests.benchmarks.write`."""
+"""Write docs/benchmarks.md from the measured figures: `python -m tests.benchmarks.write`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ NOTHING = "not measured"
 RATIO, SECONDS, PERCENT, POINTS, MEGABYTES, MICROSECONDS, MILLISECONDS = (
     (1.0, "{:.2f}", ""),
     (1.0, "{:.1f}", " s"),
-    (100.0, "{:.1f}", " %"),
+    (100.0, "{:.1f}", "%"),
     (100.0, "{:+.1f}", ""),
     (1e-6, "{:,.0f}", " MB"),
     (1e6, "{:,.0f}", " µs"),
     (1e3, "{:,.0f}", " ms"),
 )
-"""Factor, form and sign of a figure's unit."""
+"""Factor, format and suffix of a figure's unit."""
 
 Unit = tuple[float, str, str]
 Known = Mapping[str, Any]
@@ -34,10 +34,10 @@ class Row:
     """One figure of both workloads.
 
     Args:
-        label: what it is.
-        figure: its name in the group.
-        unit: how it is shown.
-        goals: by workload, in words.
+        label: its name in the table.
+        figure: its name in the measurements.
+        unit: its format.
+        goals: by workload, as text.
     """
 
     label: str
@@ -57,7 +57,7 @@ def goals(flowers: str, hymenoptera: str) -> dict[str, str]:
 def of_ours(
     label: str, figure: str, unit: Unit = RATIO, wanted: Mapping[str, str] | None = None
 ) -> tuple[Row, Row]:
-    """A figure of ours in the precision that it chooses, and in fp32."""
+    """A figure of finetune in the precision that it chooses, and in fp32."""
     return (
         Row(label, f"{figure}_auto", unit, wanted or {}),
         Row("the same in fp32", f"{figure}_fp32", unit, wanted or {}),
@@ -70,23 +70,23 @@ WHOLE = (
     *of_ours("B, training: theirs / ours", "train_B", RATIO, both("≥ 1.15")),
     *of_ours("C, training: theirs / ours", "train_C"),
     *(row for v in "ABC" for row in of_ours(f"{v}, evaluation: theirs / ours", f"evaluate_{v}")),
-    *of_ours("C / B, seconds an epoch, ours", "c_over_b", RATIO, goals("≤ 0.55", "≤ 0.40")),
-    Row("C / B, seconds an epoch, theirs", "c_over_b_theirs"),
-    *of_ours("share of A's and B's training spent waiting for images, ours", "wait", PERCENT, both("≤ 5 %")),
-    Row("that share, theirs", "wait_theirs", PERCENT),
+    *of_ours("C / B, seconds per epoch, ours", "c_over_b", RATIO, goals("≤ 0.55", "≤ 0.40")),
+    Row("C / B, seconds per epoch, theirs", "c_over_b_theirs"),
+    *of_ours("share of A's and B's training time spent waiting for images, ours", "wait", PERCENT, both("≤ 5%")),
+    Row("the same share, theirs", "wait_theirs", PERCENT),
     *of_ours("whole job, ours", "seconds", SECONDS),
     Row("whole job, theirs", "theirs_seconds", SECONDS),
-    Row("decoding, empty store", "decode_cold_seconds", SECONDS),
-    Row("decoding, full store", "decode_warm_seconds", SECONDS, both("< 1 s")),
+    Row("decoding, empty cache", "decode_cold_seconds", SECONDS),
+    Row("decoding, full cache", "decode_warm_seconds", SECONDS, both("< 1 s")),
     *of_ours("peak memory beyond torch's own, ours", "memory", MEGABYTES, goals("< 600 MB", "< 1,200 MB")),
-    Row("peak memory, theirs with its workers", "memory_theirs", MEGABYTES),
+    Row("peak memory, theirs including its workers", "memory_theirs", MEGABYTES),
     *(
         row
         for v in "ABC"
         for row in (
             *of_ours(f"{v}, test accuracy, ours", f"accuracy_{v}", PERCENT),
             Row(f"{v}, test accuracy, theirs", f"accuracy_theirs_{v}", PERCENT),
-            *of_ours(f"{v}, ours less theirs, points, seed by seed", f"gain_{v}", POINTS),
+            *of_ours(f"{v}, ours − theirs, points, seed by seed", f"gain_{v}", POINTS),
         )
     ),
 )
@@ -105,7 +105,7 @@ CACHED = (
 
 
 def shown(known: Known, group: str, figure: str, unit: Unit) -> str:
-    """Median, and the range of all samples where there are several."""
+    """The median, and the range of the samples if there are several."""
     try:
         found = known[group]["figures"][figure]
     except KeyError:
@@ -113,7 +113,9 @@ def shown(known: Known, group: str, figure: str, unit: Unit) -> str:
     factor, form, sign = unit
     text = form.format(factor * found["median"]) + sign
     values = [factor * value for value in found["samples"]]
-    return text if len(values) < 2 else f"{text} ({form.format(min(values))} to {form.format(max(values))})"
+    if len(values) > 1:
+        text += f" ({form.format(min(values))} to {form.format(max(values))})"
+    return text.replace("-", "−")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -123,7 +125,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def compared(known: Known, group: str, rows: Iterable[Row], with_goals: bool = True) -> str:
-    """A table of both workloads, goals beside what was measured."""
+    """A table of both workloads, with the goals beside the figures."""
     if not any(f"{group}/{workload}" in known for workload in WORKLOADS):
         return NOTHING + "\n"
     head = ["", *(cell for w in WORKLOADS for cell in ([TITLES[w], "goal"] if with_goals else [TITLES[w]]))]
@@ -142,7 +144,7 @@ def compared(known: Known, group: str, rows: Iterable[Row], with_goals: bool = T
 
 
 def parts(known: Known) -> str:
-    """The table of single parts."""
+    """The table of the single parts."""
     store = "store"
     rows = [
         *(
@@ -151,16 +153,16 @@ def parts(known: Known) -> str:
                 shown(known, f"start/{program}", f"{name}_seconds", MILLISECONDS),
             )
             for program in ("finetune", "grader")
-            for clock, name in (("wall clock", "wall"), ("processor", "cpu"))
+            for clock, name in (("wall time", "wall"), ("CPU time", "cpu"))
         ),
         ("decoding 397 photos at 64 px, one thread", shown(known, store, "one_decode_seconds", SECONDS)),
         ("the same, two threads", shown(known, store, "two_decode_seconds", SECONDS)),
-        ("the same, found in the store", shown(known, store, "warm_decode_seconds", SECONDS)),
+        ("the same, found in the cache", shown(known, store, "warm_decode_seconds", SECONDS)),
         (
-            "C on them, 3 epochs, whole job, empty store",
+            "C on them, 3 epochs, whole job, empty cache",
             shown(known, store, "two_whole_seconds", SECONDS),
         ),
-        ("the same, full store", shown(known, store, "warm_whole_seconds", SECONDS)),
+        ("the same, full cache", shown(known, store, "warm_whole_seconds", SECONDS)),
         (
             "the same, `--store off`: every image decoded in every epoch",
             shown(known, store, "off_whole_seconds", SECONDS),
@@ -200,16 +202,16 @@ def parts(known: Known) -> str:
 
 
 def growth(known: Known) -> str:
-    """Tables of how a job grows, one for each size."""
+    """One table per quantity that a job grows with."""
     jobs = [entry for group, entry in known.items() if group.startswith("growth/")]
     if not jobs:
         return NOTHING + "\n"
     base = {name: min(job["about"][name] for job in jobs) for name in ("n_images", "epochs", "image_size")}
     columns: tuple[tuple[str, str, Callable[[float], str]], ...] = (
         ("decoding", "decode_seconds", "{:.1f} s".format),
-        ("training an epoch, A + B + C", "epoch_seconds", "{:.1f} s".format),
+        ("training per epoch, A + B + C", "epoch_seconds", "{:.1f} s".format),
         ("whole job", "whole_seconds", "{:.0f} s".format),
-        ("peak memory, torch's own included", "peak_memory_bytes", lambda v: f"{v / 1e6:,.0f} MB"),
+        ("peak memory including torch's own", "peak_memory_bytes", lambda v: f"{v / 1e6:,.0f} MB"),
     )
     tables = []
     for name, title in (("n_images", "images"), ("epochs", "epochs"), ("image_size", "pixels")):
@@ -237,7 +239,7 @@ def growth(known: Known) -> str:
 
 
 def provenance(known: Known) -> str:
-    """When each part was measured, on what, how often."""
+    """When, on which machine and how often each part was measured."""
     machines = list(
         dict.fromkeys(f"{e['about']['machine']}; {e['about']['versions']}" for e in known.values())
     )
@@ -259,12 +261,12 @@ def provenance(known: Known) -> str:
 
 
 def workers(known: Known) -> str:
-    """What the tutorial's choice of loader processes was."""
+    """How many loader processes the tutorial used, and why."""
     sentences = []
     for workload in WORKLOADS:
         about = known.get(f"tutorial/{workload}", {}).get("about")
         if about:
-            took = ", ".join(f"{s:.1f} s with {w}" for w, s in about["probe"].items()) or "as asked for"
+            took = ", ".join(f"{s:.1f} s with {w}" for w, s in about["probe"].items()) or "as requested"
             sentences.append(f"{TITLES[workload]}: {about['workers']} ({took}).")
     return " ".join(sentences) or f"{NOTHING.capitalize()}."
 
