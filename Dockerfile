@@ -3,18 +3,18 @@
 #   docker build --target train -t finetune:train .
 #   docker build --target grade -t finetune:grade .
 #
-# docs/container.md explains the arguments. The wheels bring CUDA's libraries themselves; NVIDIA's base brings what
-# a newer driver's compatibility needs. Any Debian or Ubuntu with Python 3.11 or newer can stand in for it.
+# docs/container.md explains the arguments. The wheels contain CUDA's libraries; NVIDIA's base image adds the
+# compatibility layer for older drivers. Any Debian or Ubuntu with Python 3.11 or newer can replace it.
 ARG BASE_IMAGE=nvidia/cuda:13.2.0-base-ubuntu24.04
 
-# What both images run on. tini is process 1: it hands on SIGTERM and works before Python has set its handlers,
-# whereas the kernel drops a signal that process 1 does not handle.
+# Common base. tini is process 1: it forwards SIGTERM even before Python has installed its handlers, whereas the
+# kernel drops a signal that process 1 does not handle.
 FROM ${BASE_IMAGE} AS base
-# hadolint ignore=DL3008 # the base image decides the versions; distributions drop superseded ones from their mirrors
+# hadolint ignore=DL3008 # the base image determines the versions; distributions remove superseded ones from their mirrors
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ca-certificates python3 tini \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
-# The group owns the volumes: whoever the container runs as can be given the group and write there.
+# The group owns the volumes: any user the container runs as can be given the group and write there.
 RUN groupadd --gid 10001 finetune \
  && useradd --uid 10001 --gid 10001 --home-dir /workspace --no-create-home --shell /usr/sbin/nologin finetune \
  && install -d -o 10001 -g 10001 -m 2775 /workspace /workspace/data /workspace/runs /workspace/weights
@@ -26,7 +26,7 @@ ENV PATH=/opt/finetune/bin:$PATH \
     MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /workspace
 
-# Tools that build. The stages below mount /opt/pip while they install, so that nothing of it reaches an image.
+# Build tools. The stages below mount /opt/pip while they install, so that none of it ends up in an image.
 FROM base AS pip
 # hadolint ignore=DL3008 # as above
 RUN apt-get update \
@@ -42,12 +42,12 @@ RUN --mount=type=cache,target=/srv --mount=type=secret,id=ca \
 COPY pyproject.toml README.md LICENSE /src/
 COPY finetune /src/finetune
 COPY grader /src/grader
-# Our own code alone, so that a change of it leaves the layers of the packages as they are.
+# Only our own code, so that changing it leaves the package layers cached.
 RUN /opt/pip/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir /wheel /src \
  && /opt/pip/pip-install /opt/finetune --no-index --no-deps /wheel/*.whl
 
-# Packages are installed where they stay: copying several gigabytes from stage to stage would double build and disk.
-# /mnt and /srv are there in any base, so that the mounts leave no empty folders behind.
+# Packages are installed in their final stage: copying gigabytes between stages would double build time and disk
+# space. /mnt and /srv exist in any base image, so the mounts leave no empty folders behind.
 FROM base AS grade-packages
 COPY --from=pip /opt/finetune /opt/finetune
 RUN --mount=type=bind,from=pip,source=/opt/pip,target=/mnt \
@@ -56,8 +56,8 @@ RUN --mount=type=bind,from=pip,source=/opt/pip,target=/mnt \
 
 FROM base AS train-packages
 COPY --from=pip /opt/finetune /opt/finetune
-# Empty: everything from the lock file. Else torch and torchvision, in the locked versions, come from this index and
-# NVIDIA's packages are left out, for an image without CUDA.
+# Empty: everything from the lock file. Otherwise torch and torchvision, in the locked versions, come from this index
+# and NVIDIA's packages are left out, for an image without CUDA.
 ARG TORCH_INDEX_URL=""
 RUN --mount=type=bind,from=pip,source=/opt/pip,target=/mnt \
     --mount=type=cache,target=/srv --mount=type=secret,id=ca \
@@ -69,7 +69,7 @@ RUN --mount=type=bind,from=pip,source=/opt/pip,target=/mnt \
       && /mnt/pip-install /opt/finetune --no-deps --index-url "$TORCH_INDEX_URL" -r /tmp/torch.txt \
       && rm /tmp/hashed.txt /tmp/torch.txt; \
     fi
-# 1: fetch torchvision's ImageNet weights now (45 MB, checked against their hash), for a host without internet.
+# 1: download torchvision's ImageNet weights (45 MB) and check their hash, for a host without internet.
 ARG IMAGENET_WEIGHTS=0
 RUN --mount=type=secret,id=ca \
     if [ "$IMAGENET_WEIGHTS" = 1 ]; then \
@@ -93,15 +93,15 @@ LABEL org.opencontainers.image.title="finetune grader" \
       org.opencontainers.image.revision="${REVISION}"
 
 FROM train-packages AS train
-# Decoded images are kept for later runs; those that outgrow the memory are spilled to TMPDIR: to a disk, whereas
-# /tmp is usually memory itself.
+# Decoded images are cached for later runs; those that fit neither there nor into memory go to TMPDIR, which must be on
+# a disk: /tmp is usually a tmpfs.
 ENV TORCH_HOME=/workspace/weights \
     XDG_CACHE_HOME=/workspace/data/.cache \
     TMPDIR=/workspace/data
 COPY --from=code /opt/finetune /opt/finetune
 USER 10001:10001
 VOLUME /workspace/data /workspace/runs /workspace/weights
-# finetune ends its step, writes a checkpoint and exits 143.
+# finetune finishes its step, writes a checkpoint and exits with 143.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["tini", "--", "finetune"]
 CMD ["--help"]

@@ -1,10 +1,10 @@
 # make smoke    train the three variants on the embedded digits and grade the result (a minute after installation)
-# make test     formatting, lint, types and the tests, but for the long ones and those that need containers
-# make bench    the benchmarks, into docs/benchmarks.md (hours); make test runs the short ones once
+# make test     formatting, lint, types, import order and the tests, except long ones and those that need containers
+# make bench    the benchmarks, written to docs/benchmarks.md (hours); make test runs the short ones once
 # make slow     the long tests, at their usual length
-# make soak     the long fault tests: 50 kills, 2,000 fuzzed inputs a test, 200 epochs, 100,000 files (an hour)
-# make container   the container tests; starts an engine of its own where none answers (Debian or Ubuntu, root)
-# make lock     resolve requirements/*.lock anew (needs uv)
+# make soak     the long fault tests: 50 kills, 2,000 fuzzed inputs per test, 200 epochs, 100,000 files (an hour)
+# make container   the container tests, on a Docker engine started for them (Debian or Ubuntu, as root)
+# make lock     resolve requirements/*.lock again (needs uv)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -37,7 +37,7 @@ check: .venv/installed
 	$(BIN)/lint-imports
 
 .venv/installed: pyproject.toml requirements/dev.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is required; name it: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.lock
 	$(BIN)/pip install --quiet --no-deps --editable .

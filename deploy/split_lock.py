@@ -1,10 +1,10 @@
-"""Divide a hashed lock file for an image without CUDA.
+"""Split a hashed lock file for an image without CUDA.
 
     split_lock.py LOCK HASHED TORCH
 
-HASHED gets every entry but torch, torchvision and NVIDIA's packages, hashes included. TORCH gets the locked
-versions of torch and torchvision, without hashes: an index of CPU wheels has other files than the lock file
-knows. Standard library only, since it runs while an image is built.
+HASHED gets every entry except torch, torchvision and NVIDIA's packages, with its hashes. TORCH gets the
+locked versions of torch and torchvision, without hashes, because the files of an index of CPU wheels are not in
+the lock file. Uses only the standard library, because it runs while an image is built.
 """
 
 import sys
@@ -15,7 +15,7 @@ CUDA = ("nvidia-", "cuda-", "triton")
 
 
 def split(lock: str) -> tuple[str, str]:
-    """The hashed entries to keep, and torch's pins."""
+    """The hashed entries to keep, and the pins of torch and torchvision."""
     hashed, torch = [], []
     keep = False
     for line in lock.splitlines():

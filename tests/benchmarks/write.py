@@ -72,7 +72,7 @@ WHOLE = (
     *(row for v in "ABC" for row in of_ours(f"{v}, evaluation: theirs / ours", f"evaluate_{v}")),
     *of_ours("C / B, seconds per epoch, ours", "c_over_b", RATIO, goals("≤ 0.55", "≤ 0.40")),
     Row("C / B, seconds per epoch, theirs", "c_over_b_theirs"),
-    *of_ours("share of A's and B's training time spent waiting for images, ours", "wait", PERCENT, both("≤ 5%")),
+    *of_ours("share of A's and B's training time spent waiting, ours", "wait", PERCENT, both("≤ 5%")),
     Row("the same share, theirs", "wait_theirs", PERCENT),
     *of_ours("whole job, ours", "seconds", SECONDS),
     Row("whole job, theirs", "theirs_seconds", SECONDS),
