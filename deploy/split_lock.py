@@ -3,8 +3,8 @@
     split_lock.py LOCK HASHED TORCH
 
 HASHED gets every entry except torch, torchvision and NVIDIA's packages, with its hashes. TORCH gets the
-locked versions of torch and torchvision, without hashes, because the files of an index of CPU wheels are not in
-the lock file. Uses only the standard library, because it runs while an image is built.
+locked versions of torch and torchvision, without hashes, because the files of an index of CPU wheels are not
+in the lock file. Uses only the standard library, because it runs while an image is built.
 """
 
 import sys
