@@ -9,17 +9,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.container.engine import OWNER, ROOT, Done, Project, build, engine_fault
+from tests.container.engine import OWNER, ROOT, Done, Project, build, require_engine
 
 
 @pytest.fixture(scope="session")
 def engine() -> None:
-    if (fault := engine_fault()) is not None:
-        pytest.skip(fault)
+    require_engine()
 
 
 @pytest.fixture(scope="session")
-def images(engine: None) -> dict[str, float]:  # noqa: ARG001 - the skip comes first
+def images(engine: None) -> dict[str, float]:  # noqa: ARG001 - it comes first
     """Both images as this tree makes them; the seconds that each build took."""
     seconds = {target: build(target) for target in ("grade", "train")}
     for target, took in seconds.items():

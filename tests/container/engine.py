@@ -3,6 +3,7 @@
 DOCKER                   the client; docker by default
 COMPOSE                  `docker compose` or `docker-compose`, whichever answers, by default
 CONTAINER_BUILD_OPTIONS  further options of `docker build`, such as a proxy's certificates
+CONTAINER_REQUIRED, CI   where either is set, tests fail without an engine instead of being skipped
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")
@@ -48,6 +51,15 @@ def engine_fault() -> str | None:
         return f"no {DOCKER} client is installed"
     answer = docker("version", "--format", "{{.Server.Version}}", timeout=30)
     return None if answer.returncode == 0 else f"no Docker engine answers: {answer.stderr.strip()}"
+
+
+def require_engine() -> None:
+    """Skip the running test where no engine can be used; fail it where one was promised."""
+    if (fault := engine_fault()) is None:
+        return
+    if os.environ.get("CONTAINER_REQUIRED") or os.environ.get("CI"):
+        pytest.fail(fault)
+    pytest.skip(fault)
 
 
 @functools.cache
