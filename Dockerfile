@@ -14,6 +14,8 @@ FROM ${BASE_IMAGE} AS base
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ca-certificates python3 tini \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
+# Nobody becomes another user in here: su, passwd, mount and others from the base image lose their setuid bits.
+RUN find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 # The group owns the volumes: any user the container runs as can be given the group and write there.
 RUN groupadd --gid 10001 finetune \
  && useradd --uid 10001 --gid 10001 --home-dir /workspace --no-create-home --shell /usr/sbin/nologin finetune \
