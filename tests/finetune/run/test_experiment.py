@@ -267,7 +267,8 @@ class TestEvaluate:
     """Predictions recomputed from the checkpoints."""
 
     def evaluated(self, run: Path, output: Path) -> dict[str, bytes]:
-        evaluate_run(run, output, RecordingReporter(), dataset=None, data_root=None, device="cpu")
+        dataset = f"imagefolder:{run.parent / 'pets'}"
+        evaluate_run(run, output, RecordingReporter(), dataset=dataset, data_root=None, device="cpu")
         return {path.name: path.read_bytes() for path in output.iterdir()}
 
     def recorded(self, run: Path) -> dict[str, bytes]:
