@@ -117,6 +117,7 @@ STANDARD_VARIANTS = (
 
 
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "image_size": ("at most 65,536 pixels", lambda v: v <= 1 << 16),  # far beyond any memory
     "lr": ("a number above 0", lambda v: v > 0),
     "momentum": ("a number from 0 up to, but not including, 1", lambda v: 0 <= v < 1),
     "weight_decay": ("a number of at least 0", lambda v: v >= 0),
@@ -124,7 +125,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "crop_area_min": ("a number above 0 and at most 1", lambda v: 0 < v <= 1),
     "flip_probability": ("a number from 0 to 1", lambda v: 0 <= v <= 1),
 }
-"""The rule for each number of a recipe that may have a fraction."""
+"""The rule for each number of a recipe that may have a fraction, and the largest image size."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,7 +178,7 @@ class TestHost:
     @pytest.mark.usefixtures("images")
     def test_small_shared_memory(self) -> None:
         code = "from finetune.system.host import shared_memory_note; print(shared_memory_note())"
-        assert "holds 1 MiB, less than" in self.python(code, "--shm-size", "1m")
+        assert "has 1 MiB, less than" in self.python(code, "--shm-size", "1m")
         assert self.python(code) == "None"
 
     @pytest.mark.usefixtures("images")

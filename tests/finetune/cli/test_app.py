@@ -161,6 +161,13 @@ class TestClosedPipes:
         assert ended.returncode == 0
         assert (tmp_path / "errors").read_bytes() == b""
 
+    def test_a_full_disk_behind_standard_output_is_said_once(self) -> None:
+        command = [sys.executable, "-m", "finetune", "presets"]
+        with Path("/dev/full").open("wb") as full:
+            ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+        assert ended.returncode == 0
+        assert ended.stderr == b"Output is lost from here on: No space left on device.\n"
+
 
 class TestStart:
     @pytest.mark.parametrize("words", ["--help", "presets", "train --epochs 0", "train --nope"])

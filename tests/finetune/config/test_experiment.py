@@ -68,7 +68,7 @@ class TestRecipe:
         [
             ("epochs", [0, -1, 1.0, True, "3"]),
             ("batch_size", [0, 2.5]),
-            ("image_size", [7, 0]),
+            ("image_size", [7, 0, 65_537, 10**12]),
             ("lr", [0, -0.1, math.nan, math.inf, "1"]),
             ("momentum", [1, -0.1, 1.5]),
             ("weight_decay", [-1e-9]),
