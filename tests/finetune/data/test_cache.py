@@ -417,11 +417,16 @@ class TestTogether:
         folder.mkdir(parents=True)
         with (folder / f"{NAME}.lock").open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            # A shell may have started the tests with the signal ignored, as it does in the background.
+            before = signal.signal(signal.SIGINT, signal.default_int_handler)
             timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
             timer.start()
-            with pytest.raises(KeyboardInterrupt):
-                obtain(NAME, never, "memory", later(), lambda _: None)
-            timer.join()
+            try:
+                with pytest.raises(KeyboardInterrupt):
+                    obtain(NAME, never, "memory", later(), lambda _: None)
+            finally:
+                timer.join()
+                signal.signal(signal.SIGINT, before)
 
     def test_a_link_at_the_lock_is_not_followed(self, given: Given, folder: Path, tmp_path: Path) -> None:
         folder.mkdir(parents=True)
