@@ -45,7 +45,8 @@ check: .venv/installed
 
 lock:
 	for part in grade: train:--extra=train dev:--extra=dev; do \
-	  uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+	  uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-strip-extras \
+	    --python-version 3.11 \
 	    $${part#*:} pyproject.toml -o requirements/$${part%%:*}.lock; \
 	done
 	printf 'hatchling>=1.27\n' | uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
