@@ -12,6 +12,10 @@ from jsonschema.validators import extend
 
 from grader.strict_json import short
 
+RESULTS_SCHEMA = "results.schema.json"
+OLDER_SCHEMAS = {"1.0": "results-1.schema.json"}
+"""Earlier versions of the results schema that the grader still reads, by `schema_version`."""
+
 TYPES = {
     "array": "a list", "boolean": "true or false", "integer": "an integer", "null": "null",
     "number": "a number", "object": "an object", "string": "a string",
@@ -28,8 +32,13 @@ def load_schema(name: str) -> dict[str, Any]:
 
 
 def schema_problems(document: object) -> Iterator[str]:
-    """Each violation of the results schema, as a sentence that starts with its JSON path."""
-    return (f"{path[:200]}: {sentence}." for path, sentence in violations(document, _results_validator()))
+    """Each violation of the results schema, as a sentence that starts with its JSON path.
+
+    A document that names an older version is held to the schema of that version.
+    """
+    version = document.get("schema_version") if isinstance(document, Mapping) else None
+    validator = _results_validator(OLDER_SCHEMAS.get(str(version), RESULTS_SCHEMA))
+    return (f"{path[:200]}: {sentence}." for path, sentence in violations(document, validator))
 
 
 def violations(document: object, validator: Any) -> Iterator[tuple[str, str]]:
@@ -48,8 +57,8 @@ def validator_for(schema: Mapping[str, Any]) -> Any:
 
 
 @cache
-def _results_validator() -> Any:
-    return validator_for(load_schema("results.schema.json"))
+def _results_validator(name: str) -> Any:
+    return validator_for(load_schema(name))
 
 
 def _is_integer(_checker: Any, value: object) -> bool:

@@ -27,7 +27,7 @@ from grader.files import read_bytes
 from grader.predictions import parse_predictions
 from grader.strict_json import MAX_BYTES, MAX_VALUES
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "2.0"
 
 VALUES_PER_RUN = 450
 """JSON values of a run without its epochs, rounded up: ResNet-18's 62 parameters take 372 of them."""

@@ -180,7 +180,7 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
 def _frame(size: Size) -> dict[str, Any]:
     """Everything but the runs."""
     return {
-        "schema_version": "1.0",
+        "schema_version": "2.0",
         "created_at": "2026-11-23T10:00:00Z",
         "tool": {"name": "finetune", "version": "0.1.0", "git_commit": None, "git_dirty": None},
         "environment": {
