@@ -3,9 +3,9 @@
     python -m tests.benchmarks.fairness OUT [--data DATA] [--only NAME,...] [--fixed] [--table]
 
 Trains A, B and C with three seeds on each data set: at each rate of the grid, with `--tune` and with
-`--tune full`. Complete run folders are not trained again, so it can be stopped and continued. Then it prints, as
-Markdown, what each job says of B - A and C - B, how often a fixed rate says otherwise than the tuned job, what
-halving loses against the full grid on test, and what tuning costs.
+`--tune full`. Complete run folders are not trained again, so it can be stopped and continued. Then it prints
+what each job says of B - A and C - B, how often a fixed rate says otherwise than the tuned job, what halving
+loses against the full grid on test, and what tuning costs.
 """
 
 from __future__ import annotations
