@@ -232,6 +232,7 @@ class TestShard:
     ) -> None:
         threads: list[int] = []
         monkeypatch.setattr(host, "cores", lambda: 4)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         monkeypatch.setattr(torch, "set_num_threads", threads.append)
         config, out = (
             tiny_config(weights=str(narrow_weights), variants=(A, C), seeds=2),
