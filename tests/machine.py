@@ -14,9 +14,9 @@ def use_one_core() -> None:
 
     Some tests fork a process that has run PyTorch, and a pool of threads does not survive a fork: the child
     would wait for ever for threads that it does not have. With `pytest -n 2` each worker has its own core.
+    `TEST_CORES` tells workers and benchmarks which cores there were.
     """
     if hasattr(os, "sched_setaffinity"):
-        # Workers inherit the single core of the process that starts them, so that one records what it had.
         own = ",".join(map(str, sorted(os.sched_getaffinity(0))))
         cores = os.environ.setdefault("TEST_CORES", own).split(",")
         worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))

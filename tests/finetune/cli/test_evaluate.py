@@ -46,7 +46,7 @@ def test_computes_with_as_many_threads_as_asked(
     assert asked == [3, 2]
 
 
-def test_a_number_of_threads_that_is_none(refused: Callable[..., str]) -> None:
+def test_zero_threads(refused: Callable[..., str]) -> None:
     said = refused("evaluate", "run", "--output", "out", "--threads", "0")
     assert said == "threads must be a whole number from 1 to 1024, but 0 was given."
 

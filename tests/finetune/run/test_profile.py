@@ -91,7 +91,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class TestProfile:
-    def test_shows_every_stage_and_keeps_nothing(self, narrow_weights: Path, temporary: Path) -> None:
+    def test_shows_every_stage_and_leaves_no_files(self, narrow_weights: Path, temporary: Path) -> None:
         options = ["--preset", "smoke", *TINY, "--weights", str(narrow_weights), "--variants", "a,c"]
         ended = CliRunner().invoke(cli.cli, ["profile", *options])
         assert ended.exit_code == 0, ended.output
@@ -107,7 +107,7 @@ class TestProfile:
         assert not list(temporary.iterdir())
 
     @pytest.mark.parametrize(("options", "expected"), [([], 2), (["--epochs", "3"], 3)])
-    def test_takes_two_epochs_unless_told_otherwise(
+    def test_trains_two_epochs_by_default(
         self, monkeypatch: pytest.MonkeyPatch, options: list[str], expected: int
     ) -> None:
         asked: list[int] = []
