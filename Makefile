@@ -15,7 +15,7 @@ smoke: .venv/installed
 	out=runs/smoke-$$(date +%Y%m%d-%H%M%S); $(BIN)/finetune train --preset smoke --out $$out && $(BIN)/grader $$out
 
 test: check
-	$(BIN)/pytest -m "not slow and not container" --benchmark-disable
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal -m "not slow and not container" --benchmark-disable
 
 bench: .venv/installed
 	$(BIN)/pytest tests/benchmarks --benchmark-only

@@ -13,10 +13,14 @@ def use_one_core() -> None:
     """Keep this process and its children on one core, and so PyTorch to one thread.
 
     Some tests fork a process that has run PyTorch, and a pool of threads does not survive a fork: the child
-    would wait for ever for threads that it does not have.
+    would wait for ever for threads that it does not have. With `pytest -n 2` each worker has its own core.
+    `TEST_CORES` tells workers and benchmarks which cores there were.
     """
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        own = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+        cores = os.environ.setdefault("TEST_CORES", own).split(",")
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        os.sched_setaffinity(0, {int(cores[worker % len(cores)])})
 
 
 def free_port() -> int:

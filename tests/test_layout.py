@@ -1,4 +1,4 @@
-"""Where tests lie and what they import."""
+"""Where tests lie and what they import, and how long the files and functions of the product are."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ OWN_SUBJECT = {
     "tests/grader/test_simulation.py",  # what intervals and tests promise
 }
 """Test modules in tests/finetune and tests/grader whose subject is not one module of the product."""
+FILE_LINES = 300
+FUNCTION_LINES = 60
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -64,3 +66,26 @@ def test_each_mirrors_a_module(module: str) -> None:
 
 def test_the_list_names_modules_that_exist() -> None:
     assert set(MODULES) >= OWN_SUBJECT
+
+
+def too_long(path: Path) -> Iterator[str]:
+    """The file if it has too many lines, and its functions that do."""
+    text = path.read_text("utf-8")
+    if (n := len(text.splitlines())) > FILE_LINES:
+        yield f"{path.name} has {n} lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            n = (node.end_lineno or node.lineno) - node.lineno + 1
+            if n > FUNCTION_LINES:
+                yield f"{path.name}: {node.name} has {n} lines"
+
+
+@pytest.mark.parametrize("package", ["finetune", "grader"])
+def test_files_and_functions_are_short(package: str) -> None:
+    assert [found for path in sorted((ROOT / package).rglob("*.py")) for found in too_long(path)] == []
+
+
+def test_long_files_and_functions_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text("def f():\n" + FUNCTION_LINES * "    x = 1\n" + FILE_LINES * "\n")
+    assert list(too_long(path)) == ["a.py has 361 lines", "a.py: f has 61 lines"]

@@ -13,7 +13,10 @@ from finetune.cli.options import FOLDER, option
 @click.command()
 @click.argument("run", type=FOLDER)
 @click.option("--output", type=FOLDER, required=True, help="Folder for the predictions.")
-@click.option("--dataset", help="The run's images; needed for imagefolder:PATH.  [default: as recorded]")
+@click.option(
+    "--dataset",
+    help="The run's images, such as imagefolder:PATH.  [default: where config.toml says they are]",
+)
 @option("data_root")
 @option("device")
 @option("threads")

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from finetune.data.datasets import Sample
 from finetune.data.entry import (
-    ENTRY,
+    DESCRIPTION,
     FORMAT,
     PARTIAL,
     decode_to_disk,
@@ -135,7 +135,7 @@ def obtain(
 def entries() -> list[Entry]:
     """The entries of the cache, the most recently used first."""
     found = []
-    for path in (folder / ENTRY for folder in _folders() if folder.suffix != PARTIAL):
+    for path in (folder / DESCRIPTION for folder in _folders() if folder.suffix != PARTIAL):
         try:
             description = json.loads(path.read_text("utf-8"))
             size = sum(p.stat().st_size for p in path.parent.iterdir())

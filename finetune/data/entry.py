@@ -29,7 +29,7 @@ FORMAT = 1
 CHUNK_BYTES = 16 << 20
 """Pixels are hashed in chunks of this size, by several threads."""
 
-ENTRY = "entry.json"
+DESCRIPTION = "entry.json"
 PIXELS = "pixels.npy"
 SIZES = "sizes.npy"
 PARTIAL = ".partial"
@@ -44,7 +44,7 @@ def open_entry(entry: Path, in_memory: Callable[[int], bool]) -> StoredImages | 
         in_memory: whether to read that many bytes into memory instead of mapping the file.
     """
     try:
-        description: dict[str, Any] = json.loads((entry / ENTRY).read_text("utf-8"))
+        description: dict[str, Any] = json.loads((entry / DESCRIPTION).read_text("utf-8"))
         sizes = np.load(entry / SIZES)
         n_bytes = int(byte_counts(sizes).sum())
         # Mapped copy-on-write ("c"), because PyTorch wants writable memory.
@@ -64,11 +64,11 @@ def open_entry(entry: Path, in_memory: Callable[[int], bool]) -> StoredImages | 
 def _mark_used(entry: Path) -> None:
     """Set the time of last use, by this machine's clock, which a file server's may differ from."""
     now = time.time_ns()
-    os.utime(entry / ENTRY, ns=(now, now))
+    os.utime(entry / DESCRIPTION, ns=(now, now))
 
 
 def _describe(sizes: npt.NDArray[np.int64], pixels: Pixels) -> dict[str, Any]:
-    """The content of `entry.json`: everything that `open_entry` checks."""
+    """The content of the description: everything that `open_entry` checks."""
     chunks = [pixels[i : i + CHUNK_BYTES] for i in range(0, len(pixels), CHUNK_BYTES)]
     with ThreadPoolExecutor(cores()) as pool:
         digests = list(pool.map(_digest, chunks))
@@ -127,7 +127,7 @@ def remove(path: Path) -> None:
 
 
 def partial_path(entry: Path) -> Path:
-    """Where an entry lies while it is written."""
+    """Where an entry is while it is being written."""
     return entry.with_name(entry.name + PARTIAL)
 
 
@@ -141,6 +141,6 @@ def _new_partial(entry: Path) -> Path:
 def _finish(partial: Path, sizes: npt.NDArray[np.int64], pixels: Pixels) -> None:
     """Write sizes and description, and rename the folder to its final name."""
     np.save(partial / SIZES, sizes)
-    (partial / ENTRY).write_text(json.dumps(_describe(sizes, pixels)), "utf-8")
+    (partial / DESCRIPTION).write_text(json.dumps(_describe(sizes, pixels)), "utf-8")
     _mark_used(partial)
     partial.rename(partial.with_name(partial.name.removesuffix(PARTIAL)))

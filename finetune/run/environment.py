@@ -20,6 +20,9 @@ from finetune.system import host
 _IMPORTED = time.perf_counter()
 _AGE_AT_IMPORT = max(0.0, time.time() - psutil.Process().create_time())
 
+SOURCE_TREE = Path(__file__).resolve().parents[2]
+"""Where this package is; a git repository if it runs from a source tree."""
+
 
 def choose_device(device: str) -> torch.device:
     """The device of `auto`, `cpu` or `cuda`.
@@ -81,16 +84,15 @@ def _cpu_name() -> str:
 
 def describe_tool() -> dict[str, Any]:
     """The `tool` object of the results; it names a commit only when running from a source tree."""
-    root = Path(__file__).resolve().parents[2]
     commit = dirty = None
-    if (root / ".git").exists():
-        commit = _git(root, "rev-parse", "HEAD")
-        dirty = None if commit is None else bool(_git(root, "status", "--porcelain"))
+    if (SOURCE_TREE / ".git").exists():
+        commit = _git("rev-parse", "HEAD")
+        dirty = None if commit is None else bool(_git("status", "--porcelain"))
     return {"name": "finetune", "version": __version__, "git_commit": commit, "git_dirty": dirty}
 
 
-def _git(root: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(root), *arguments]
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(SOURCE_TREE), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603 - fixed arguments
     except (OSError, subprocess.SubprocessError):

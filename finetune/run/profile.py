@@ -5,13 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from finetune.config.experiment import ExperimentConfig
-from finetune.data.splits import summary_lines
 from finetune.run.experiment import run_experiment
-from finetune.run.records import Document
+from finetune.run.records import Document, Shard
 from finetune.system.console import Reporter
 from finetune.system.signals import StopRequest
 from grader.record import Results, results_from
@@ -22,7 +20,7 @@ def profile_run(config: ExperimentConfig, reporter: Reporter, stop: StopRequest)
 
     Args:
         config: what to train.
-        reporter: receives the table of stages.
+        reporter: receives the progress of the run, then the table of stages.
         stop: asked whether to end early.
 
     Returns:
@@ -32,13 +30,11 @@ def profile_run(config: ExperimentConfig, reporter: Reporter, stop: StopRequest)
         FinetuneError: as `run_experiment`.
         Stopped: a signal came.
     """
+    pairs = tuple((v.name, seed) for seed in config.seed_list for v in config.variants)
     with tempfile.TemporaryDirectory(prefix="finetune-profile-") as folder:
-        record = run_experiment(config, Path(folder), Reporter(Console(quiet=True)), stop)
-    machine, precision = record["environment"], record["config"]["precision"]
-    reporter.say(f"{machine['device_name']}, {machine['threads']} threads, {precision} precision")
-    n_samples = {name: split["n_samples"] for name, split in record["dataset"]["splits"].items()}
-    for line in summary_lines(record["dataset"]["classes"], n_samples, record["config"]["split"]):
-        reporter.say(line)
+        # As a shard, which draws no curves and prints no results.
+        record = run_experiment(config, Path(folder), reporter, stop, shard=Shard(pairs))
+    reporter.say(f"Precision: {record['config']['precision']}")
     reporter.table(stages_table(results_from(record)))
     return record
 

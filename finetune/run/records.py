@@ -80,9 +80,14 @@ def run_stem(variant: str, seed: int) -> str:
     return f"{variant}-seed{seed}"
 
 
+def dataset_name(dataset: str) -> str:
+    """A configuration's data set as recorded: of an image folder's path only the last part."""
+    kind, colon, path = dataset.partition(":")
+    return kind + colon + Path(path).resolve().name if colon else kind
+
+
 def config_record(config: ExperimentConfig, split: str) -> Json:
     """The `config` object. Of paths it has only the last part, so that results name nobody's folders."""
-    kind, colon, path = config.dataset.partition(":")
     variants = [
         {
             "epochs": None,
@@ -95,7 +100,7 @@ def config_record(config: ExperimentConfig, split: str) -> Json:
     ]
     return {
         "preset": config.preset,
-        "dataset": kind + colon + Path(path).resolve().name if colon else kind,
+        "dataset": dataset_name(config.dataset),
         "split": split,
         "subset": config.subset,
         "weights": Path(config.weights).name,

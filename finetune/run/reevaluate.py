@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from finetune.network.resnet18 import build, state_shapes
 from finetune.network.weights import read_state
 from finetune.run import environment
 from finetune.run.folder import RunFolder
-from finetune.run.records import predictions_csv
+from finetune.run.records import dataset_name, predictions_csv
 from finetune.run.records import recorded as from_record
 from finetune.system import host
 from finetune.system.console import Reporter
@@ -44,8 +45,8 @@ def evaluate_run(
         run: run folder.
         output: folder for {variant}-seed{n}-{val,test}.csv.
         reporter: receives the accuracies.
-        dataset: the data set; None means the recorded one, which must not be an image folder.
-        data_root: folder for downloads; None means `data`.
+        dataset: the data set; None means the recorded one, for an image folder at the path in config.toml.
+        data_root: folder for downloads; None means the one in config.toml, else `data`.
         device: `auto`, `cpu` or `cuda`.
         threads: CPU threads; None means OMP_NUM_THREADS, else one per core.
 
@@ -55,7 +56,7 @@ def evaluate_run(
     folder = RunFolder(run)
     document = cast("dict[str, Any]", folder.read())
     results = results_from(document)
-    config = _recorded_config(document["config"], dataset, data_root)
+    config = _recorded_config(folder, document["config"], dataset, data_root)
     target = environment.choose_device(device)
     threads = host.choose_threads(threads)
     torch.set_num_threads(threads)
@@ -114,13 +115,21 @@ def _split(config: ExperimentConfig, results: Results, workers: int) -> SplitDat
 
 
 def _recorded_config(
-    recorded: dict[str, Any], dataset: str | None, data_root: str | None
+    folder: RunFolder, recorded: dict[str, Any], dataset: str | None, data_root: str | None
 ) -> ExperimentConfig:
     """What evaluation needs of the configuration, from the results: config.toml may have been edited.
+
+    Only where the images are is read from config.toml, since the results name no folders. The folder that
+    `grader --rerun` evaluates contains none.
 
     Raises:
         ConfigError: a recorded value is invalid, or the path of the image folder is unknown.
     """
+    if dataset is None:
+        with contextlib.suppress(ConfigError):  # missing or damaged
+            before = folder.config()
+            if dataset_name(before.dataset) == recorded["dataset"]:
+                dataset, data_root = before.dataset, data_root or before.data_root
     if dataset is None and recorded["dataset"] not in ("digits", "flowers102"):
         raise ConfigError(
             f"The results record the image folder {recorded['dataset']!r} without its path; "

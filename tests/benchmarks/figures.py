@@ -1,4 +1,4 @@
-"""What was measured, kept as JSON between runs, so that parts can be measured anew alone."""
+"""What was measured, stored as JSON, so that any part can be measured again on its own."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ FILE = Path(os.environ.get("BENCH_FIGURES", ROOT / ".benchmarks" / ("tiny.json" 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow")
 
 LOAD = os.getloadavg()[0]
-"""Of the minute before: what else the machine does when measuring begins."""
+"""Load average of the last minute: how busy the machine was before measuring started."""
 
 Samples = Mapping[str, Sequence[float]]
 
 
 def save(group: str, samples: Samples, rounds: Sequence[Any] = (), **about: Any) -> None:
-    """Put a group's samples in place of its earlier ones.
+    """Replace the samples of a group.
 
     Args:
         group: what was measured together.
-        samples: each figure's values, one a round; medians are added here.
+        samples: the values of each figure, one per round; medians are added here.
         rounds: what the programs reported, from which the samples were computed.
-        about: anything worth keeping beside them.
+        about: anything worth recording with them.
     """
     known = load()
     known[group] = {

@@ -1,4 +1,4 @@
-"""Runs programs with all the cores, one at a time, and reads what they took. Imports no torch."""
+"""Run programs on all cores, one at a time, and read what they report. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path("..") / "shared" / "data"
 TINY = bool(os.environ.get("BENCH_TINY"))
-"""Proves in a minute or two that everything runs; its figures mean nothing."""
+"""Show in a minute or two that everything runs; the figures mean nothing."""
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
 WORKERS = int(os.environ["BENCH_WORKERS"]) if "BENCH_WORKERS" in os.environ else None
-"""Loader processes of the tutorial's loop; None finds out which number is better for it."""
+"""Loader processes of the tutorial's loop; None measures which number is faster."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A job that ours and theirs do alike.
+    """A job that both programs run with the same options.
 
     Args:
         name: in the figures.
         needs: folder of images under `DATA`.
-        options: that ours and theirs both take.
+        options: accepted by both programs.
     """
 
     name: str
@@ -72,13 +72,15 @@ WORKLOADS = {
 
 
 def all_cores() -> set[int]:
-    """What the tests' parent may use: the tests themselves keep to one core."""
-    return os.sched_getaffinity(os.getppid()) if hasattr(os, "sched_getaffinity") else set()
+    """The cores that the tests were started with; a test process itself uses one (`use_one_core`)."""
+    if "TEST_CORES" in os.environ:
+        return set(map(int, os.environ["TEST_CORES"].split(",")))
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 @contextmanager
 def unpinned() -> Iterator[None]:
-    """Give this thread, and so the processes that it starts meanwhile, all the cores."""
+    """Let this thread, and the processes it starts meanwhile, use all cores."""
     cores = all_cores()
     if not cores:
         yield
@@ -94,7 +96,7 @@ def unpinned() -> Iterator[None]:
 def run(words: Sequence[str], **variables: str) -> tuple[str, float]:
     """Output of a Python program, started in the repository's root, and its wall-clock seconds.
 
-    `OMP_WAIT_POLICY`, which the tests set for themselves, is taken away: ours sets it, theirs do not know it.
+    `OMP_WAIT_POLICY`, which the tests set for themselves, is removed: finetune sets it itself.
     """
     environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | variables
     began = time.perf_counter()
@@ -114,7 +116,7 @@ def knows(option: str) -> bool:
 
 
 def ours(arguments: Sequence[str], cache: Path, out: Path) -> dict[str, Any]:
-    """One `finetune train` job, as far as the figures need it."""
+    """Run one `finetune train` job; what the figures need of its results."""
     words = ["-m", "finetune", "train", *arguments, "--device", DEVICE, "--out", str(out)]
     _, seconds = run(words, XDG_CACHE_HOME=str(cache))
     record = json.loads((out / "results.json").read_text("utf-8"))
@@ -144,7 +146,7 @@ def _epochs(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def theirs(program: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """One run of a plain program, as far as the figures need it; time that is not its own is taken off."""
+    """Run one plain program; what the figures need of its report, less the seconds that it subtracts."""
     output, seconds = run(["-m", f"tests.benchmarks.{program}", *arguments, "--device", DEVICE])
     record: dict[str, Any] = json.loads(output.splitlines()[-1])
     require_all_cores(record["threads"])

@@ -28,7 +28,7 @@ def run_of(scale: float, **more: Any) -> dict[str, Any]:
 ROUND = {"auto": run_of(1.0), "theirs": run_of(3.0), "fp32": run_of(2.0)}
 
 
-def test_each_precision_is_held_against_theirs() -> None:
+def test_each_precision_is_compared_with_theirs() -> None:
     samples = figures.whole_jobs([ROUND, ROUND], 400_000_000)
     assert samples["whole_auto"] == samples["train_A_auto"] == [3.0, 3.0]
     assert samples["whole_fp32"] == samples["evaluate_C_fp32"] == [1.5, 1.5]
@@ -38,7 +38,7 @@ def test_each_precision_is_held_against_theirs() -> None:
     assert (samples["decode_cold_seconds"], samples["decode_warm_seconds"]) == ([1, 1], [2, 2])
 
 
-def test_seeds_of_kept_views_are_told_apart() -> None:
+def test_seeds_with_cached_views_are_distinguished() -> None:
     seeds = [run_of(1.5)["variants"], run_of(0.5)["variants"]]
     samples = figures.cached_prefix(
         [{"one": ROUND["auto"], "theirs": ROUND["theirs"], "all": {"seeds": seeds}}]
@@ -46,7 +46,7 @@ def test_seeds_of_kept_views_are_told_apart() -> None:
     assert (samples["train_C_one"], samples["train_C_first"], samples["train_C_second"]) == ([3], [2], [6])
 
 
-def test_groups_are_measured_anew_alone_and_the_page_shows_them(
+def test_groups_can_be_measured_again_and_the_page_shows_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(figures, "FILE", tmp_path / "figures.json")

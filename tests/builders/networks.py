@@ -58,7 +58,7 @@ def use_narrow_network(monkeypatch: pytest.MonkeyPatch, *, draw: bool = True) ->
     if not draw:
         monkeypatch.setattr(experiment, "curves", lambda _, path: path.write_bytes(b"a picture"))
     monkeypatch.setattr(resnet18, "stages", narrow_stages)
-    monkeypatch.setattr(environment, "_git", lambda *_: None)
+    monkeypatch.setattr(environment, "SOURCE_TREE", Path("/nonexistent"))
     monkeypatch.setattr(sklearn.datasets, "load_digits", _digits)
     monkeypatch.setattr(os, "fsync", lambda _: None)
 

@@ -137,14 +137,14 @@ class TestJobs:
         words = [*container["command"][2:], *container["args"]]
         return run(*words, cwd=folder, env=environment).stdout.split()
 
-    def test_the_job_begins_and_then_goes_on(self, tmp_path: Path) -> None:
+    def test_the_job_starts_and_then_resumes(self, tmp_path: Path) -> None:
         path = ROOT / "deploy" / "job.yaml"
         assert self.command(path, tmp_path) == ["train", "--out", "runs/job"]
         (tmp_path / "runs" / "job").mkdir(parents=True)
         (tmp_path / "runs" / "job" / "config.toml").touch()
         assert self.command(path, tmp_path) == ["train", "--resume", "runs/job"]
 
-    def test_the_shards_deal_every_pair_once(self, tmp_path: Path) -> None:
+    def test_the_shards_cover_every_pair_once(self, tmp_path: Path) -> None:
         path = ROOT / "deploy" / "shards.yaml"
         n = job(path)["spec"]["completions"]
         (container,) = job(path)["spec"]["template"]["spec"]["containers"]
@@ -169,7 +169,7 @@ class TestSlurm:
         assert done.stderr == ""
         return done.returncode, done.stdout.splitlines()
 
-    def test_the_tasks_deal_every_pair_once(self, tmp_path: Path) -> None:
+    def test_the_tasks_cover_every_pair_once(self, tmp_path: Path) -> None:
         (array,) = re.findall(r"^#SBATCH --array=0-(\d+)$", self.SCRIPT.read_text("utf-8"), re.MULTILINE)
         shares = []
         for number in range(int(array) + 1):

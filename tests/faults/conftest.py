@@ -21,7 +21,7 @@ def _no_waiting_for_disks(no_fsync: None) -> None:
 @pytest.fixture(autouse=True)
 def _cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Decoded images are cached between runs, but not between tests."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -36,19 +36,19 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     mounted: list[Path] = []
 
     def mount(size: str, options: str = "") -> Path:
-        place = tmp_path / f"volume{len(mounted)}"
-        place.mkdir()
+        volume = tmp_path / f"volume{len(mounted)}"
+        volume.mkdir()
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}{options}", "tmpfs", str(place)],
+            ["mount", "-t", "tmpfs", "-o", f"size={size}{options}", "tmpfs", str(volume)],
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
             pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-        mounted.append(place)
-        return place
+        mounted.append(volume)
+        return volume
 
     yield mount
-    for place in mounted:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+    for volume in mounted:
+        subprocess.run(["umount", "--lazy", str(volume)], check=True)

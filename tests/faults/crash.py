@@ -78,7 +78,7 @@ def half_written(out: Path) -> bool:
 
 def crash(folder: Path, kills: int, seed: int, weights: str) -> dict[str, Any]:
     """Figures of an experiment killed that many times; an AssertionError if anything is lost."""
-    chance = random.Random(seed)  # noqa: S311 - instants, not secrets
+    rng = random.Random(seed)  # noqa: S311 - instants, not secrets
     config = tiny_config(weights=weights)
     folder.mkdir(parents=True)
     started = time.monotonic()
@@ -102,7 +102,7 @@ def crash(folder: Path, kills: int, seed: int, weights: str) -> dict[str, Any]:
         )
         figures["attempts"] += 1
         figures["resumed"] += resume
-        until = time.monotonic() + chance.uniform(0, duration)
+        until = time.monotonic() + rng.uniform(0, duration)
         aimed = figures["kills"] % 3 == 2
         done = False
         while not (done := ended(child)):
@@ -137,7 +137,7 @@ def main(folder: str, kills: str, seed: str, *options: str) -> None:
     """Run it as the module's documentation says."""
     torch.set_num_threads(1)
     experiment.CHECKPOINT_SECONDS = 0.0
-    environment._git = lambda *_: None
+    environment.SOURCE_TREE = Path("/nonexistent")
     weights = "bundled"
     if "--narrow" in options:
         resnet18.stages = narrow_stages

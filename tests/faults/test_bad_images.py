@@ -83,7 +83,7 @@ def bad_files(folder: Path) -> dict[str, str]:
     }
 
 
-def test_all_bad_images_are_told_before_training(
+def test_all_bad_images_are_reported_before_training(
     tmp_path: Path, narrow_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = image_tree(tmp_path / "images", {"cat": 6, "dog": 12})
@@ -187,8 +187,8 @@ def test_cmyk_jpeg(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PPM"])
-def test_damaged_files_are_decoded_or_told(tmp_path: Path, kind: str) -> None:
-    chance = random.Random(kind)  # noqa: S311 - damage, not secrets
+def test_damaged_files_are_decoded_or_reported(tmp_path: Path, kind: str) -> None:
+    rng = random.Random(kind)  # noqa: S311 - damage, not secrets
     exif = Image.Exif()
     exif[0x0112] = 6
     options = {"exif": exif} if kind in ("JPEG", "PNG", "TIFF", "WEBP") else {}
@@ -196,11 +196,11 @@ def test_damaged_files_are_decoded_or_told(tmp_path: Path, kind: str) -> None:
     samples = []
     for number in range(MUTATIONS):
         content = bytearray(whole)
-        for _ in range(chance.randint(1, 8)):
-            position = chance.randrange(min(len(content), chance.choice([40, 200, 10_000])))
-            content[position] = chance.randrange(256)
-        if chance.random() < 0.2:
-            del content[chance.randrange(len(content)) :]
+        for _ in range(rng.randint(1, 8)):
+            position = rng.randrange(min(len(content), rng.choice([40, 200, 10_000])))
+            content[position] = rng.randrange(256)
+        if rng.random() < 0.2:
+            del content[rng.randrange(len(content)) :]
         path = tmp_path / f"{number}.img"
         path.write_bytes(content)
         samples.append(Sample(str(number), 0, path))

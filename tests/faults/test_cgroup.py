@@ -128,13 +128,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 @pytest.fixture(scope="module")
 def long_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders with images of 64 x 4096 pixels, each of its own colours."""
-    root, chance = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for label in range(IMAGES[0]):
         (root / f"class{label}").mkdir()
         for number in range(IMAGES[1]):
-            stripes = (
-                chance.integers(0, 256, (1, 4, 3), dtype=np.uint8).repeat(1024, axis=1).repeat(64, axis=0)
-            )
+            stripes = rng.integers(0, 256, (1, 4, 3), dtype=np.uint8).repeat(1024, axis=1).repeat(64, axis=0)
             Image.fromarray(stripes).save(root / f"class{label}" / f"{number:03d}.png", compress_level=1)
     return root
 
@@ -145,7 +143,7 @@ def options(images: Path) -> list[object]:
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
-def test_images_beyond_half_of_the_limit_lie_in_a_file(
+def test_images_beyond_half_of_the_limit_are_in_a_file(
     tmp_path: Path,
     group: Group,
     long_images: Path,
@@ -165,7 +163,7 @@ def test_images_beyond_half_of_the_limit_lie_in_a_file(
     assert_same_run(tmp_path / "run", undisturbed(*options(long_images)), ignore=())
 
 
-def test_no_room_for_the_file(
+def test_no_disk_space_for_the_file(
     tmp_path: Path, group: Group, long_images: Path, tmpfs: Callable[..., Path]
 ) -> None:
     group.limit(LIMIT)

@@ -194,7 +194,9 @@ def test_damaged_identity(
     run_finetune(capsys, "train", "--resume", out).refused()
 
 
-def test_best_epoch_that_is_none(tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_best_epoch_that_does_not_exist(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     record = results_of(out)

@@ -1,4 +1,4 @@
-"""Full disks and read-only folders, on real file systems: one sentence, nothing lost, and the job goes on."""
+"""Full disks and read-only folders, on real file systems: one sentence, nothing lost, and the job resumes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def fails_full(monkeypatch: pytest.MonkeyPatch, volume: Path, module: Any, name:
     monkeypatch.setattr(module, name, with_full_disk)
 
 
-def test_no_room_for_the_decoded_images(
+def test_no_disk_space_for_the_decoded_images(
     tmp_path: Path,
     tmpfs: Callable[..., Path],
     narrow_weights: Path,
@@ -127,7 +127,7 @@ def test_disk_full_while_writing(
 
 
 @pytest.mark.usefixtures("small_needs")
-def test_too_little_room_is_told_before_anything_is_trained(
+def test_too_little_disk_space_is_reported_before_training(
     tmpfs: Callable[..., Path],
     narrow_weights: Path,
     monkeypatch: pytest.MonkeyPatch,

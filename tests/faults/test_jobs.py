@@ -32,13 +32,13 @@ from tests.builders.images import image_tree
 from tests.builders.runs import RecordingReporter, results_of, run_finetune
 
 OUT_OF_MEMORY = """
-import resource, sys
+import pathlib, resource, sys
 import torch
 from finetune.cli import app as cli
 from finetune.system import console
 from finetune.run import environment
 torch.set_num_threads(1)
-environment._git = lambda *_: None
+environment.SOURCE_TREE = pathlib.Path("/nonexistent")
 say = console.Reporter.say
 def limited(self, text):
     say(self, text)

@@ -1,4 +1,4 @@
-"""SIGKILL at random instants: whatever was going on, the run goes on to the same result."""
+"""SIGKILL at random instants: whatever was happening, the run resumes to the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kept images on full volumes, after kills and with flipped bits: a run never trains on anything else."""
+"""Cached images on full volumes, after kills and with flipped bits: a run never trains on anything else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.builders.config import tiny_command
 from tests.builders.runs import results_of, run_finetune
 from tests.compare_runs import assert_same_run
 
-PLACES = ["memory", "disk"]
+STORES = ["memory", "disk"]
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def whole(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """The run folder of a training without a kept image; made once."""
+    """The run folder of a training without cached images; trained once."""
     out = tmp_path_factory.getbasetemp() / "without-cache"
     if not out.exists():
         with monkeypatch.context() as patch:
@@ -49,9 +49,9 @@ def whole(
     return out
 
 
-def command(out: Path, weights: Path, place: str) -> list[object]:
+def command(out: Path, weights: Path, store: str) -> list[object]:
     """A training of one variant. Where images lie is part of the configuration, but of no result."""
-    return tiny_command(out, weights, "--variants", "a", "--store", place)
+    return tiny_command(out, weights, "--variants", "a", "--store", store)
 
 
 def volume_as_cache(monkeypatch: pytest.MonkeyPatch, volume: Path) -> Path:
@@ -73,7 +73,7 @@ def left(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.suffix != ".lock")
 
 
-def test_a_volume_that_is_full_costs_only_the_next_runs_time(
+def test_a_full_volume_costs_only_the_next_runs_time(
     tmpfs: Callable[..., Path],
     whole: Path,
     narrow_weights: Path,
@@ -82,18 +82,18 @@ def test_a_volume_that_is_full_costs_only_the_next_runs_time(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     volume = tmpfs("1m")
-    kept = volume_as_cache(monkeypatch, volume)
-    kept.mkdir(parents=True)
+    cache = volume_as_cache(monkeypatch, volume)
+    cache.mkdir(parents=True)
     fill(volume)
     done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, "memory"))
     assert done.code == 0, done
     assert done.out.count("Decoded images not cached: ") == 1
-    assert f"{kept} has too little free space (0.0 GB)." in done.out
-    assert left(kept) == []
+    assert f"{cache} has too little free space (0.0 GB)." in done.out
+    assert left(cache) == []
     assert_same_run(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("file", [entry.PIXELS, entry.SIZES, entry.ENTRY])
+@pytest.mark.parametrize("file", [entry.PIXELS, entry.SIZES, entry.DESCRIPTION])
 def test_a_volume_that_fills_up_while_an_entry_is_written(
     tmpfs: Callable[..., Path],
     whole: Path,
@@ -104,7 +104,7 @@ def test_a_volume_that_fills_up_while_an_entry_is_written(
     file: str,
 ) -> None:
     volume = tmpfs("1m")
-    kept = volume_as_cache(monkeypatch, volume)
+    cache = volume_as_cache(monkeypatch, volume)
     save, describe = np.save, entry._describe
 
     def full_save(path: Path, values: np.ndarray) -> None:
@@ -113,7 +113,7 @@ def test_a_volume_that_fills_up_while_an_entry_is_written(
         save(path, values)
 
     def full_describe(*arguments: np.ndarray) -> dict[str, object]:
-        if file == entry.ENTRY:
+        if file == entry.DESCRIPTION:
             fill(volume)
         return describe(*arguments)
 
@@ -123,12 +123,12 @@ def test_a_volume_that_fills_up_while_an_entry_is_written(
         done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, "memory"))
     assert done.code == 0, done
     assert "Decoded images not cached: " in done.out
-    assert left(kept) == []
+    assert left(cache) == []
     assert_same_run(tmp_path / "run", whole)
 
 
 @pytest.mark.parametrize("room", [0, 20 << 10])
-def test_disk_was_asked_for_and_is_full(
+def test_store_disk_on_a_full_disk(
     tmpfs: Callable[..., Path],
     narrow_weights: Path,
     tmp_path: Path,
@@ -137,8 +137,8 @@ def test_disk_was_asked_for_and_is_full(
     room: int,
 ) -> None:
     volume = tmpfs("1m")
-    kept = volume_as_cache(monkeypatch, volume)
-    kept.mkdir(parents=True)
+    cache = volume_as_cache(monkeypatch, volume)
+    cache.mkdir(parents=True)
     fill(volume, room)
     done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, "disk"))
     said = done.refused()
@@ -147,10 +147,10 @@ def test_disk_was_asked_for_and_is_full(
     assert "free disk space, or set XDG_CACHE_HOME to another folder." in said
     assert "A seed 0" not in done.out
     assert not (tmp_path / "run").exists()
-    assert not list(kept.glob("*.partial"))
+    assert not list(cache.glob("*.partial"))
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("moment", ["pixels written", "described", "renamed"])
 def test_a_kill_while_an_entry_is_written(
     whole: Path,
@@ -159,7 +159,7 @@ def test_a_kill_while_an_entry_is_written(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    place: str,
+    store: str,
     moment: str,
 ) -> None:
     child = os.fork()
@@ -178,7 +178,7 @@ def test_a_kill_while_an_entry_is_written(
                 monkeypatch.setattr(entry, "_finish", killed)
             else:
                 monkeypatch.setattr(Path, "rename", killed if moment == "described" else renamed)
-            run_finetune(capsys, *command(tmp_path / "killed", narrow_weights, place))
+            run_finetune(capsys, *command(tmp_path / "killed", narrow_weights, store))
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -186,22 +186,22 @@ def test_a_kill_while_an_entry_is_written(
     assert name.endswith(".partial") == (moment != "renamed")
     assert not (tmp_path / "killed").exists()
     assert len(entries()) == (moment == "renamed")
-    done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, place))
+    done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, store))
     assert done.code == 0, done
     assert "not cached" not in done.out
     assert len(left(folder)) == len(entries()) == 3
     assert_same_run(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("file", [entry.PIXELS, entry.SIZES, entry.ENTRY])
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("file", [entry.PIXELS, entry.SIZES, entry.DESCRIPTION])
 def test_a_bit_that_flips_between_two_commands(
     whole: Path,
     narrow_weights: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     folder: Path,
-    place: str,
+    store: str,
     file: str,
 ) -> None:
     prepare = "data prepare --dataset digits --subset 2 --image-size 16 --workers 1"
@@ -211,7 +211,7 @@ def test_a_bit_that_flips_between_two_commands(
     before = [path.read_bytes() for path in files]
     for path, content in zip(files, before, strict=True):
         path.write_bytes(content[:-5] + bytes([content[-5] ^ 16]) + content[-4:])
-    done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, place))
+    done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, store))
     assert done.code == 0, done
     assert_same_run(tmp_path / "run", whole)
-    assert [path.read_bytes() for path in files] == before  # decoded again, and kept
+    assert [path.read_bytes() for path in files] == before  # decoded again, and cached

@@ -51,7 +51,7 @@ def test_each_epoch_counts_from_zero(trainer: Trainer) -> None:
 
 @pytest.mark.parametrize("where", ["train", "val", "test", None])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_one_loss_that_is_no_number_is_enough(trainer: Trainer, where: str | None, value: float) -> None:
+def test_one_nan_loss_is_enough(trainer: Trainer, where: str | None, value: float) -> None:
     trainer.training.current.batches = 1
     trainer.training.current.loss_sum = value if where == "train" else 1.0
     predictions = {

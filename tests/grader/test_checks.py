@@ -214,7 +214,7 @@ class TestClaims:
         assert ("No realistic number of test images" in found.summary) == (a == b)
         assert ("; there are 200." in found.summary) == (status is Status.INCONCLUSIVE and a != b)
 
-    def test_one_epoch_tells_no_speed(self, changed: Changed) -> None:
+    def test_one_epoch_gives_no_speed(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
             for run in document["runs"]:
                 if run["variant"] == "B":
@@ -435,7 +435,7 @@ class TestSchedule:
 
         assert design.same_schedule(changed(change)).status is Status.HOLDS
 
-    def test_the_first_wrong_epoch_is_told_alone(self, changed: Changed) -> None:
+    def test_only_the_first_wrong_epoch_is_reported(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
             for epoch in document["runs"][1]["epochs"][:2]:
                 epoch["learning_rate"] = document["runs"][1]["learning_rate"]

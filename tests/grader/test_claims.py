@@ -65,7 +65,7 @@ class TestBeats:
         assert words in finding.summary
         assert len(finding.details) == (len(seeds) if len(seeds) > 1 else 0)
 
-    def test_two_seeds_that_disagree_tell_nothing(
+    def test_two_seeds_that_disagree_are_inconclusive(
         self, graded: Graded, policy: Policy, tmp_path: Path
     ) -> None:
         graded(Size(seeds=(0, 1)))
@@ -152,7 +152,7 @@ class TestSpeed:
         assert found.findings["c-faster"].status is Status.INCONCLUSIVE
         assert found.exit_code == 0
 
-    def test_one_epoch_tells_nothing(self, graded: Graded) -> None:
+    def test_one_epoch_is_inconclusive(self, graded: Graded) -> None:
         assert graded(Size(epochs=1)).findings["c-faster"].status is Status.NOT_CHECKED
 
 

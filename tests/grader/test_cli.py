@@ -219,7 +219,7 @@ class TestSeveralRuns:
         ]
         assert "internal error (BrokenProcessPool) while grading bad" in found.output
 
-    def test_names_tell_them_apart(self, honest: Path, tmp_path: Path) -> None:
+    def test_names_distinguish_them(self, honest: Path, tmp_path: Path) -> None:
         content = (honest / "results.json").read_bytes()
         for name in ("alice", "bob"):
             (tmp_path / name / "run").mkdir(parents=True)

@@ -170,7 +170,7 @@ def test_a_terminal_shows_a_table_of_several(grades: dict[str, Grade]) -> None:
     assert "\x1b[1;31mfailed" in found
 
 
-def test_junit_tells_of_evidence_that_is_missing(honest: Path) -> None:
+def test_junit_reports_missing_evidence(honest: Path) -> None:
     weak = grade(Job(honest, "weak", load_policy("strict")))  # without the truth that it asks for
     assert weak.missing == [Level.TRUTH]
     suite = ET.fromstring(FORMATS["junit"].write(weak))  # noqa: S314 - our own

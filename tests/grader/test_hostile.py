@@ -53,7 +53,7 @@ class TestJson:
         (found,) = problems_of(lambda: parse(content, "f"))
         assert found.endswith(problem)
 
-    def test_all_problems_are_told_together(self) -> None:
+    def test_all_problems_are_reported_together(self) -> None:
         assert len(problems_of(lambda: parse(b"[NaN, 1e999, Infinity]", "f"))) == 3
 
     def test_a_path_that_names_hostile_keys_stays_printable(self) -> None:
@@ -120,7 +120,7 @@ class TestFiles:
 
 
 class TestSchema:
-    def test_every_problem_is_told(self, honest: Path, tmp_path: Path) -> None:
+    def test_every_problem_is_reported(self, honest: Path, tmp_path: Path) -> None:
         forger = Forger(honest, tmp_path / "run")
         for run in forger.doc["runs"]:
             run["seed"] = -1
@@ -204,12 +204,12 @@ class TestCsv:
         content = HEADER + b"+1/a.jpg,0,0,1\n-1/a.jpg,1,0,1\n"
         assert parse_predictions(content, "f", [2], 2).sample_ids == ("+1/a.jpg", "-1/a.jpg")
 
-    def test_every_bad_cell_is_told(self) -> None:
+    def test_every_bad_cell_is_reported(self) -> None:
         content = HEADER + b"a,x,0,1\nb,0,y,1\n"
         assert len(problems_of(lambda: parse_predictions(content, "f", [2], 10))) == 2
 
 
-def test_problems_of_all_files_are_told_together(honest: Path, tmp_path: Path, policy: Policy) -> None:
+def test_problems_of_all_files_are_reported_together(honest: Path, tmp_path: Path, policy: Policy) -> None:
     forger = Forger(honest, tmp_path / "run")
     for variant in "ABC":
         forger.write(variant, "test", b"nothing")

@@ -97,7 +97,7 @@ class TestSameSamples:
         assert f", test, line {n + 1}: image differs from A-seed0." in found.summary
 
 
-def test_shared_images_are_told_in_order(evidence: Evidence) -> None:
+def test_shared_images_are_listed_in_order(evidence: Evidence) -> None:
     shared = tuple(f"shared-{i:02d}" for i in range(20))
     predictions = {
         key: replace(rows, sample_ids=(*shared[::-1], *rows.sample_ids[20:]))
@@ -109,7 +109,7 @@ def test_shared_images_are_told_in_order(evidence: Evidence) -> None:
 
 class TestCloseToValidation:
     @pytest.mark.parametrize("kept", ["val", "test"])
-    def test_one_splits_predictions_tell_nothing(self, evidence: Evidence, kept: str) -> None:
+    def test_one_splits_predictions_are_inconclusive(self, evidence: Evidence, kept: str) -> None:
         half = {key: rows for key, rows in evidence.predictions.items() if key[1] == kept}
         alone = prediction_files.test_close_to_validation(replace(evidence, predictions={}))
         assert alone.level is Level.FILE
@@ -149,7 +149,7 @@ class TestCloseToValidation:
         assert found.summary.endswith(advice) == (status is Status.INCONCLUSIVE)
 
     @pytest.mark.parametrize("n_beyond", [1, 2, 3])
-    def test_each_gap_is_told_if_there_are_several(self, evidence: Evidence, n_beyond: int) -> None:
+    def test_each_of_several_gaps_is_reported(self, evidence: Evidence, n_beyond: int) -> None:
         runs = tuple(
             replace(
                 run,
@@ -253,7 +253,7 @@ class TestTruth:
         used = replace(official, results=replace(official.results, split_rule="official"))
         assert truth.true_splits(used).status is Status.HOLDS
 
-    def test_missing_samples_are_told_in_order(self, evidence: Evidence) -> None:
+    def test_missing_samples_are_listed_in_order(self, evidence: Evidence) -> None:
         assert evidence.truth
         assert evidence.truth.splits
         more = frozenset(f"more-{i:02d}" for i in range(20))

@@ -141,7 +141,7 @@ class TestDifferenceOfPaired:
         assert -1 <= found.low <= found.estimate <= found.high <= 1
         assert found.high - found.low > 0.1
 
-    def test_all_or_none_leave_one_limit_to_find(self) -> None:
+    def test_all_or_none_leave_one_limit_to_solve(self) -> None:
         # Tango's equation at b = n, c = 0 is solved by (n - z^2) / (n + z^2).
         limit = (10 - 1.959963984540054**2) / (10 + 1.959963984540054**2)
         assert close(stats.difference_of_paired(PairedCounts(0, 10, 0, 0)), limit, 1.0)

@@ -99,7 +99,7 @@ class TestJudging:
         assert found.status is Status.NOT_CHECKED
         assert "70-15-15" in found.summary
 
-    def test_a_missing_sample_is_told(self, honest: Path, policy: Policy) -> None:
+    def test_a_missing_sample_is_reported(self, honest: Path, policy: Policy) -> None:
         known = truth_of(honest)
         assert known.splits is not None
         splits = {**known.splits, "test": known.splits["test"] | {"another"}}

@@ -138,7 +138,7 @@ class TestClosedPipes:
             running.stdout.close()
             return running.wait(300)  # PyTorch starts slowly on a busy machine
 
-    def test_training_goes_on(self, tiny: list[str], tmp_path: Path) -> None:
+    def test_training_continues(self, tiny: list[str], tmp_path: Path) -> None:
         options = [*tiny, "--epochs", "1", "--weights", "bundled", "--variants", "c", "--out", "run"]
         assert self.run("train", *options, folder=tmp_path, lines=1) == 0
         record = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -149,7 +149,7 @@ class TestClosedPipes:
     def test_a_short_command_ends_as_usual(self, tmp_path: Path, words: str, code: int) -> None:
         assert self.run(*words.split(), folder=tmp_path, lines=0) == code
 
-    def test_nothing_is_said_about_it(self, tmp_path: Path) -> None:
+    def test_a_closed_pipe_is_silent(self, tmp_path: Path) -> None:
         with (tmp_path / "errors").open("wb") as errors:
             read, write = os.pipe()
             os.close(read)
@@ -161,7 +161,7 @@ class TestClosedPipes:
         assert ended.returncode == 0
         assert (tmp_path / "errors").read_bytes() == b""
 
-    def test_a_full_disk_behind_standard_output_is_said_once(self) -> None:
+    def test_a_full_disk_behind_standard_output_is_reported_once(self) -> None:
         command = [sys.executable, "-m", "finetune", "presets"]
         with Path("/dev/full").open("wb") as full:
             ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
@@ -186,7 +186,7 @@ class TestStart:
             ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
         ],
     )
-    def test_lets_idle_threads_sleep_unless_told_otherwise(
+    def test_lets_idle_threads_sleep_unless_configured_otherwise(
         self,
         finetune: Command,
         monkeypatch: pytest.MonkeyPatch,

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from grader.load import load
+from grader.rerun import rerun
+from tests.builders.images import image_tree
 from tests.builders.runs import Command
 from tests.compare_runs import file_digests
 
@@ -43,6 +46,34 @@ def test_computes_with_as_many_threads_as_asked(
     assert asked == [3, 2]
 
 
-def test_a_number_of_threads_that_is_none(refused: Callable[..., str]) -> None:
+def test_zero_threads(refused: Callable[..., str]) -> None:
     said = refused("evaluate", "run", "--output", "out", "--threads", "0")
     assert said == "threads must be a whole number from 1 to 1024, but 0 was given."
+
+
+class TestImageFolder:
+    """The results do not say where it is; config.toml does. Only `finetune evaluate` asks it."""
+
+    @pytest.fixture
+    def run(self, experiment: Callable[..., dict[str, Any]], tmp_path: Path) -> Path:
+        image_tree(tmp_path / "pets", {"a": 9, "b": 9})
+        experiment(tmp_path / "run", dataset=f"imagefolder:{tmp_path / 'pets'}", epochs=1)
+        return tmp_path / "run"
+
+    def test_is_found_where_the_run_found_it(self, finetune: Command, run: Path) -> None:
+        assert finetune("evaluate", "run", "--output", "fresh", "--device", "cpu")[0] == 0
+        assert file_digests(run.parent / "fresh") == file_digests(run / "predictions")
+
+    @pytest.mark.parametrize(
+        "edited", ['dataset = "imagefolder:/etc"', 'dataset = "digits"', "damaged", None]
+    )
+    def test_must_be_named_where_the_configuration_does_not(
+        self, refused: Callable[..., str], run: Path, edited: str | None
+    ) -> None:
+        (run / "config.toml").unlink() if edited is None else (run / "config.toml").write_text(edited)
+        said = refused("evaluate", "run", "--output", "fresh", "--device", "cpu")
+        assert said.endswith("give it with --dataset imagefolder:PATH.")
+
+    def test_the_grader_takes_no_path_from_a_submission(self, run: Path) -> None:
+        assert (run / "config.toml").is_file()
+        assert "give it with --dataset imagefolder:PATH." in rerun(load(run)).failure

@@ -23,7 +23,7 @@ def preset(tmp_path: Path, text: str) -> ExperimentConfig:
 
 
 class TestVariant:
-    def test_the_three_of_the_question(self) -> None:
+    def test_the_three_standard_variants(self) -> None:
         assert [(v.name, v.init, v.groups) for v in STANDARD_VARIANTS] == [
             ("A", "random", GROUPS),
             ("B", "pretrained", GROUPS),

@@ -181,7 +181,7 @@ class TestBatches:
             assert b"".join(p for _, p in found) == b"".join(p for _, p in one_by_one)
 
     @pytest.mark.parametrize("first", [0, 1, 3, 4, 5])
-    def test_going_on_in_the_middle(self, first: int) -> None:
+    def test_starting_in_the_middle(self, first: int) -> None:
         assert self.stream(5, 2, first) == self.stream(5, 2)[first:]
 
     def test_images_are_cropped_and_flipped_by_plan(self) -> None:

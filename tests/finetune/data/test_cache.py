@@ -30,7 +30,7 @@ from tests.builders.images import photo
 
 NAME = entry_name("pets", "train", 16, "fingerprint")
 SIZES = [(24, 20), (9, 33), (40, 40)]
-PLACES = ["memory", "disk", "auto"]
+MODES = ["memory", "disk", "auto"]
 
 
 def later() -> float:
@@ -49,13 +49,13 @@ class Given(NamedTuple):
     pixels: np.ndarray
     samples: list[Sample]
 
-    def obtain(self, place: str = "memory", since: float | None = None) -> tuple[StoredImages, str]:
+    def obtain(self, mode: str = "memory", since: float | None = None) -> tuple[StoredImages, str]:
         """Decoded, or opened, and held to the right pixels."""
-        return self.checked(obtain(NAME, self.make, place, since or later(), lambda _: None))
+        return self.checked(obtain(NAME, self.make, mode, since or later(), lambda _: None))
 
-    def reopen(self, place: str = "memory") -> tuple[StoredImages, str]:
+    def reopen(self, mode: str = "memory") -> tuple[StoredImages, str]:
         """Opened without being decoded."""
-        return self.checked(obtain(NAME, never, place, later(), lambda _: None))
+        return self.checked(obtain(NAME, never, mode, later(), lambda _: None))
 
     def checked(self, obtained: tuple[StoredImages, str]) -> tuple[StoredImages, str]:
         found, _ = obtained
@@ -95,8 +95,8 @@ def set_free_memory(monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
 
 
 class TestObtain:
-    @pytest.mark.parametrize("first", PLACES)
-    @pytest.mark.parametrize("second", PLACES)
+    @pytest.mark.parametrize("first", MODES)
+    @pytest.mark.parametrize("second", MODES)
     def test_decoded_once_and_opened_after_that(self, given: Given, first: str, second: str) -> None:
         found, problem = given.obtain(first)
         assert (found.in_memory, problem) == (first != "disk", "")
@@ -117,13 +117,13 @@ class TestObtain:
             obtain(NAME, make, "memory", later(), told.append)
             assert sum(told) == 3
 
-    @pytest.mark.parametrize("place", ["memory", "disk"])
-    def test_what_a_run_writes_into_its_pixels_is_not_cached(self, given: Given, place: str) -> None:
-        for obtained in (given.obtain(place), given.reopen(place)):
+    @pytest.mark.parametrize("mode", ["memory", "disk"])
+    def test_what_a_run_writes_into_its_pixels_is_not_cached(self, given: Given, mode: str) -> None:
+        for obtained in (given.obtain(mode), given.reopen(mode)):
             obtained[0].pixels[:] = 0
-        given.reopen(place)
+        given.reopen(mode)
 
-    def test_the_name_tells_what_it_was_made_from(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_name_identifies_its_input(self, monkeypatch: pytest.MonkeyPatch) -> None:
         names = {
             NAME,
             entry_name("dogs", "train", 16, "fingerprint"),
@@ -146,34 +146,32 @@ class TestObtain:
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
         assert cache_folder() == tmp_path / "home" / ".cache" / "finetune" / "images"
 
-    @pytest.mark.parametrize("place", PLACES)
+    @pytest.mark.parametrize("mode", MODES)
     @pytest.mark.parametrize("free_memory", [0, 1 << 40])
     def test_bad_images_leave_nothing(
-        self, given: Given, folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, free_memory: int
+        self, given: Given, folder: Path, monkeypatch: pytest.MonkeyPatch, mode: str, free_memory: int
     ) -> None:
         set_free_memory(monkeypatch, free_memory)
         path = given.samples[1].content
         assert isinstance(path, Path)
         path.write_bytes(path.read_bytes()[:200])
         with pytest.raises(BadImagesError, match=r"1\.png"):
-            given.obtain(place)
+            given.obtain(mode)
         assert files_left(folder) == []
         assert entries() == []
 
 
 class TestChanged:
-    @pytest.mark.parametrize("place", PLACES)
-    def test_an_image_that_changed_after_its_fingerprint(
-        self, given: Given, folder: Path, place: str
-    ) -> None:
-        found, problem = given.obtain(place, since=1.0)
+    @pytest.mark.parametrize("mode", MODES)
+    def test_an_image_that_changed_after_its_fingerprint(self, given: Given, folder: Path, mode: str) -> None:
+        found, problem = given.obtain(mode, since=1.0)
         assert problem == "an image file changed while it was being read"
-        assert found.in_memory == (place != "disk")
+        assert found.in_memory == (mode != "disk")
         assert files_left(folder) == []
 
-    @pytest.mark.parametrize("place", ["memory", "disk"])
+    @pytest.mark.parametrize("mode", ["memory", "disk"])
     @pytest.mark.parametrize("vanish", [False, True])
-    def test_while_it_was_decoded(self, given: Given, folder: Path, place: str, vanish: bool) -> None:
+    def test_while_it_was_decoded(self, given: Given, folder: Path, mode: str, vanish: bool) -> None:
         path = given.samples[0].content
         assert isinstance(path, Path)
         since = path.stat().st_ctime + 0.05  # later than all three were written
@@ -186,11 +184,11 @@ class TestChanged:
                 path.chmod(0o600)
 
         single = training_stream(given.samples, 32, 1)
-        _, problem = obtain(NAME, lambda: single, place, since, change)
+        _, problem = obtain(NAME, lambda: single, mode, since, change)
         assert problem == "an image file changed while it was being read"
         assert files_left(folder) == []
 
-    def test_an_older_change_is_none(self, given: Given) -> None:
+    def test_an_earlier_change_does_not_count(self, given: Given) -> None:
         assert given.obtain(since=later())[1] == ""
 
 
@@ -218,21 +216,21 @@ def a_folder(path: Path) -> None:
 
 
 class TestDamage:
-    @pytest.mark.parametrize("place", ["memory", "disk"])
-    @pytest.mark.parametrize("name", [entry.PIXELS, entry.SIZES, entry.ENTRY])
+    @pytest.mark.parametrize("mode", ["memory", "disk"])
+    @pytest.mark.parametrize("name", [entry.PIXELS, entry.SIZES, entry.DESCRIPTION])
     @pytest.mark.parametrize("damage", [cut, emptied, halved, Path.unlink, a_folder])
     def test_a_file(
-        self, given: Given, folder: Path, place: str, name: str, damage: Callable[[Path], None]
+        self, given: Given, folder: Path, mode: str, name: str, damage: Callable[[Path], None]
     ) -> None:
-        given.obtain(place)
+        given.obtain(mode)
         damage(folder / NAME / name)
         with pytest.raises(AssertionError, match="decoded again"):
-            given.reopen(place)
+            given.reopen(mode)
         assert files_left(folder) == []  # dropped
-        assert given.obtain(place)[1] == ""
-        given.reopen(place)
+        assert given.obtain(mode)[1] == ""
+        given.reopen(mode)
 
-    @pytest.mark.parametrize("name", [entry.PIXELS, entry.SIZES, entry.ENTRY])
+    @pytest.mark.parametrize("name", [entry.PIXELS, entry.SIZES, entry.DESCRIPTION])
     def test_a_flipped_bit(self, given: Given, folder: Path, tmp_path: Path, name: str) -> None:
         """In headers above all, where one in a hundred changes nothing of what NumPy reads: | to < in |u1."""
         given.obtain()
@@ -249,7 +247,7 @@ class TestDamage:
                 assert "decoded again" in str(error), bit  # noqa: PT017 - so that wrong pixels are told apart
                 assert files_left(folder) == []
             shutil.copytree(tmp_path / "whole", folder / NAME, dirs_exist_ok=True)
-        assert harmless <= (0 if name == entry.ENTRY else 2)
+        assert harmless <= (0 if name == entry.DESCRIPTION else 2)
 
     @pytest.mark.parametrize("bit", range(0, 8 * 24 * 20 * 3, 997))
     def test_a_flipped_bit_of_a_pixel(self, given: Given, folder: Path, bit: int) -> None:
@@ -269,11 +267,11 @@ class TestDamage:
         with pytest.raises(AssertionError, match="decoded again"):
             given.reopen("disk")
 
-    @pytest.mark.parametrize("place", ["memory", "disk"])
+    @pytest.mark.parametrize("mode", ["memory", "disk"])
     @pytest.mark.parametrize("name", [NAME, NAME + entry.PARTIAL])
     @pytest.mark.parametrize("kind", ["file", "link to a file", "link to a folder", "link to nothing"])
     def test_something_else_in_its_place(
-        self, given: Given, folder: Path, tmp_path: Path, place: str, name: str, kind: str
+        self, given: Given, folder: Path, tmp_path: Path, mode: str, name: str, kind: str
     ) -> None:
         folder.mkdir(parents=True)
         (tmp_path / "other").mkdir()
@@ -283,19 +281,19 @@ class TestDamage:
         else:
             target = {"link to a file": "other/mine.txt", "link to a folder": "other"}.get(kind, "nothing")
             (folder / name).symlink_to(tmp_path / target)
-        assert given.obtain(place)[1] == ""
-        given.reopen(place)
+        assert given.obtain(mode)[1] == ""
+        given.reopen(mode)
         assert (tmp_path / "other" / "mine.txt").read_text() == "mine"
         assert files_left(folder) == [NAME]
 
-    @pytest.mark.parametrize("place", ["memory", "disk"])
-    def test_what_a_killed_process_left(self, given: Given, folder: Path, place: str) -> None:
+    @pytest.mark.parametrize("mode", ["memory", "disk"])
+    def test_what_a_killed_process_left(self, given: Given, folder: Path, mode: str) -> None:
         given.obtain()
         left = folder / (NAME + entry.PARTIAL)
         (folder / NAME).rename(left)
         (left / "deep").mkdir()
         assert entries() == []
-        assert given.obtain(place)[1] == ""
+        assert given.obtain(mode)[1] == ""
         assert files_left(folder) == [NAME]
 
 
@@ -308,8 +306,8 @@ class TestNoRoom:
         (base / stands).parent.mkdir(parents=True, exist_ok=True)
         (base / stands).write_text("mine")
         monkeypatch.setenv("XDG_CACHE_HOME", str(base))
-        for place in ("memory", "auto"):
-            found, problem = given.obtain(place)
+        for mode in ("memory", "auto"):
+            found, problem = given.obtain(mode)
             assert found.in_memory
             assert problem.startswith(f"{cache_folder()} cannot be written (")
         with pytest.raises(
@@ -322,7 +320,7 @@ class TestNoRoom:
         assert clear() == 0
 
     @pytest.mark.parametrize(("spare", "kept"), [(-1, False), (0, True)])
-    def test_as_much_again_must_stay_free(
+    def test_as_much_disk_space_must_remain_free(
         self, given: Given, folder: Path, monkeypatch: pytest.MonkeyPatch, spare: int, kept: bool
     ) -> None:
         usage = shutil.disk_usage(".")._replace(free=2 * len(given.pixels) + spare)
@@ -331,10 +329,10 @@ class TestNoRoom:
         assert given.obtain()[1] == said
         assert files_left(folder) == [NAME] * kept
 
-    @pytest.mark.parametrize("place", ["memory", "disk", "auto"])
+    @pytest.mark.parametrize("mode", ["memory", "disk", "auto"])
     @pytest.mark.parametrize("free_memory", [0, 1 << 40])
     def test_a_volume_that_fills_up(
-        self, given: Given, folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, free_memory: int
+        self, given: Given, folder: Path, monkeypatch: pytest.MonkeyPatch, mode: str, free_memory: int
     ) -> None:
         def full(*_: Any) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -342,18 +340,18 @@ class TestNoRoom:
         set_free_memory(monkeypatch, free_memory)
         monkeypatch.setattr(np, "save", full)
         monkeypatch.setattr(entry, "reserve", full)
-        if place == "disk":
+        if mode == "disk":
             with pytest.raises(
                 RunFolderError, match=r"cannot hold .* \(No space left on device\); free disk"
             ):
-                given.obtain(place)
+                given.obtain(mode)
         else:
-            _, problem = given.obtain(place)
+            _, problem = given.obtain(mode)
             assert problem.startswith(f"{folder} cannot hold ")
             assert problem.endswith("(No space left on device)")
         assert files_left(folder) == []
 
-    def test_room_is_taken_before_the_mapping_is_written_to(
+    def test_disk_space_is_allocated_before_the_mapping_is_written(
         self, given: Given, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         taken: list[int] = []
@@ -363,8 +361,8 @@ class TestNoRoom:
 
 
 class TestTogether:
-    @pytest.mark.parametrize("place", ["memory", "disk"])
-    def test_those_who_ask_at_once_decode_once(self, given: Given, place: str) -> None:
+    @pytest.mark.parametrize("mode", ["memory", "disk"])
+    def test_concurrent_requests_decode_once(self, given: Given, mode: str) -> None:
         asked: list[int] = []
         inside = threading.Event()
 
@@ -374,7 +372,7 @@ class TestTogether:
             return given.make()
 
         def ask(number: int) -> None:
-            problems[number] = given.checked(obtain(NAME, make, place, later(), lambda _: None))[1]
+            problems[number] = given.checked(obtain(NAME, make, mode, later(), lambda _: None))[1]
 
         problems: dict[int, str] = {}
         threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
@@ -436,7 +434,7 @@ class TestTogether:
         assert problem.startswith(f"{folder} cannot be written (")
         assert not (tmp_path / "target").exists()
 
-    def test_clearing_while_an_entry_is_decoded_lets_nobody_else_in(self, given: Given, folder: Path) -> None:
+    def test_clearing_while_an_entry_is_decoded_keeps_it_locked(self, given: Given, folder: Path) -> None:
         """With a new lock file a second process would write into the folder of the first."""
         inside, go_on, second = threading.Event(), threading.Event(), threading.Event()
 
@@ -466,7 +464,7 @@ def three(given: Given, folder: Path) -> list[str]:
     """The names of three entries, the most recently used first."""
     for age, name in enumerate(["c", "a", "b"]):
         obtain(name, given.make, "memory", later(), lambda _: None)
-        os.utime(folder / name / entry.ENTRY, (1e9 - age, 1e9 - age))
+        os.utime(folder / name / entry.DESCRIPTION, (1e9 - age, 1e9 - age))
     return ["c", "a", "b"]
 
 
@@ -484,7 +482,7 @@ class TestList:
 
     @pytest.mark.parametrize("content", ["", "[]", "{}", '{"n_images": null}', "\x00"])
     def test_a_damaged_description_is_passed_over(self, three: list[str], folder: Path, content: str) -> None:
-        (folder / three[0] / entry.ENTRY).write_text(content)
+        (folder / three[0] / entry.DESCRIPTION).write_text(content)
         assert [e.name for e in entries()] == three[1:]
 
     @pytest.mark.parametrize("names", [["a"], ["a", "a"], ["b", "a"]])
@@ -510,7 +508,7 @@ class TestList:
         assert files_left(folder) == []
         assert clear() == 0
 
-    def test_what_cannot_be_removed_is_said(self, three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_reports_what_cannot_be_removed(self, three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         def refused(_: Path) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
 

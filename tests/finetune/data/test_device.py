@@ -25,17 +25,17 @@ def stored(sizes: Sequence[tuple[int, int]], kind: str = "noise") -> StoredImage
     shapes = np.array(sizes, dtype=np.int64).reshape(-1, 2)
     lengths = shapes[:, 0] * shapes[:, 1] * 3
     n = int(lengths.sum())
-    chance = np.random.default_rng(n)
+    rng = np.random.default_rng(n)
     pixels = {
-        "noise": chance.integers(0, 256, n),
-        "black and white": chance.integers(0, 2, n) * 255,
+        "noise": rng.integers(0, 256, n),
+        "black and white": rng.integers(0, 2, n) * 255,
         "white": np.full(n, 255),
     }[kind]
     return StoredImages(pixels.astype(np.uint8), shapes)
 
 
 def box_of(size: tuple[int, int], part: Box) -> list[float]:
-    """Left, top, right and bottom in pixels from shares of the image, at least a tenth of a pixel wide."""
+    """Left, top, right and bottom in pixels from fractions of the image, at least a tenth of a pixel wide."""
     height, width = size
     left, top, right, bottom = part
     box = [left * width, top * height, right * width, bottom * height]

@@ -55,9 +55,9 @@ def pets(tmp_path: Path) -> Path:
     return image_tree(tmp_path / "pets", {f"{s}/{c}": 10 for s in ("train", "val", "test") for c in "ab"})
 
 
-class TestPlaces:
+class TestStores:
     @pytest.mark.parametrize(
-        ("place", "where"),
+        ("mode", "where"),
         [
             ("auto", "decoded: 0 MB in memory"),
             ("memory", "decoded: 0 MB in memory"),
@@ -65,24 +65,24 @@ class TestPlaces:
             ("off", "checked; they are decoded each time they are needed"),
         ],
     )
-    def test_where_the_images_lie_is_said(self, place: str, where: str) -> None:
+    def test_reports_where_the_images_are(self, mode: str, where: str) -> None:
         for _ in ("decoded", "opened"):
-            images, said = ready(tiny_config(store=place))
+            images, said = ready(tiny_config(store=mode))
             assert said[-1] == f"{N_IMAGES} images {where}."
             assert len(images.train) == 20
-        assert len(entries()) == (0 if place == "off" else 3)
-        if place == "off":
+        assert len(entries()) == (0 if mode == "off" else 3)
+        if mode == "off":
             assert isinstance(images.train, StreamedImages)
             assert all(isinstance(held, StreamedImages) for held, _ in images.held_out.values())
         else:
             assert isinstance(images.train, StoredImages)
-            assert images.train.in_memory == (place != "disk")
+            assert images.train.in_memory == (mode != "disk")
 
-    def test_labels_and_pixels_are_those_of_the_split_wherever_they_lie(self) -> None:
+    def test_labels_and_pixels_are_those_of_the_split_wherever_they_are(self) -> None:
         reference, _ = ready(tiny_config(store="memory"))
         assert isinstance(reference.train, StoredImages)
-        for place in ("disk", "off"):
-            images, _ = ready(tiny_config(store=place))
+        for mode in ("disk", "off"):
+            images, _ = ready(tiny_config(store=mode))
             assert not isinstance(images.train, load.DeviceImages)
             assert torch.equal(images.train_labels, reference.train_labels)
             for i in range(20):
@@ -92,12 +92,12 @@ class TestPlaces:
                 assert torch.equal(pixels, torch.cat(list(reference.held_out[name][0].batches(7))))
                 assert torch.equal(labels, reference.held_out[name][1])
 
-    @pytest.mark.parametrize("place", ["off", "disk"])
-    def test_training_comes_to_the_same(self, experiment: Run, tmp_path: Path, place: str) -> None:
+    @pytest.mark.parametrize("mode", ["off", "disk"])
+    def test_training_comes_to_the_same(self, experiment: Run, tmp_path: Path, mode: str) -> None:
         data = {"variants": (C,), "flip_probability": 0.5, "epochs": 1}
         memory = experiment(tmp_path / "memory", store="memory", **data)
-        other = experiment(tmp_path / "other", store=place, **data)
-        assert other["config"].pop("store", place) == place
+        other = experiment(tmp_path / "other", store=mode, **data)
+        assert other["config"].pop("store", mode) == mode
         memory["config"].pop("store", None)
         assert without_times(other) == without_times(memory)
         skip = ("results.json", ".lock", "curves.png", "config.toml")
@@ -124,7 +124,7 @@ class TestPlaces:
         )
         assert entries() == []
 
-    def test_why_they_are_not_cached_is_said_once(
+    def test_reports_once_why_they_are_not_cached(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         (tmp_path / "file").touch()
@@ -149,13 +149,13 @@ class TestPlaces:
 
 
 class TestBadImages:
-    @pytest.mark.parametrize("place", ["memory", "disk", "off"])
+    @pytest.mark.parametrize("mode", ["memory", "disk", "off"])
     @pytest.mark.parametrize("split", ["train", "val"])
-    def test_skipped_in_one_split(self, tmp_path: Path, place: str, split: str) -> None:
+    def test_skipped_in_one_split(self, tmp_path: Path, mode: str, split: str) -> None:
         root = pets(tmp_path)
         bad = root / split / "a" / "003.png"
         bad.write_bytes(bad.read_bytes()[:300])  # its header is whole
-        config = tiny_config(dataset=f"imagefolder:{root}", store=place, subset=None, on_bad_image="skip")
+        config = tiny_config(dataset=f"imagefolder:{root}", store=mode, subset=None, on_bad_image="skip")
         for _ in ("decoded", "opened"):
             found, sources, _ = prepare_images(config, split_dataset(config), reporter := RecordingReporter())
             assert [name for name, _ in found.dataset.excluded] == [f"{split}/a/003.png"]
@@ -164,29 +164,29 @@ class TestBadImages:
             assert counts == {"train": 20, "val": 20, "test": 20} | {split: 19}
             assert len(labeled(found.splits, sources).train_labels) == counts["train"]
 
-    @pytest.mark.parametrize("place", ["memory", "disk", "off"])
-    def test_all_of_all_splits_are_told_and_nothing_of_theirs_is_kept(
-        self, tmp_path: Path, folder: Path, place: str
+    @pytest.mark.parametrize("mode", ["memory", "disk", "off"])
+    def test_those_of_all_splits_are_reported_and_nothing_is_cached(
+        self, tmp_path: Path, folder: Path, mode: str
     ) -> None:
         root = pets(tmp_path)
         for split in ("train", "test"):
             (root / split / "a" / "003.png").write_bytes(split.encode())
-        config = tiny_config(dataset=f"imagefolder:{root}", store=place, subset=None)
+        config = tiny_config(dataset=f"imagefolder:{root}", store=mode, subset=None)
         with pytest.raises(BadImagesError) as caught:
             ready(config)
         assert list(caught.value.reasons) == ["test/a/003.png", "train/a/003.png"]
-        assert [e.name.split("-")[1] for e in entries()] == ([] if place == "off" else ["val"])
+        assert [e.name.split("-")[1] for e in entries()] == ([] if mode == "off" else ["val"])
         assert not list(folder.glob("*.partial"))
 
     @pytest.mark.parametrize("kind", ["official", "70-15-15"])
-    @pytest.mark.parametrize("place", ["memory", "disk"])
+    @pytest.mark.parametrize("mode", ["memory", "disk"])
     def test_skipping_caches_only_the_splits_that_are_used(
-        self, tmp_path: Path, folder: Path, kind: str, place: str
+        self, tmp_path: Path, folder: Path, kind: str, mode: str
     ) -> None:
         root = pets(tmp_path)
         (root / "train" / "a" / "003.png").write_bytes(b"bad")
         config = tiny_config(
-            dataset=f"imagefolder:{root}", store=place, subset=None, on_bad_image="skip", split=kind
+            dataset=f"imagefolder:{root}", store=mode, subset=None, on_bad_image="skip", split=kind
         )
         found, _, _ = prepare_images(config, split_dataset(config), RecordingReporter())
         used = {
@@ -245,7 +245,7 @@ class TestCacheLimit:
 
 
 class TestSummary:
-    def test_classes_and_split_sizes_are_said(self, tmp_path: Path) -> None:
+    def test_reports_classes_and_split_sizes(self, tmp_path: Path) -> None:
         _, said = ready(tiny_config(dataset=f"imagefolder:{pets(tmp_path)}", subset=4))
         assert said[:-1] == [
             "2 classes: a, b",

@@ -87,7 +87,7 @@ class TestStratified:
         assert splits.excluded == ()
 
     @given(n=st.integers(3, 5000))
-    def test_shares(self, n: int) -> None:
+    def test_split_sizes_by_class_size(self, n: int) -> None:
         train, val, test = _sizes_70_15_15(n)
         assert train + val + test == n
         assert train >= 1
@@ -319,7 +319,7 @@ class TestFingerprint:
 
 
 class TestContentHashes:
-    def test_files_that_cannot_be_read_are_told_apart(self, tmp_path: Path) -> None:
+    def test_files_that_cannot_be_read_are_distinguished(self, tmp_path: Path) -> None:
         (tmp_path / "good").write_bytes(b"abc")
         samples = [
             Sample("good", 0, tmp_path / "good"),

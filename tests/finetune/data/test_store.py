@@ -80,7 +80,7 @@ class TestEvaluation:
         found = decode_evaluation([sample(path)], 32, 1, nothing).image(0)
         np.testing.assert_array_equal(found, as_torchvision(Image.open(path), 32))
 
-    def test_several_in_order_and_each_told(self, tmp_path: Path) -> None:
+    def test_several_in_order_with_progress(self, tmp_path: Path) -> None:
         paths = [photo(tmp_path / f"{i}.png", i, 20 + i, 30) for i in range(7)]
         told: list[int] = []
         found = decode_evaluation([sample(p) for p in paths], 16, 3, told.append)
@@ -133,7 +133,7 @@ class TestTraining:
     ) -> None:
         assert train_size(height, width, 16) == expected
 
-    def test_small_images_are_kept_as_they_are(self, tmp_path: Path) -> None:
+    def test_small_images_are_stored_unchanged(self, tmp_path: Path) -> None:
         path = photo(tmp_path / "x.png", 1, 30, 21)
         kept = decode_training([sample(path)], 16, 1, nothing)
         np.testing.assert_array_equal(kept.image(0), np.asarray(Image.open(path)))
@@ -213,7 +213,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp", "ppm"])
     @given(data=st.data())
-    def test_any_damage_is_decoded_or_told(
+    def test_any_damage_is_decoded_or_reported(
         self, tmp_path_factory: pytest.TempPathFactory, suffix: str, data: st.DataObject
     ) -> None:
         path = photo(tmp_path_factory.mktemp("damaged") / f"x.{suffix}", 1, 16, 16)

@@ -105,7 +105,9 @@ class TestStream:
 class TestCheckAll:
     @pytest.mark.parametrize("workers", [1, 3])
     @pytest.mark.parametrize("kind", KINDS)
-    def test_all_bad_images_are_told_at_once(self, samples: list[Sample], kind: Kind, workers: int) -> None:
+    def test_all_bad_images_are_reported_together(
+        self, samples: list[Sample], kind: Kind, workers: int
+    ) -> None:
         path_of(samples[1]).write_bytes(b"bad")
         path_of(samples[4]).unlink()
         path_of(samples[5]).write_bytes(path_of(samples[5]).read_bytes()[:300])  # only the header is whole
@@ -116,7 +118,7 @@ class TestCheckAll:
         assert caught.value.reasons["1.png"] == "not an image"
         assert sum(told) == 4
 
-    def test_good_ones_are_told_one_by_one(self, samples: list[Sample]) -> None:
+    def test_progress_counts_good_images_one_by_one(self, samples: list[Sample]) -> None:
         told: list[int] = []
         visit(training_stream(samples, 16, 3), told.append)
         assert told == [1] * 7

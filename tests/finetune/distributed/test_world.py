@@ -103,7 +103,7 @@ Work = Callable[[DataParallel], object]
 """What each of the processes does."""
 
 
-class Teams:
+class Processes:
     """Two real processes that are connected; what each found, as a file of its own."""
 
     def __init__(self, folder: Path) -> None:
@@ -165,15 +165,15 @@ class Teams:
 
 
 @pytest.fixture
-def teams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Teams]:
+def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
     for name in [n for n in os.environ if n.startswith(("SLURM_", "LOCAL_", "TORCHELASTIC_"))]:
         monkeypatch.delenv(name)
-    running = Teams(tmp_path)
+    running = Processes(tmp_path)
     yield running
     running.close()
 
 
-def test_what_processes_tell_each_other(teams: Teams) -> None:
+def test_collective_operations(processes: Processes) -> None:
     def tell(world: DataParallel) -> dict[str, Any]:
         stop = StopRequest()
         world.raise_if_stopped(stop)
@@ -200,7 +200,7 @@ def test_what_processes_tell_each_other(teams: Teams) -> None:
             "first": world.is_main,
         }
 
-    found = teams.run(tell)
+    found = processes.run(tell)
     assert [f["first"] for f in found] == [True, False]
     for each in found:
         assert each["total"] == [2.0, 6.0]
@@ -229,9 +229,9 @@ def trained(made: Trainer) -> dict[str, Any]:
 class TestStep:
     """Twenty images in batches of eight, of which the last has four; nine images in each held-out split."""
 
-    def test_is_the_whole_batchs(self, teams: Teams) -> None:
+    def test_equals_that_of_the_whole_batch(self, processes: Processes) -> None:
         alone = trained(tiny_trainer(HEAD))
-        for each in teams.run(lambda world: trained(tiny_trainer(HEAD, world=world))):
+        for each in processes.run(lambda world: trained(tiny_trainer(HEAD, world=world))):
             assert each["budget"] == alone["budget"] == (6, 40, alone["budget"][2])
             assert each["gradients"].keys() == alone["gradients"].keys() == {"fc.weight", "fc.bias"}
             for name, gradient in alone["gradients"].items():
@@ -246,7 +246,7 @@ class TestStep:
                 assert np.array_equal(each["best"][split].predicted, predictions.predicted)
                 np.testing.assert_allclose(each["best"][split].nll, predictions.nll, rtol=1e-4)
 
-    def test_shares_of_different_size_are_weighed(self, teams: Teams) -> None:
+    def test_shards_of_different_size_are_weighted(self, processes: Processes) -> None:
         """Five images: one process has three of them and the other two."""
 
         def gradient(world: World) -> torch.Tensor:
@@ -254,22 +254,22 @@ class TestStep:
             return trained(made)["gradients"]["fc.weight"]  # type: ignore[no-any-return]
 
         expected = gradient(ALONE)
-        for found in teams.run(gradient):
+        for found in processes.run(gradient):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
-    def test_statistics_end_as_the_first_processs(self, teams: Teams) -> None:
-        one, two = teams.run(lambda world: trained(tiny_trainer(A, world=world)))
+    def test_batch_statistics_end_as_rank_0s(self, processes: Processes) -> None:
+        one, two = processes.run(lambda world: trained(tiny_trainer(A, world=world)))
         assert one["epochs"] == two["epochs"]
         assert [metrics.n_samples for metrics in one["epochs"][0]] == [20, 9, 9]
         for name, tensor in one["state"].items():
             assert torch.equal(tensor, two["state"][name]), name
 
-    def test_a_failure_is_everyones(self, teams: Teams) -> None:
+    def test_a_failure_reaches_every_process(self, processes: Processes) -> None:
         def failure(world: World) -> str | None:
             made = tiny_trainer(HEAD, world=world, peak=1e30)
             return made.run(ignore_epoch).failure
 
-        one, two = teams.run(failure)
+        one, two = processes.run(failure)
         assert one == two
         assert "was no longer finite" in one
 
@@ -294,27 +294,27 @@ def finetune(folder: Path, *arguments: str) -> None:
 class Together:
     """Runs a command line in both processes of a team."""
 
-    def __init__(self, teams: Teams) -> None:
-        self.teams = teams
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
 
     def __call__(self, *arguments: str, before: Callable[[], object] = lambda: None) -> list[int]:
         """Both exit codes; `before` is called in each process first."""
 
         def work() -> None:
             before()
-            finetune(self.teams.folder, *arguments)
+            finetune(self.processes.folder, *arguments)
 
-        self.teams.start(work)
-        return self.teams.codes()
+        self.processes.start(work)
+        return self.processes.codes()
 
     def said(self, kind: str) -> list[str]:
-        return [(self.teams.folder / f"{kind}{rank}").read_text() for rank in range(2)]
+        return [(self.processes.folder / f"{kind}{rank}").read_text() for rank in range(2)]
 
 
 @pytest.fixture
-def together(teams: Teams, monkeypatch: pytest.MonkeyPatch) -> Together:
-    monkeypatch.chdir(teams.folder)
-    return Together(teams)
+def together(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> Together:
+    monkeypatch.chdir(processes.folder)
+    return Together(processes)
 
 
 def signalled(number: int, ranks: str) -> Callable[[], None]:
@@ -360,7 +360,7 @@ class TestCommandLine:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("asked", ["1", "01"])
-    def test_a_signal_stops_both_and_both_go_on(
+    def test_a_signal_stops_both_and_both_resume(
         self,
         together: Together,
         narrow_weights: Path,
@@ -445,8 +445,8 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
 class TestRefused:
     @pytest.fixture(autouse=True)
-    def _place(self, teams: Teams, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(teams.folder)
+    def _place(self, processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(processes.folder)
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("RANK", "0")
@@ -497,7 +497,7 @@ class TestRefused:
         said = refused(capsys, monkeypatch, "train", *TINY, "--parallel", "data", "--out", "run")
         assert "RANK must be a whole number, but it is not set; start the processes with" in said
 
-    def test_kept_views_with_shared_batches(
+    def test_cache_views_with_divided_batches(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
@@ -510,7 +510,7 @@ class TestRefused:
         said = refused(capsys, monkeypatch, "train", *TINY, *options)
         assert said == "cache_views with --parallel data must be left out, but 2 was given."
 
-    def test_runs_of_their_own_go_on_without_being_told(
+    def test_independent_runs_resume_without_coordination(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         (tmp_path / "run").mkdir()

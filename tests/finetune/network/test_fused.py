@@ -18,7 +18,7 @@ from finetune.training.precision import mixed
 
 CPU = torch.device("cpu")
 ONE_DNN = pytest.mark.skipif(not fused._fusible(torch.float32), reason="PyTorch was built without oneDNN")
-BF16 = pytest.mark.skipif(not fused._fusible(torch.bfloat16), reason="oneDNN has no bf16 for this processor")
+BF16 = pytest.mark.skipif(not fused._fusible(torch.bfloat16), reason="oneDNN has no bf16 for this CPU")
 
 
 def lived_in(groups: tuple[str, ...] = GROUPS) -> Network:
@@ -123,7 +123,7 @@ class TestPrefix:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @torch.no_grad()
-def test_without_onednn_the_plain_modules_do_it(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+def test_without_onednn_the_plain_modules_are_used(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     monkeypatch.setattr(fused, "_fusible", lambda _: False)
     network = lived_in(("layer4", "fc"))
     with mixed(precision, CPU):

@@ -32,7 +32,7 @@ def test_every_parameter_once() -> None:
     assert sum(int(row[2].replace(",", "")) for row in rows) == 11_228_838
 
 
-def test_a_row_of_ones_own() -> None:
+def test_a_custom_variant() -> None:
     rows = lines((Variant(name="M", init="random", train=("conv1", "fc")),), 2)[1:]
     assert [row[0] for row in rows if row[3] == "trains"] == ["conv1.weight", "fc.weight", "fc.bias"]
     assert rows[-1][3] == f"{9408 + 1026:,}"

@@ -91,7 +91,7 @@ class TestFrozen:
         images = torch.randn(2, 3, 32, 32)
         assert self.network("conv1", "fc").features(images) is images
 
-    def test_a_frozen_middle_passes_gradients_yet_keeps_still(self) -> None:
+    def test_a_frozen_middle_passes_gradients_but_does_not_change(self) -> None:
         network = self.network("conv1", "fc").train()
         before = network.frozen_sha256()
         conv1, layer2 = network.conv1.weight.clone(), network.layer2[0].bn1.running_mean.clone()

@@ -61,7 +61,7 @@ class TestBundled:
 
 class TestFile:
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-    def test_a_head_of_the_same_size_is_kept(
+    def test_a_head_of_the_same_size_is_loaded(
         self, tmp_path: Path, state: dict[str, torch.Tensor], suffix: str
     ) -> None:
         path = write(tmp_path / f"own{suffix}", state)
@@ -72,14 +72,14 @@ class TestFile:
         assert all(torch.equal(loaded.state[n], t) for n, t in state.items())
 
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-    def test_a_head_of_another_size_is_dropped_and_said(
+    def test_a_head_of_another_size_is_dropped_and_reported(
         self, tmp_path: Path, state: dict[str, torch.Tensor], suffix: str
     ) -> None:
         loaded = load_weights(str(write(tmp_path / f"own{suffix}", state)), state_shapes(7))
         assert loaded.dropped == ("fc.weight", "fc.bias")
         assert set(loaded.state) == {n for n in state if not n.startswith("fc.")}
 
-    def test_a_missing_head_is_none_of_another_size(
+    def test_a_missing_head_is_not_one_of_another_size(
         self, tmp_path: Path, state: dict[str, torch.Tensor]
     ) -> None:
         body = {n: t for n, t in state.items() if not n.startswith("fc.")}
@@ -132,7 +132,7 @@ class TestMisfits:
         said = self.refused(write(tmp_path / "own.pth", state))
         assert "fc.weight [10, 99] instead of [10, 32]" in said
 
-    def test_keys_that_are_no_text(self, tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    def test_keys_that_are_not_strings(self, tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
         mixed: dict[Any, Any] = {**state, 7: torch.zeros(1)}
         assert "must hold a dictionary of tensors" in self.refused(write(tmp_path / "own.pth", mixed))
 
@@ -140,7 +140,7 @@ class TestMisfits:
         ("content", "shown"),
         [({"state_dict": {}, "epoch": 3}, "state_dict, epoch"), ([1], "list"), (torch.zeros(3), "Tensor")],
     )
-    def test_no_dictionary_of_tensors(self, tmp_path: Path, content: Any, shown: str) -> None:
+    def test_not_a_dictionary_of_tensors(self, tmp_path: Path, content: Any, shown: str) -> None:
         said = self.refused(write(tmp_path / "own.pth", content))
         assert f"must hold a dictionary of tensors, but it holds: {shown}." in said
 
@@ -155,19 +155,19 @@ class TestDamage:
             read_state(path)
 
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-    @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+    @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.99])
     def test_truncated(
-        self, tmp_path: Path, state: dict[str, torch.Tensor], suffix: str, share: float
+        self, tmp_path: Path, state: dict[str, torch.Tensor], suffix: str, fraction: float
     ) -> None:
         path = write(tmp_path / f"own{suffix}", state)
         content = path.read_bytes()
-        path.write_bytes(content[: int(len(content) * share)])
+        path.write_bytes(content[: int(len(content) * fraction)])
         with pytest.raises(WeightsError, match=r"own\.\w+ is damaged or holds more than tensors \(.+\)\."):
             read_state(path)
 
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
     @given(data=st.data())
-    def test_any_damage_is_told_or_loads_as_tensors(
+    def test_any_damage_is_reported_or_loads_as_tensors(
         self, tmp_path_factory: pytest.TempPathFactory, suffix: str, data: st.DataObject
     ) -> None:
         path = tmp_path_factory.mktemp("damaged") / f"own{suffix}"

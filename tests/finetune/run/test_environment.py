@@ -21,7 +21,7 @@ def test_a_gpu_is_named_and_its_memory_counted(monkeypatch: pytest.MonkeyPatch) 
     assert environment.peak_memory_bytes(gpu) == 1000
 
 
-def test_a_processor_has_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_has_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")  # installed, but not used
     found = environment.describe(torch.device("cpu"))
     assert found["cuda"] is None
@@ -36,7 +36,7 @@ def test_memory_is_in_bytes_on_every_system(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("text", [None, "flags: fpu\n"])
-def test_a_processor_that_proc_does_not_name(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+def test_a_cpu_that_proc_does_not_name(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
     def read(_path: Path, *_arguments: Any) -> str:
         if text is None:
             raise FileNotFoundError
@@ -49,12 +49,15 @@ def test_a_processor_that_proc_does_not_name(monkeypatch: pytest.MonkeyPatch, te
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(), subprocess.TimeoutExpired("git", 10)])
-def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_without_git_there_is_no_commit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
     def fail(*_arguments: Any, **_options: Any) -> None:
         raise error
 
     monkeypatch.setattr(subprocess, "run", fail)
-    assert environment._git(Path(), "status") is None
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(environment, "SOURCE_TREE", tmp_path)
     found = environment.describe_tool()
     assert (found["git_commit"], found["git_dirty"]) == (None, None)
 

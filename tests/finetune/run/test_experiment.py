@@ -70,7 +70,7 @@ class TestWhole:
         starts = [r["initial_sha256"] for r in record["runs"]]
         assert len(set(starts)) == 4 or starts[1] == starts[3]
 
-    def test_a_variants_own_learning_rate_is_said(self, experiment: Run, tmp_path: Path) -> None:
+    def test_reports_a_variants_own_learning_rate(self, experiment: Run, tmp_path: Path) -> None:
         record = experiment(tmp_path / "run", variants=(A, dataclasses.replace(C, lr=0.25)))
         assert [r["learning_rate"] for r in record["runs"]] == [0.02, 0.25]
 
@@ -79,7 +79,7 @@ class TestWhole:
         record = run_experiment(config, tmp_path / "run", RecordingReporter(), StopRequest())
         assert record["weights"] is None
 
-    def test_a_dropped_head_is_said(self, narrow_weights: Path, tmp_path: Path) -> None:
+    def test_reports_a_dropped_head(self, narrow_weights: Path, tmp_path: Path) -> None:
         image_tree(tmp_path / "pets", {"a": 6, "b": 6, "c": 6})
         config = tiny_config(
             dataset=f"imagefolder:{tmp_path / 'pets'}", weights=str(narrow_weights), variants=(C,)
@@ -100,7 +100,7 @@ class TestWhole:
         by_name = {r["variant"]: r for r in first["runs"]}
         assert second["weights"]["sha256"] == by_name[winner]["artifacts"]["checkpoint"]["sha256"]
 
-    def test_what_was_decided_is_said(
+    def test_reports_what_was_decided(
         self, experiment: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         image_tree(tmp_path / "pets", {"train/a": 20, "train/b": 20})
@@ -172,7 +172,7 @@ class TestFailure:
         assert without_times(experiment(tmp_path / "run", variants=(A, C), resume=True)) == whole[0]
         assert file_digests(tmp_path / "run") == whole[1]
 
-    def test_too_little_room_is_found_before_training(
+    def test_too_little_disk_space_is_found_before_training(
         self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(host, "_room", lambda _: (1000, 1000))
@@ -232,6 +232,7 @@ class TestShard:
     ) -> None:
         threads: list[int] = []
         monkeypatch.setattr(host, "cores", lambda: 4)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         monkeypatch.setattr(torch, "set_num_threads", threads.append)
         config, out = (
             tiny_config(weights=str(narrow_weights), variants=(A, C), seeds=2),

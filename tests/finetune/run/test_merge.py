@@ -126,7 +126,7 @@ class TestJoined:
         record = merge_runs(shards, tmp_path / "out", RecordingReporter())
         assert [run["artifacts"] is None for run in record["runs"]] == [False, False, True, False]
 
-    def test_says_what_came_of_it(self, shards: list[Path], tmp_path: Path) -> None:
+    def test_reports_the_outcome(self, shards: list[Path], tmp_path: Path) -> None:
         reporter = RecordingReporter()
         merge_runs(shards, tmp_path / "out", reporter)
         assert f"grader {tmp_path / 'out'}" in reporter.said[-1]
@@ -194,7 +194,7 @@ class TestRefused:
             (shards[1] / "results.json").write_text(content)
         self.refused(shards, tmp_path / "out", r"results\.json")
 
-    def test_a_best_epoch_that_is_none(self, shards: list[Path], tmp_path: Path) -> None:
+    def test_a_best_epoch_that_does_not_exist(self, shards: list[Path], tmp_path: Path) -> None:
         edit(shards[1], lambda record: record["runs"][0].update(best_epoch=7))
         self.refused(shards, tmp_path / "out", "C-seed0 has no epoch 7")
 

@@ -100,7 +100,7 @@ class TestCurves:
         curves(results_from(failed(finished[2], all_of_them=all_of_them)), tmp_path / "x.png")
         assert (tmp_path / "x.png").stat().st_size > 10_000
 
-    def test_a_place_that_cannot_be_written(self, finished: Finished, tmp_path: Path) -> None:
+    def test_a_path_that_cannot_be_written(self, finished: Finished, tmp_path: Path) -> None:
         (tmp_path / "none").touch()
         with pytest.raises(RunFolderError, match=r"x\.png cannot be written"):
             curves(results_from(finished[2]), tmp_path / "none" / "x.png")

@@ -290,7 +290,7 @@ class TestConnected:
         assert [processes.end_of(rank) for rank in range(3)] == [(0, "")] * 3
         assert (tmp_path / "merged3").exists()
 
-    def test_one_that_fails_is_told_to_all(self, processes: Processes, tmp_path: Path) -> None:
+    def test_a_failing_process_is_reported_to_all(self, processes: Processes, tmp_path: Path) -> None:
         def fails(_: int) -> None:
             raise RunFolderError("The disk is full; make room.")
 
@@ -303,7 +303,7 @@ class TestConnected:
         )
         assert not list(tmp_path.glob("merged*"))
 
-    def test_a_merge_that_fails_is_told_to_all(
+    def test_a_failing_merge_is_reported_to_all(
         self, processes: Processes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(*_: object) -> None:

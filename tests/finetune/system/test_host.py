@@ -72,7 +72,7 @@ class TestThreads:
         assert host.choose_threads(None, environ={"OMP_NUM_THREADS": ""}) == host.cores()
         assert host.choose_threads(None, environ={}) == host.cores()
 
-    def test_processes_divide_the_cores_but_not_what_was_asked_for(
+    def test_processes_divide_the_cores_but_not_an_explicit_number(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(host, "cores", lambda: 7)
@@ -80,7 +80,9 @@ class TestThreads:
         assert host.choose_threads(5, 2, {}) == 5
         assert host.choose_threads(None, 2, {"OMP_NUM_THREADS": "5"}) == 5
 
-    def test_torchruns_default_is_not_the_users(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_torchruns_default_does_not_count_as_the_users_choice(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(host, "cores", lambda: 8)
         default = {"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "none"}
         assert host.choose_threads(None, 2, default) == 4
@@ -235,7 +237,7 @@ class TestFreedMemory:
         host.keep_freed_memory()
         assert asked == [(-4, 0), (-1, -1), (-2, 64 << 20)]
 
-    def test_not_where_memory_is_scarce(
+    def test_not_if_memory_is_scarce(
         self, asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(host, "available_memory_bytes", lambda: (8 << 30) - 1)

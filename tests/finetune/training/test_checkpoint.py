@@ -1,4 +1,4 @@
-"""Stop after any step, and go on to the same result."""
+"""Stop after any step, and resume to the same result."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class TestFolder:
     def test_nothing_to_restore(self, tmp_path: Path) -> None:
         assert not resumed(tmp_path / "none", C)[1]
 
-    def test_the_last_two_and_the_best_they_mean_are_kept(self, tmp_path: Path) -> None:
+    def test_keeps_the_last_two_and_the_best_networks_they_refer_to(self, tmp_path: Path) -> None:
         made = self.trained(tmp_path)
         names = [p.name for p in self.positions(tmp_path)]
         assert [n[:19] for n in names] == ["X-0000000009-000003", "X-0000000012-000004"]
@@ -257,7 +257,7 @@ class TestFolder:
 
 
 class TestWriting:
-    """Files are written while training goes on."""
+    """Files are written while training continues."""
 
     def after_an_epoch(self) -> Trainer:
         made = tiny_trainer(A, dataclasses.replace(RECIPE, epochs=1))
@@ -294,7 +294,7 @@ class TestWriting:
         assert fingerprint(made.network.state_dict()) != before
         assert fingerprint(safetensors.torch.load(kept.best(1))) == before
 
-    def test_a_full_disk_is_told_at_the_next_step(
+    def test_a_full_disk_is_reported_at_the_next_step(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(files.os, "fsync", full_disk)

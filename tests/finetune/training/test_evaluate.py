@@ -78,7 +78,7 @@ def test_leaves_eval_mode_and_no_trace(network: Network) -> None:
     assert all(p.grad is None for p in network.parameters())
 
 
-def test_told_after_each_batch(network: Network) -> None:
+def test_calls_back_after_each_batch(network: Network) -> None:
     pixels, labels = images(7)
     told: list[int] = []
     recompute(network, stored(pixels), labels, 3, batch_ended=lambda: told.append(1))

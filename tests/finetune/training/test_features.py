@@ -1,4 +1,4 @@
-"""Outputs of a frozen prefix that are kept: the same training as if they were computed each time."""
+"""Outputs of a frozen prefix that are cached: the same training as if they were computed each time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def same_images(one: Plan, two: Plan) -> bool:
 
 class TestViews:
     @pytest.mark.parametrize("epoch", [1, 2, 4])
-    def test_as_many_as_epochs_leave_the_seed_they_are_of_as_it_is(self, epoch: int) -> None:
+    def test_as_many_as_epochs_do_not_change_the_first_seed(self, epoch: int) -> None:
         fresh, viewed = drawn(7, epoch), drawn(7, epoch, Views(4, 7))
         assert np.array_equal(fresh.order, viewed.order)
         assert same_images(fresh, viewed)
@@ -65,7 +65,7 @@ class TestViews:
         assert not np.array_equal(own.order, other.order)
         assert not same_images(other, drawn(8, 2))
 
-    def test_fewer_than_epochs_take_turns(self) -> None:
+    def test_fewer_than_epochs_are_used_in_turn(self) -> None:
         plans = [drawn(0, epoch, Views(3, 0)) for epoch in range(1, 8)]
         assert [Views(3, 0).of_epoch(epoch) for epoch in range(1, 8)] == [1, 2, 3, 1, 2, 3, 1]
         for i, one in enumerate(plans):
@@ -103,7 +103,7 @@ def live_images(store: StoredImages, plan: Plan, image_size: int) -> torch.Tenso
     return normalized(torch.from_numpy(np.stack(pixels)), CPU)
 
 
-class TestKept:
+class TestCachedView:
     @pytest.mark.usefixtures("narrow")
     def test_logits_are_those_of_the_whole_network(self) -> None:
         self.compare(build(FROZEN, 10, 0, None), n=21, image_size=64)
@@ -115,14 +115,14 @@ class TestKept:
         network.to(memory_format=torch.channels_last)
         store = random_images(n, image_size)
         plan = plan_epoch(0, 1, store.sizes, MIRRORING)
-        kept = cached_view(network, store, plan, image_size, 4)
+        cached = cached_view(network, store, plan, image_size, 4)
         order = torch.from_numpy(plan.order)
         with torch.no_grad():
             expected = network.eval()(live_images(store, plan, image_size))[order]
-            found = network.suffix(kept[order])
+            found = network.suffix(cached[order])
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
         assert not torch.allclose(found[0], expected[1], rtol=1e-2)  # the tolerance tells images apart
-        assert kept.is_contiguous(memory_format=torch.channels_last)
+        assert cached.is_contiguous(memory_format=torch.channels_last)
 
     @pytest.mark.usefixtures("narrow")
     def test_images_are_mirrored_and_features_never(self) -> None:
@@ -130,13 +130,13 @@ class TestKept:
         plan = plan_epoch(0, 1, store.sizes, MIRRORING)
         assert 0 < plan.flips.sum() < 8
         straight = dataclasses.replace(plan, flips=np.zeros(8, dtype=np.bool_))
-        kept = cached_view(network, store, plan, 64, 3)
+        cached = cached_view(network, store, plan, 64, 3)
         expected = network.features(live_images(store, plan, 64))
-        torch.testing.assert_close(kept, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(cached, expected, rtol=1e-4, atol=1e-5)
         of_straight = network.features(live_images(store, straight, 64))
         for i, flipped in enumerate(plan.flips):
-            assert torch.allclose(kept[i], of_straight[i], rtol=1e-4, atol=1e-5) == (not flipped)
-            assert not torch.allclose(kept[i], of_straight[i].flip(2), rtol=1e-2, atol=1e-3)
+            assert torch.allclose(cached[i], of_straight[i], rtol=1e-4, atol=1e-5) == (not flipped)
+            assert not torch.allclose(cached[i], of_straight[i].flip(2), rtol=1e-2, atol=1e-3)
 
     @pytest.mark.usefixtures("narrow")
     def test_can_be_stopped_after_each_batch(self) -> None:
@@ -193,7 +193,7 @@ class TestSharing:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("init", ["pretrained", "random"])
-    def test_what_another_seed_left_changes_nothing(
+    def test_features_cached_by_another_seed_change_nothing(
         self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: str
     ) -> None:
         fields = {"variants": (dataclasses.replace(C, init=init),), "seeds": 2, "cache_views": 1}
@@ -202,53 +202,55 @@ class TestSharing:
         assert without_times(experiment(tmp_path / "apart", **fields)) == without_times(shared)
 
     @pytest.mark.slow
-    def test_as_many_views_as_epochs_train_as_without(self, experiment: Run, tmp_path: Path) -> None:
+    def test_as_many_views_as_epochs_train_as_without_the_option(
+        self, experiment: Run, tmp_path: Path
+    ) -> None:
         live = experiment(tmp_path / "live", flip_probability=0.5, epochs=3)
-        kept = experiment(tmp_path / "kept", flip_probability=0.5, epochs=3, cache_views=3)
-        for one, two in zip(live["runs"], kept["runs"], strict=True):
+        cached = experiment(tmp_path / "kept", flip_probability=0.5, epochs=3, cache_views=3)
+        for one, two in zip(live["runs"], cached["runs"], strict=True):
             assert one["budget"] == two["budget"]
             for before, after in zip(one["epochs"], two["epochs"], strict=True):
                 for split in ("train", "val", "test"):
                     assert after[split]["loss_sum"] == pytest.approx(before[split]["loss_sum"], rel=1e-4)
                     assert after[split]["n_correct"] == before[split]["n_correct"]
-        a, b, c = kept["runs"]
+        a, b, c = cached["runs"]
         assert [a["epochs"], b["epochs"]] != [c["epochs"]] * 2
 
-    def test_fewer_views_train_otherwise(self, experiment: Run, tmp_path: Path) -> None:
+    def test_fewer_views_train_differently(self, experiment: Run, tmp_path: Path) -> None:
         live = experiment(tmp_path / "live", variants=(C,))
-        kept = experiment(tmp_path / "kept", variants=(C,), cache_views=1)
-        (one,), (two,) = live["runs"], kept["runs"]
+        cached = experiment(tmp_path / "kept", variants=(C,), cache_views=1)
+        (one,), (two,) = live["runs"], cached["runs"]
         assert one["epochs"][0]["train"]["loss_sum"] == pytest.approx(two["epochs"][0]["train"]["loss_sum"])
         assert one["epochs"][1]["train"]["loss_sum"] != pytest.approx(two["epochs"][1]["train"]["loss_sum"])
 
 
 class TestRoom:
-    def test_features_too_large_for_memory_lie_in_a_file(
+    def test_features_too_large_for_memory_are_in_a_file(
         self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         in_memory = experiment(tmp_path / "memory", variants=(C,), cache_views=2)
-        places: list[type] = []
+        stores: list[type] = []
         real = features.allocate
 
         def watched(n_bytes: int) -> Any:
-            place = real(n_bytes)
-            places.append(type(place))
-            return place
+            store = real(n_bytes)
+            stores.append(type(store))
+            return store
 
         monkeypatch.setattr(features, "allocate", watched)
         monkeypatch.setattr("finetune.data.store.available_memory_bytes", lambda: 0)
         in_file = experiment(tmp_path / "file", variants=(C,), cache_views=2)
-        assert places == [np.memmap] * 2
+        assert stores == [np.memmap] * 2
         assert without_times(in_file) == without_times(in_memory)
 
-    def test_held_out_images_are_computed_each_time_where_there_is_no_room(
+    def test_features_are_recomputed_if_they_do_not_fit(
         self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix_images: list[int]
     ) -> None:
-        kept = experiment(tmp_path / "kept", variants=(C,))
+        cached = experiment(tmp_path / "kept", variants=(C,))
         assert sum(prefix_images) == N_TRAIN * 2 + N_HELD_OUT
         prefix_images.clear()
         monkeypatch.setattr("finetune.training.features.cacheable_bytes", lambda _: 0)
-        assert without_times(experiment(tmp_path / "computed", variants=(C,))) == without_times(kept)
+        assert without_times(experiment(tmp_path / "computed", variants=(C,))) == without_times(cached)
         assert sum(prefix_images) == (N_TRAIN + N_HELD_OUT) * 2
 
 
@@ -259,11 +261,11 @@ class TestAuto:
         [
             ({"seeds": 2}, 2),
             ({"seeds": 2, "epochs": 3}, 3),
-            ({"seeds": 1}, None),  # nobody to share them with
+            ({"seeds": 1}, None),  # no other seed shares them
             ({"seeds": 2, "variants": (A, B)}, None),  # nothing is frozen
         ],
     )
-    def test_is_settled_when_a_run_begins(
+    def test_is_resolved_when_a_run_starts(
         self, experiment: Run, tmp_path: Path, fields: dict[str, Any], expected: int | None
     ) -> None:
         record = experiment(tmp_path / "run", **{"variants": (A, C), **fields}, cache_views="auto")
@@ -272,7 +274,7 @@ class TestAuto:
 
     @pytest.mark.slow
     @pytest.mark.parametrize(("spare_bytes", "expected"), [(0, None), (1, 2)])
-    def test_wants_room_for_every_view_of_every_frozen_prefix(
+    def test_requires_memory_for_every_view_of_every_frozen_prefix(
         self,
         experiment: Run,
         tmp_path: Path,
@@ -319,7 +321,7 @@ class TestResume:
         assert file_digests(tmp_path / "run") == whole[1]
 
     @pytest.mark.slow
-    def test_auto_goes_on_with_what_it_meant_when_it_began(
+    def test_auto_resumes_with_the_value_it_started_with(
         self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         fields = {"variants": (C,), "cache_views": "auto", "seeds": 2}

@@ -32,7 +32,7 @@ Run = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def able(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
-    """Says whether processor and GPU can compute in bf16."""
+    """Says whether CPU and GPU can compute in bf16."""
 
     def say(can: bool) -> None:
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: can)
@@ -71,7 +71,7 @@ class TestChoice:
         ):
             choose_precision("bf16", torch.device(device), 224)
 
-    def test_a_processor_spoils_gradients_of_small_images(self, able: Callable[[bool], None]) -> None:
+    def test_a_cpu_corrupts_gradients_of_small_images(self, able: Callable[[bool], None]) -> None:
         """oneDNN leaves a part of layer4's first one unwritten where that sees a single pixel."""
         able(True)
         assert choose_precision("auto", CPU, 16) == "fp32"
@@ -94,7 +94,7 @@ def test_only_bf16_mixes() -> None:
             assert (factors @ factors).dtype == expected
 
 
-@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="needs a processor with AVX-512 BF16")
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="needs a CPU with AVX-512 BF16")
 @pytest.mark.parametrize("size", [17, 24, 33])
 def test_no_gradient_is_left_unwritten(size: int) -> None:
     """At 16 pixels, which is refused, oneDNN leaves a part of layer4's first as memory had it."""
@@ -146,7 +146,7 @@ class TestTraining:
             assert (nll != nll.bfloat16().float()).any()
             assert len(set(nll.tolist())) > len(nll) // 2
 
-    def test_kept_features_are_as_small_as_the_precision_makes_them(self) -> None:
+    def test_cached_features_have_the_size_of_the_precision(self) -> None:
         network = build(Variant(name="F", init="random", train=("layer4", "fc")), 4, 0, None)
         fp32, bf16 = (FrozenPrefix(network, RECIPE, p).bytes_per_image for p in ("fp32", "bf16"))
         assert fp32 == 2 * bf16

@@ -233,7 +233,7 @@ class TestTrainer:
         assert [e.test for e in one.epochs] != [e.test for e in two.epochs]
         assert one.best_epoch == two.best_epoch
 
-    def test_a_loss_that_is_no_number_ends_it(self) -> None:
+    def test_a_nan_loss_ends_it(self) -> None:
         ended: list[Epoch] = []
         training = tiny_trainer(recipe=dataclasses.replace(RECIPE, epochs=5), peak=1e12).run(ended.append)
         assert training.failure is not None

@@ -53,7 +53,7 @@ def on_device(found: Images) -> Images:
 
 
 @pytest.mark.parametrize("variant", [A, C], ids=lambda v: v.name)
-def test_labels_and_the_crops_weights_and_places_go_without_waiting(
+def test_labels_crop_weights_and_offsets_are_copied_without_synchronizing(
     variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies = copies_of_a_pass(monkeypatch, variant, images=on_device(random_images(n_train=32)))
@@ -61,13 +61,17 @@ def test_labels_and_the_crops_weights_and_places_go_without_waiting(
 
 
 @pytest.mark.parametrize("variant", [A, C], ids=lambda v: v.name)
-def test_labels_and_pixels_go_without_waiting(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_and_pixels_are_copied_without_synchronizing(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copies = copies_of_a_pass(monkeypatch, variant, images=random_images(n_train=32))
     assert copies.waits == [False] * 4 * 2
 
 
 @pytest.mark.parametrize("kept", [META, CPU], ids=str)
-def test_kept_features_go_without_waiting(kept: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_features_are_copied_without_synchronizing(
+    kept: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     views = {1: torch.zeros(32, 16, 1, 1, device=kept)}
     copies = copies_of_a_pass(
         monkeypatch, C, images=random_images(n_train=32), views=Views(1, 0), cache=FeatureCache(views=views)
@@ -88,7 +92,7 @@ def copies_of_a_pass(monkeypatch: pytest.MonkeyPatch, variant: Variant, **option
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("variant", [A, C], ids=lambda v: v.name)
-def test_more_steps_wait_no_more_often_for_a_gpu(variant: Variant) -> None:
+def test_steps_never_synchronize_with_a_gpu(variant: Variant) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     gpu = torch.device("cuda")
