@@ -69,7 +69,7 @@ def _folder_to_resume(resume: Path) -> Path:
     """The run folder that `--resume` names.
 
     Raises:
-        ConfigError: it is none, or other options were given too.
+        ConfigError: there is no such run, or other options were given too.
     """
     context = click.get_current_context()
     for name in context.params:

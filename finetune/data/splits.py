@@ -63,7 +63,7 @@ class Splits:
 
 
 def summary_lines(classes: Sequence[str], n_samples: Mapping[str, int], kind: str) -> list[str]:
-    """What the user is told before training: the classes, and the size of each split.
+    """What is printed before training: the classes, and the size of each split.
 
     Args:
         classes: class names.
@@ -155,7 +155,7 @@ def _stratified(
 ) -> dict[str, list[Sample]]:
     """Split each class in an order that depends on (seed, content) alone; identical images stay together.
 
-    Hashes in place of a random generator make the splits independent of library versions, file order and
+    Hashes instead of a random generator make the splits independent of library versions, file order and
     names.
     """
     copies: dict[str, list[Sample]] = defaultdict(list)
