@@ -188,8 +188,8 @@ def _require_same_assignment(out: Path, shards: list[Path], folder: RunFolder, s
     """Find out before training what would keep the shards from being merged.
 
     Raises:
-        RunFolderError: `out` has content of another kind, or shards of another number of processes, to which
-            other runs were assigned.
+        RunFolderError: `out` has other content, or shards of another number of processes, which divided the
+            runs differently.
     """
     content = {path.name for path in out.iterdir()} if out.is_dir() else set()
     present = {name for name in content if re.fullmatch("shard-[0-9]+", name)}

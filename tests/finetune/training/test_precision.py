@@ -61,12 +61,14 @@ class TestChoice:
         able(can)
         assert choose_precision(asked, torch.device(device), 17) == expected
 
-    @pytest.mark.parametrize("device", ["cpu", "cuda"])
-    def test_bf16_is_refused_where_it_cannot_pay(self, able: Callable[[bool], None], device: str) -> None:
+    @pytest.mark.parametrize(("device", "name"), [("cpu", "CPU"), ("cuda", "GPU")])
+    def test_bf16_is_refused_without_instructions(
+        self, able: Callable[[bool], None], device: str, name: str
+    ) -> None:
         able(False)
         with pytest.raises(
             ConfigError,
-            match=rf"^--precision bf16 needs a device with bf16 .* but this {device} has none for "
+            match=rf"^--precision bf16 needs a device with bf16 .* but this {name} has none for "
             r"images of 224 pixels; use --precision fp32 or auto\.$",
         ):
             choose_precision("bf16", torch.device(device), 224)
@@ -76,7 +78,7 @@ class TestChoice:
         able(True)
         assert choose_precision("auto", CPU, 16) == "fp32"
         with pytest.raises(
-            ConfigError, match=r"of more than 16 pixels\), but this cpu has none for images of 16 pixels;"
+            ConfigError, match=r"of more than 16 pixels\), but this CPU has none for images of 16 pixels;"
         ):
             choose_precision("bf16", CPU, 16)
 
