@@ -207,8 +207,13 @@ class TestRecord:
         [("precision", "fp16"), ("precision", "auto"), ("cache_views", "auto"), ("processes", 0)],
     )
     def test_values_that_nothing_was_computed_with_do_not_fit_the_schema(
-        self, finished: tuple[Path, Any, dict[str, Any], Any], field: str, value: object
+        self,
+        stopped_at: Callable[[Path, int], dict[str, Any] | None],
+        tmp_path: Path,
+        field: str,
+        value: object,
     ) -> None:
-        record = json.loads((finished[0] / "results.json").read_text("utf-8"))
+        stopped_at(tmp_path / "run", 10**9)
+        record = json.loads((tmp_path / "run" / "results.json").read_text("utf-8"))
         record["config"][field] = value
         assert field in next(schema_problems(record))
