@@ -187,13 +187,15 @@ def _official(
     splits = {name: [s for s in dataset.samples if s.split == name] for name in SPLIT_NAMES}
     if not splits["val"] and not splits["test"]:
         splits = _stratified(splits["train"], hashes, seed, _sizes_70_15_15)
-        notes.append("No validation or test folder: each is 15% of the training images, stratified by class.")
+        notes.append(
+            "No validation or test folder: using 15% of the training images for each, stratified by class."
+        )
     elif not splits["val"]:
         splits |= _stratified(splits["train"], hashes, seed, _sizes_85_15) | {"test": splits["test"]}
-        notes.append("No validation folder: it is 15% of the training images, stratified by class.")
+        notes.append("No validation folder: using 15% of the training images, stratified by class.")
     elif not splits["test"]:
         splits |= _stratified(splits["val"], hashes, seed, _sizes_half) | {"train": splits["train"]}
-        notes.append("No test folder: it is half of the validation images, stratified by class.")
+        notes.append("No test folder: using half of the validation images, stratified by class.")
     seen: dict[str, str] = {}
     for name in ("test", "val", "train"):  # the held-out splits stay complete
         copies = [s for s in splits[name] if seen.get(hashes[s.id], name) != name]
