@@ -28,7 +28,7 @@ class BadImagesError(DataError):
         self.reasons = dict(sorted(reasons.items()))
         found = listed([f"{name} ({reason})" for name, reason in self.reasons.items()])
         super().__init__(
-            f"Every image must be readable, but {len(reasons)} cannot be: {found}; mend or remove them, or "
+            f"Every image must be readable, but {len(reasons)} cannot be: {found}; repair or remove them, or "
             "leave them out with --on-bad-image skip."
         )
 

@@ -175,26 +175,24 @@ def _graded(work: Sequence[Job], jobs: int) -> Iterator[Grade]:
     if jobs == 1 or len(work) == 1:
         yield from map(grade_safely, work)
         return
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
+    from concurrent import futures
 
-    with ProcessPoolExecutor(min(jobs, len(work))) as pool:
+    with futures.ProcessPoolExecutor(min(jobs, len(work))) as pool:
         for job, future in [(job, pool.submit(grade_safely, job)) for job in work]:
             try:
                 yield future.result()
-            except BrokenProcessPool:
+            except futures.BrokenExecutor:
                 yield _in_own_process(job)
 
 
 def _in_own_process(job: Job) -> Grade:
     """Retry in a separate process: a broken pool does not say which run broke it."""
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
+    from concurrent import futures
 
-    with ProcessPoolExecutor(1) as pool:
+    with futures.ProcessPoolExecutor(1) as pool:
         try:
             return pool.submit(grade_safely, job).result()
-        except BrokenProcessPool as error:
+        except futures.BrokenExecutor as error:
             return crashed(job, error)
 
 

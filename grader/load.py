@@ -69,7 +69,7 @@ def check(content: bytes, shown: str) -> dict[str, Any]:
         The document.
 
     Raises:
-        UnusableError: The content is too large, is not strict JSON, or breaks the schema; told in full.
+        UnusableError: The content is too large, not strict JSON, or not as in the schema; with every problem.
     """
     if len(content) > strict_json.MAX_BYTES:
         raise UnusableError(

@@ -57,7 +57,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
 
     With up to eight values the p-value is exact: the share of all permutations of y that correlate at least
     as strongly. With more, it is that of Student's t with n - 2 degrees of freedom, as in
-    `scipy.means.spearmanr`, but at least 2/n!, the share of the two perfect orders. With fewer than three
+    `scipy.stats.spearmanr`, but at least 2/n!, the share of the two perfect orders. With fewer than three
     values or a constant sample: (0, 1).
 
     Source: M. G. Kendall and A. Stuart, *The Advanced Theory of Statistics*, vol. 2 (1973), section 31.19.

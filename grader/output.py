@@ -41,18 +41,16 @@ def targets(formats: Sequence[str], outputs: Sequence[Path], n_runs: int) -> lis
             raise UsageError(f"{n_runs} runs in {formats[0]} format need --output with a folder.")
         return [Target(formats[0], None)]
     paths = list(outputs)
-    if len(paths) == 1 and (n_runs > 1 or len(formats) > 1 or paths[0].is_dir()):
-        paths = paths * len(formats)
-        folder = True
-    else:
-        folder = False
+    is_folder = len(paths) == 1 and (n_runs > 1 or len(formats) > 1 or paths[0].is_dir())
+    if is_folder:
+        paths *= len(formats)
     if len(paths) != len(formats):
         raise UsageError(
             f"{len(outputs)} --output for {len(formats)} --format; give one --output per --format."
         )
-    if n_runs > 1 and not folder:
+    if n_runs > 1 and not is_folder:
         raise UsageError(f"{n_runs} runs need a single --output: a folder.")
-    return [Target(name, path, folder) for name, path in zip(formats, paths, strict=True)]
+    return [Target(name, path, is_folder) for name, path in zip(formats, paths, strict=True)]
 
 
 def write(grade: Grade, wanted: Sequence[Target]) -> None:

@@ -1,6 +1,6 @@
 """Tests and intervals for proportions, paired and independent. All proportions are 0 to 1.
 
-`scipy.special` is imported where it is used; `scipy.stats`, which takes a second to import, never is.
+`scipy.special` is imported where it is used; `scipy.stats`, which takes a second, is not imported.
 """
 
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ from finetune.cli.options import FOLDER, option
 @click.option("--output", type=FOLDER, required=True, help="Folder for the predictions.")
 @click.option(
     "--dataset",
-    help="The run's images, such as imagefolder:PATH.  [default: where config.toml says they are]",
+    help="The run's images, such as imagefolder:PATH.  [default: as in the run's config.toml]",
 )
 @option("data_root")
 @option("device")

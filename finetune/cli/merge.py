@@ -17,7 +17,7 @@ from finetune.cli.options import FOLDER
 def merge(runs: tuple[Path, ...], out: Path) -> Mapping[str, Any]:
     """Merge RUNS, the shards of one experiment, into one run folder.
 
-    They must be alike in everything but variants and seeds.
+    They may differ only in variants and seeds.
     """
     from finetune.run.merge import merge_runs
     from finetune.system.console import Reporter

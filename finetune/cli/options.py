@@ -110,7 +110,7 @@ def option(name: str, default: object = None) -> Callable[[Command], Command]:
 
     Args:
         name: its key.
-        default: shown in the help in place of the usual one.
+        default: shown in the help instead of the usual one.
     """
     attributes = dict(OPTIONS[name])
     usual = attributes.pop("default_text")
@@ -165,7 +165,7 @@ def cache_limit(command: Command) -> Command:
 
 
 def configure(given: Mapping[str, Any]) -> ExperimentConfig:
-    """A preset with the options that were given in place of its own values.
+    """A preset whose values are overridden by the options that were given.
 
     Args:
         given: values by field of `ExperimentConfig` or `Recipe`; `variants` as in "a,c".

@@ -69,7 +69,7 @@ def _folder_to_resume(resume: Path) -> Path:
     """The run folder that `--resume` names.
 
     Raises:
-        ConfigError: it is none, or other options were given too.
+        ConfigError: there is no such run, or other options were given too.
     """
     context = click.get_current_context()
     for name in context.params:
@@ -85,7 +85,7 @@ def _folder_to_resume(resume: Path) -> Path:
         configs = sorted(RUNS.glob("*/config.toml"), key=lambda path: path.stat().st_mtime)
         if not configs:
             raise ConfigError(
-                "--resume needs a run folder, but there is none in runs/; name it: --resume RUN."
+                "--resume needs a run folder, but there is none in runs/; name one: --resume RUN."
             )
         return configs[-1].parent
     if not os.path.isfile(resume / "config.toml"):  # noqa: PTH113 - Path.is_file() raises on overlong names

@@ -29,7 +29,7 @@ def require(holds: bool, what: str, rule: str, value: object) -> None:
     """Raise an error unless a value meets its rule.
 
     Args:
-        holds: whether it does.
+        holds: whether it meets the rule.
         what: what the value is for, as the subject of the message.
         rule: what it must be, to follow "must be".
         value: as it was given.
@@ -225,7 +225,7 @@ class ExperimentConfig:
             _require_choice("dataset", DATASETS, self.dataset)
         for name in ("dataset", "data_root", "weights"):
             value = getattr(self, name)
-            require(_nameable(value), name, "a path without null characters and overlong names", value)
+            require(_nameable(value), name, "a path without null characters or overlong names", value)
         if self.split is not None:
             _require_choice("split", SPLITS, self.split)
         _require_choice("device", DEVICES, self.device)

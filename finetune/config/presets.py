@@ -38,7 +38,7 @@ def load_preset(name: str) -> ExperimentConfig:
     try:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"The preset {name} must be valid TOML, but is not: {error}.") from error
+        raise ConfigError(f"The preset {name} must be valid TOML, but it is not: {error}.") from error
     return _from_table(table, Path(name).stem if name.endswith(".toml") else name)
 
 

@@ -211,7 +211,7 @@ def clear(names: Sequence[str] = ()) -> int:
 
 
 def _changed(samples: Sequence[Sample], hashed_at: float) -> str:
-    """What to report if a file changed after hashing began, else empty; called after all are decoded."""
+    """What to report if a file changed after hashing began, else empty; called after decoding."""
     for sample in samples:
         if isinstance(sample.content, Path):
             try:
@@ -225,7 +225,7 @@ def _changed(samples: Sequence[Sample], hashed_at: float) -> str:
 
 @contextmanager
 def _locked(folder: Path, name: str, *, blocking: bool = True) -> Iterator[str]:
-    """Hold an entry's lock; yields why that is not possible, empty if it is."""
+    """Hold an entry's lock; yields the reason if that is not possible, else an empty string."""
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)

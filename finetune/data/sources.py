@@ -1,4 +1,4 @@
-"""What training and evaluation ask of the images of a split, wherever these are."""
+"""The interface through which training and evaluation get the images of a split, wherever they are."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Splits:
 
 
 def summary_lines(classes: Sequence[str], n_samples: Mapping[str, int], kind: str) -> list[str]:
-    """What the user is told before training: the classes, and the size of each split.
+    """What is printed before training: the classes, and the size of each split.
 
     Args:
         classes: class names.
@@ -155,7 +155,7 @@ def _stratified(
 ) -> dict[str, list[Sample]]:
     """Split each class in an order that depends on (seed, content) alone; identical images stay together.
 
-    Hashes in place of a random generator make the splits independent of library versions, file order and
+    Hashes instead of a random generator make the splits independent of library versions, file order and
     names.
     """
     copies: dict[str, list[Sample]] = defaultdict(list)
@@ -187,13 +187,15 @@ def _official(
     splits = {name: [s for s in dataset.samples if s.split == name] for name in SPLIT_NAMES}
     if not splits["val"] and not splits["test"]:
         splits = _stratified(splits["train"], hashes, seed, _sizes_70_15_15)
-        notes.append("No validation or test folder: each is 15% of the training images, stratified by class.")
+        notes.append(
+            "No validation or test folder: using 15% of the training images for each, stratified by class."
+        )
     elif not splits["val"]:
         splits |= _stratified(splits["train"], hashes, seed, _sizes_85_15) | {"test": splits["test"]}
-        notes.append("No validation folder: it is 15% of the training images, stratified by class.")
+        notes.append("No validation folder: using 15% of the training images, stratified by class.")
     elif not splits["test"]:
         splits |= _stratified(splits["val"], hashes, seed, _sizes_half) | {"train": splits["train"]}
-        notes.append("No test folder: it is half of the validation images, stratified by class.")
+        notes.append("No test folder: using half of the validation images, stratified by class.")
     seen: dict[str, str] = {}
     for name in ("test", "val", "train"):  # the held-out splits stay complete
         copies = [s for s in splits[name] if seen.get(hashes[s.id], name) != name]

@@ -82,8 +82,8 @@ def allocate(n_bytes: int) -> Pixels:
         except OSError as error:
             raise DataError(
                 f"The decoded images need {n_bytes / 1e9:.1f} GB, more than half of the free memory, and "
-                f"the folder for temporary files cannot hold them ({error.strerror}); make room, set TMPDIR "
-                "to another folder, use --store off, or use fewer images with --subset."
+                f"the folder for temporary files cannot hold them ({error.strerror}); free disk "
+                "space, set TMPDIR to another folder, use --store off, or use fewer images with --subset."
             ) from error
         return np.memmap(file, dtype=np.uint8, mode="w+", shape=(n_bytes,))
 

@@ -85,7 +85,7 @@ def fetch(url: str) -> Path:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rpartition("/")[2]
     ways_on = (
-        f"Fetch {url} on another machine and put it there (TORCH_HOME names another place), "
+        f"Download {url} on another machine and put it there (TORCH_HOME sets another folder), "
         "give a file with --weights FILE, or use --weights bundled."
     )
     prefix = path.stem.rpartition("-")[2]
@@ -142,13 +142,13 @@ def read_state(path: Path) -> tuple[State, str]:
     except Exception as error:  # damaged bytes make the readers raise almost anything
         reason = str(error).strip().split("\n")[0]
         raise WeightsError(
-            f"The weights file {path} is damaged or holds more than tensors ({reason})."
+            f"The weights file {path} is damaged or contains more than tensors ({reason})."
         ) from error
     named = isinstance(state, dict) and all(isinstance(k, str) for k in state)
     if not named or not all(_plain(v) for v in state.values()):
         keys = listed([str(k) for k in state]) if isinstance(state, dict) else type(state).__name__
         raise WeightsError(
-            f"The weights file {path} must hold a dictionary of tensors, but it holds: {keys}."
+            f"The weights file {path} must contain a dictionary of tensors, but it contains: {keys}."
         )
     return state, _sha256(content)
 
@@ -195,7 +195,7 @@ def _fitted(state: State, shapes: dict[str, tuple[int, ...]], path: Path) -> tup
     ]
     if problems:
         raise WeightsError(
-            f"The weights in {path} must be a ResNet-18's, but they are not: {'; '.join(problems)}."
+            f"The weights in {path} must be those of a ResNet-18, but they are not: {'; '.join(problems)}."
         )
     # Not before the shapes are known: a small file can claim a tensor larger than memory.
     return {n: t.float() if t.is_floating_point() else t for n, t in kept.items()}, dropped

@@ -1,7 +1,7 @@
 """The run folder: the names of its files, its lock, and everything that is read from it or written into it.
 
     RUN/
-      config.toml                     the resolved configuration; the folder has begun once it is there
+      config.toml                     the resolved configuration; the run has started once it exists
       results.json                    the results so far, rewritten after each run
       curves.png
       predictions/A-seed0-val.csv     predictions of each run's chosen epoch, also -test.csv
@@ -67,7 +67,7 @@ class RunFolder:
     Args:
         path: where it is, or will be.
         writes: False in processes that train together with the one that writes: they only read, and
-            whatever writes, locks or removes does nothing.
+            methods that write, lock or remove do nothing.
     """
 
     def __init__(self, path: Path, writes: bool = True) -> None:
@@ -81,7 +81,7 @@ class RunFolder:
         self.identity_file = self.state / "identity.json"
 
     def check_room(self, n_runs: int) -> None:
-        """Check that the folder can be written and the disk has room for `n_runs` runs.
+        """Check that the folder can be written and the disk has space for `n_runs` runs.
 
         Raises:
             RunFolderError: one of them does not hold.
@@ -90,7 +90,7 @@ class RunFolder:
             host.check_writable(self.path, "run folder", STATE_BYTES + n_runs * CHECKPOINT_BYTES)
 
     def require_new(self, *also: str) -> None:
-        """Check that the folder is absent or empty, but for entries with names in `also`.
+        """Check that the folder is absent or empty, except for entries with names in `also`.
 
         Raises:
             RunFolderError: it has other content.
@@ -158,8 +158,8 @@ class RunFolder:
                     raise UnusableError([f"{run.name} has no epoch {run.best_epoch}"])
         except UnusableError as error:
             raise RunFolderError(
-                f"{self.results_file} must be as finetune wrote it, but {error.problems[0].rstrip('.')}; "
-                "remove it to train those runs again."
+                f"{self.results_file} must be a results file that finetune wrote, but "
+                f"{error.problems[0].rstrip('.')}; remove it to train those runs again."
             ) from error
         return cast("Document", document)
 
@@ -168,7 +168,7 @@ class RunFolder:
         return results_from(cast("dict[str, Any]", self.read()))
 
     def config(self) -> ExperimentConfig:
-        """The configuration that the run began with.
+        """The configuration that the run started with.
 
         Raises:
             ConfigError: config.toml is missing or damaged.
@@ -199,14 +199,14 @@ class RunFolder:
         except UnusableError as error:
             problem = error.problems[0].rstrip(".")
             raise RunFolderError(
-                f"A run's files must lie inside its folder {self.path}, but {problem}."
+                f"A run's files must be inside its folder {self.path}, but {problem}."
             ) from error
 
     def read_artifact(self, artifact: Json) -> bytes:
         """The content of a file that the results name.
 
         Raises:
-            RunFolderError: it lies outside the folder, cannot be read, or is not the one recorded.
+            RunFolderError: it is outside the folder, cannot be read, or is not the one recorded.
         """
         path = self.artifact_file(artifact["path"])
         try:
@@ -236,15 +236,15 @@ class RunFolder:
         for folder in (self.state, self.path / "predictions", self.path / "checkpoints"):
             if folder.is_symlink():
                 raise RunFolderError(
-                    f"A run's files must lie inside its folder, but {folder} is a link; start a new run."
+                    f"A run's files must be inside its folder, but {folder} is a link; start a new run."
                 )
         before = self.read() if self.has_results() else None
         began = before or records.read_json(self.identity_file, records.identity_of) or record
         found = records.difference(records.identity_of(began), records.identity_of(record))
         if found:
             raise RunFolderError(
-                f"A run must be resumed with what it began with, but in {self.path} {found}; put that back "
-                "or start a new run."
+                f"A run must be resumed with the same images, weights and settings, but in {self.path} "
+                f"{found}; restore them or start a new run."
             )
         return (before["runs"], before["timings"]["total_seconds"]) if before else ([], 0.0)
 
@@ -274,7 +274,7 @@ class RunFolder:
         """Write predictions and checkpoint of the chosen epoch; the `artifacts` object of the run.
 
         Raises:
-            RunFolderError: a file cannot be written, or the chosen network is gone.
+            RunFolderError: a file cannot be written, or the chosen network is missing.
             UnusableError: the grader would not accept the predictions, which is a bug.
         """
         if training.best_epoch is None or not self.writes:

@@ -17,18 +17,18 @@ from finetune.run.records import Document, Json, Pair
 from finetune.system.console import Reporter
 
 ALIKE = {
-    "tool": ("be of one version of finetune", "train them all with that version"),
+    "tool": ("come from one version of finetune", "train them all with that version"),
     "environment": (
         "come from machines of one kind, since their times are compared",
         "train them all on one kind",
     ),
     "config": (
-        "have the same settings but for variants and seeds",
+        "have the same settings except for variants and seeds",
         "train them all with the same preset and options",
     ),
     "dataset": (
         "have the same images in the same splits",
-        "train them all on the same images with one --seed, which decides the split: "
+        "train them all on the same images with one --seed, which determines the split: "
         "--seeds N --parallel runs trains more seeds on it",
     ),
     "weights": ("start from the same weights", "train them all with the same --weights"),
@@ -63,8 +63,8 @@ def merge_runs(runs: Sequence[Path], out: Path, reporter: Reporter) -> Document:
     missing = [f"{name} seed {seed}" for name, seed in pairs if (name, seed) not in entries]
     if missing:
         raise RunFolderError(
-            f"Merged runs must have every variant with every seed, but these are missing: {listed(missing)}; "
-            "let them finish first, or name their run folders too."
+            "Merged runs must contain every variant with every seed, but these are missing: "
+            f"{listed(missing)}; let them finish first, or name their run folders too."
         )
     for folder, run in entries.values():  # before anything is written
         for artifact in (run["artifacts"] or {}).values():
@@ -117,8 +117,8 @@ def _entries(
             pair = run["variant"], run["seed"]
             if pair in entries:
                 raise RunFolderError(
-                    f"Merged runs must have each variant and seed once, but {pair[0]} seed {pair[1]} is in "
-                    f"{entries[pair][0].path} and in {folder.path}; leave one of them out."
+                    f"Merged runs must contain each variant and seed only once, but {pair[0]} seed {pair[1]} "
+                    f"is in {entries[pair][0].path} and in {folder.path}; leave one of them out."
                 )
             entries[pair] = folder, run
     return entries
@@ -128,13 +128,14 @@ def _config(first: RunFolder, documents: Sequence[Document]) -> ExperimentConfig
     """The configuration of the whole: the first folder's, with the variants and seeds of all."""
     configs = [document["config"] for document in documents]
     variants: dict[str, Any] = {}
-    # The longest list first: where one folder names them all, its order is theirs.
+    # The longest list first: if one folder lists them all, its order is kept.
     lists = sorted((c["variants"] for c in configs), key=len, reverse=True)
     for row in chain.from_iterable(lists):
         if variants.setdefault(row["name"], row) != row:
             raise RunFolderError(
-                f"Merged runs must mean the same by a variant's name, but variant {row['name']} was "
-                f"{records.short(variants[row['name']])} and is {records.short(row)}; rename one of them."
+                f"A variant's name must mean the same in all merged runs, but {row['name']} is "
+                f"{records.short(variants[row['name']])} in one and {records.short(row)} in another; "
+                "rename one of them."
             )
     seeds = sorted({seed for c in configs for seed in c["seeds"]})
     if seeds[-1] - seeds[0] >= len(seeds):
@@ -154,7 +155,7 @@ def _config(first: RunFolder, documents: Sequence[Document]) -> ExperimentConfig
     difference = records.difference(whole, records.config_record(config, whole["split"]), "config")
     if difference:
         raise RunFolderError(
-            f"{first.config_file} must fit the results.json beside it, but {difference}; restore it."
+            f"{first.config_file} must match the results.json beside it, but {difference}; restore it."
         )
     return config
 

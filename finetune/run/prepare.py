@@ -69,9 +69,6 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
     described = environment.describe(device)
     gpu_memory = torch.cuda.mem_get_info(device) if device.type == "cuda" else None
     reporter.say(host.startup_line(described, gpu_memory))
-    note = host.shared_memory_note()
-    if note:
-        reporter.say(note)
     with memory_errors(config):
         found_weights = _find_weights(config)
         split = split_dataset(config, workers)
@@ -119,7 +116,7 @@ def _views(config: ExperimentConfig, n_train: int, device: torch.device) -> int 
 
 
 def _find_weights(config: ExperimentConfig) -> str | None:
-    """What `load_weights` takes, None if no variant is pretrained; told before any image is read.
+    """What `load_weights` takes, None if no variant is pretrained. Called before any image is read.
 
     Raises:
         FinetuneError: there is no such file, or no usable run in the folder.
@@ -165,7 +162,7 @@ def _weights(
     reporter.say(f"Pretrained weights: {weights.source} (SHA-256 {weights.sha256[:12]}...)")
     if weights.dropped:
         reporter.say(
-            f"Their head has another number of classes and was dropped: {', '.join(weights.dropped)}."
+            f"Their head has a different number of classes and was dropped: {', '.join(weights.dropped)}."
         )
     return weights
 

@@ -87,7 +87,7 @@ def dataset_name(dataset: str) -> str:
 
 
 def config_record(config: ExperimentConfig, split: str) -> Json:
-    """The `config` object. Of paths it has only the last part, so that results name nobody's folders."""
+    """The `config` object. Of paths it has only the last part, so that no personal folders are recorded."""
     variants = [
         {
             "epochs": None,
@@ -234,7 +234,7 @@ def require_gradable(document: Document, config: ExperimentConfig, splits: Split
     n_values = n_values_of(document) + n_runs * (VALUES_PER_RUN + epochs * VALUES_PER_EPOCH)
     if n_values > MAX_VALUES:
         raise ConfigError(
-            f"A results file may have at most {MAX_VALUES:,} values, but {n_runs} runs of {epochs} epochs "
+            f"A results file may contain at most {MAX_VALUES:,} values, but {n_runs} runs of {epochs} epochs "
             f"and {len(document['dataset']['excluded']):,} excluded files give about {n_values:,}; use fewer "
             "--seeds or --epochs, or remove files that are not images."
         )
@@ -246,14 +246,14 @@ def require_gradable(document: Document, config: ExperimentConfig, splits: Split
         except UnusableError as error:
             problem = error.problems[0].rstrip(".")
             raise DataError(
-                "Names of images and their folders must have no line breaks, control characters or "
+                "Names of images and their folders must not contain line breaks, control characters or "
                 f"spreadsheet formulas, but the grader could not read the predictions ({problem}); rename "
                 "the file or its folder."
             ) from error
 
 
 def identity_of(results: Any) -> Json:
-    """The parts of results in which a resumed experiment must equal the one that began."""
+    """The parts of results that must be the same when an experiment is resumed."""
     return {part: results[part] for part in ("config", "dataset", "weights")}
 
 
@@ -279,5 +279,5 @@ def read_json(file: Path, build: Callable[[Any], T]) -> T | None:
         return build(json.loads(read_bytes(file, file.name, MAX_BYTES)))
     except (UnusableError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunFolderError(
-            f"{file} must be as finetune wrote it, but it cannot be read ({error}); start a new run."
+            f"{file} must be a file that finetune wrote, but it cannot be read ({error}); start a new run."
         ) from error

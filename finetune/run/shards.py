@@ -1,6 +1,6 @@
 """`--parallel`: one experiment trained by several processes.
 
-With `--parallel runs` each process trains some of the pairs of variant and seed, in a run folder of its own,
+With `--parallel runs` each process trains some of the pairs of variant and seed, in its own run folder,
 a shard. The processes exchange nothing while they train; if the launcher connects them, they wait for one
 another at the end and rank 0 merges the shards. With `--parallel data` they train each network together.
 """
@@ -34,7 +34,7 @@ from finetune.system.console import Reporter
 from finetune.system.signals import StopRequest
 
 Train = Callable[[Path, Shard, bool], Document]
-"""Trains a shard in a run folder, resuming if told so; returns the results."""
+"""Trains a shard in a run folder, resuming it if asked to; returns the results."""
 
 
 def shard_folder(out: Path, rank: int) -> Path:
@@ -91,8 +91,8 @@ def _train_runs(
 ) -> Document | None:
     if resume:
         raise ConfigError(
-            "With --parallel runs the same command resumes what it began, so --resume must be left out, but "
-            "it was given; repeat the command that began the run."
+            "With --parallel runs the same command resumes a run, so --resume must be left out, but "
+            "it was given; repeat the command that started the run."
         )
     reporter = TaggedReporter(info.rank)
 
@@ -107,8 +107,8 @@ def _train_data_parallel(
 ) -> Document:
     if resume and config.processes != info.world_size:
         raise ConfigError(
-            "A run with --parallel data must be resumed with the same number of processes, but it began with "
-            f"{config.processes} and there are {info.world_size}; start {config.processes}."
+            "A run with --parallel data must be resumed with the same number of processes, but it started "
+            f"with {config.processes} and there are {info.world_size}; start {config.processes}."
         )
     with connect(info) as group:
         if group is None:
@@ -188,20 +188,20 @@ def _require_same_assignment(out: Path, shards: list[Path], folder: RunFolder, s
     """Find out before training what would keep the shards from being merged.
 
     Raises:
-        RunFolderError: `out` has content of another kind, or shards of another number of processes, to which
-            other runs were assigned.
+        RunFolderError: `out` has other content, or shards of another number of processes, which divided the
+            runs differently.
     """
     content = {path.name for path in out.iterdir()} if out.is_dir() else set()
     present = {name for name in content if re.fullmatch("shard-[0-9]+", name)}
     if content - present and not shards[0].exists():
         raise RunFolderError(
-            f"--out must name a new folder or one that --parallel runs began, but {out} has other content; "
-            "name another one."
+            f"--out must name a new folder or one from an earlier --parallel runs, but {out} has other "
+            "content; name another one."
         )
     before = folder.shard() if folder.config_file.is_file() else None
     if (before and before.pairs != shard.pairs) or present - {path.name for path in shards}:
         raise RunFolderError(
-            f"Shards must be resumed with the same number of processes, but those in {out} began with "
+            f"Shards must be resumed with the same number of processes, but those in {out} started with "
             "another number; start that many, or name another folder with --out."
         )
 

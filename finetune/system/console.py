@@ -51,14 +51,14 @@ class Reporter:
 
 
 class _Output(io.FileIO):
-    """Standard output or error; drops what is written once nobody reads it, or its disk is full."""
+    """Standard output or error; discards output once its reader is gone or its disk is full."""
 
     def write(self, data: Any) -> int:
         try:
             return super().write(data) or 0
         except OSError as error:
             if not isinstance(error, BrokenPipeError) and self.fileno() == 1:
-                sys.stderr.write(f"Output is lost from here on: {error.strerror}.\n")
+                sys.stderr.write(f"The rest of the output is lost: {error.strerror}.\n")
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())
             os.close(null)
@@ -66,7 +66,7 @@ class _Output(io.FileIO):
 
 
 def survive_closed_pipes() -> None:
-    """Let `finetune train | head` train to the end: what cannot be written is dropped, raising nothing.
+    """Let `finetune train | head` train to the end: output that cannot be written is discarded.
 
     By replacing the streams, since warnings, progress bars of libraries and tracebacks use them too.
     """

@@ -33,7 +33,7 @@ def write_atomically(path: Path, content: bytes) -> str:
 
 @contextmanager
 def temporary(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, in a folder that is created if need be; removed if it is not published.
+    """A temporary file beside `path`, in a folder that is created if necessary; removed unless published.
 
     Raises:
         RunFolderError: an OSError inside, such as a full disk.

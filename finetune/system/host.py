@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores, threads, memory, shared memory, disk space.
+"""What this process may use of the machine: cores, threads, memory, disk space.
 
 Inside a container the usual system calls report the whole machine; the container's own limits are found in
 control groups, version 1 or 2. Nothing here imports torch.
@@ -10,6 +10,7 @@ import ctypes
 import math
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +22,6 @@ from finetune.errors import ConfigError, RunFolderError, counted
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - never written to
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 PLENTY_BYTES = 8 << 30
 """Free memory from which freed blocks are kept: with ResNet-18 at 224 pixels in batches of 64, the process
@@ -32,9 +32,6 @@ THREADS_MAX = 1024
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of glibc's mallopt."""
-
-SHARED_MEMORY_USUAL_BYTES = 64 << 20
-"""The default of container engines."""
 
 
 def cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
@@ -104,20 +101,6 @@ def give_back_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def shared_memory_note(folder: Path = SHARED_MEMORY, usual: int = SHARED_MEMORY_USUAL_BYTES) -> str | None:
-    """A sentence if /dev/shm is smaller than a container's usual 64 MiB, else None."""
-    try:
-        total = _room(folder)[1]
-    except OSError:
-        total = 0
-    if total >= usual:
-        return None
-    return (
-        f"{folder} has {_size(total)}, less than a container's usual {_size(usual)}: finetune's threads do "
-        "not use it, but worker processes would fail; enlarge it with --shm-size=1g."
-    )
-
-
 def check_writable(folder: Path, purpose: str, needed_bytes: int = 0) -> None:
     """Make sure that new files can be written to a folder, and that there is enough disk space for them.
 
@@ -141,7 +124,7 @@ def check_writable(folder: Path, purpose: str, needed_bytes: int = 0) -> None:
             file.write(b"\0" * 4096)
             file.flush()
             os.fsync(file.fileno())
-        free = _room(existing)[0]
+        free = shutil.disk_usage(existing).free
     except OSError as error:
         raise RunFolderError(
             f"The {purpose} must be writable, but {folder} is not: {_why(error, existing)}."
@@ -149,7 +132,7 @@ def check_writable(folder: Path, purpose: str, needed_bytes: int = 0) -> None:
     if free < needed_bytes:
         raise RunFolderError(
             f"The {purpose} {folder} needs {_size(needed_bytes)} of disk space, but its volume has "
-            f"{_size(free)} free; free some or choose a folder on another volume."
+            f"{_size(free)} free; free disk space or choose a folder on another volume."
         )
 
 
@@ -244,12 +227,6 @@ def _reclaimable_bytes(stat: Path) -> int:
     counters = dict(zip(words[::2], words[1::2], strict=False))
     # Only the total_ counters of version 1 include nested groups.
     return int(counters.get("total_inactive_file", counters.get("inactive_file", 0)))
-
-
-def _room(folder: Path) -> tuple[int, int]:
-    """Free bytes for this user, and the size of the volume."""
-    stat = os.statvfs(folder)
-    return stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
 
 
 def _why(error: OSError, folder: Path) -> str:

@@ -152,7 +152,7 @@ class Checkpoints:
             same.unlink(missing_ok=True)
 
     def restore(self, trainer: Trainer) -> bool:
-        """Bring a fresh trainer to the state of the newest undamaged checkpoint; False if there is none.
+        """Restore a new trainer to the state of the newest undamaged checkpoint; False if there is none.
 
         Raises:
             RunFolderError: a file cannot be read, or is undamaged but not a checkpoint of this network.
@@ -215,7 +215,7 @@ def _undamaged(path: Path) -> bytes | None:
 
 
 def _put(training: Training, tensors: State, trainer: Trainer) -> None:
-    """Bring a fresh trainer to the state of a checkpoint."""
+    """Restore a new trainer to the state of a checkpoint."""
     network, momentum, best = (_part(tensors, prefix) for prefix in ("network.", "momentum.", "best."))
     wanted = {n: t.shape for n, t in trainer.network.state_dict().items()}
     if {n: t.shape for n, t in network.items()} != wanted or any(

@@ -50,7 +50,7 @@ class FrozenPrefix:
         network: the whole network, on its device.
         recipe: image size and batch size.
         precision: `fp32` or `bf16`.
-        views: the augmented views whose features are cached; None computes the features of every epoch anew.
+        views: the augmented views whose features are cached; None computes new features in every epoch.
         cache: where features are looked up and added.
         batch_ended: called after each batch that is computed for the cache; may raise to stop.
     """
@@ -87,7 +87,7 @@ class FrozenPrefix:
         return self.network.features(normalized(pixels, self.network.device))
 
     def held_out(self, split: str, images: ImageSource, part: slice) -> Iterator[torch.Tensor]:
-        """Features of held-out images, a batch at a time; cached where there is room.
+        """Features of held-out images, a batch at a time; cached if they fit.
 
         Args:
             split: the images' name in the cache.
@@ -142,7 +142,7 @@ class FrozenPrefix:
 
         Returns:
             [n x channels x height x width] in channels_last, or [n x channels] where only `fc` trains; on the
-            device if it has room, else in memory or in a temporary file.
+            device if they fit there, else in memory or in a temporary file.
         """
         n = len(images)
         self.network.eval()

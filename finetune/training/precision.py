@@ -27,7 +27,8 @@ def choose_precision(precision: str, device: torch.device, image_size: int) -> s
         raise ConfigError(
             "--precision bf16 needs a device with bf16 instructions (an NVIDIA GPU since Ampere, or a CPU "
             f"with AVX-512 BF16 for images of more than {ONE_PIXEL_BEFORE_LAYER4} pixels), but this "
-            f"{device.type} has none for images of {image_size} pixels; use --precision fp32 or auto."
+            f"{'GPU' if device.type == 'cuda' else 'CPU'} has none for images of "
+            f"{image_size} pixels; use --precision fp32 or auto."
         )
     if precision == "auto":
         return "bf16" if able else "fp32"

@@ -85,7 +85,7 @@ class Training:
         current: the unfinished pass.
         steps: optimizer steps taken.
         images: images seen in those steps.
-        stream_sha256: digest of every order, crop and flip of the passes begun.
+        stream_sha256: digest of every order, crop and flip of the epochs started.
         best_epoch: number of the chosen epoch; None before the first.
         best_predictions: `val` and `test` predictions after that epoch.
         failure: why training stopped early, or None.

@@ -19,7 +19,7 @@ def require_batch_statistics(variant: Variant, n_train: int, recipe: Recipe, pro
         variant: whose trained layers gather statistics.
         n_train: training images.
         recipe: batch size and image size.
-        processes: that share a batch, each with statistics of its own.
+        processes: that divide a batch, each with its own batch statistics.
 
     Raises:
         ConfigError: a step would have a single image and no statistics to normalize it by, or fewer than two

@@ -176,12 +176,6 @@ class TestHost:
         assert 300 < int(self.python(code, "--memory", "512m")) <= 512
 
     @pytest.mark.usefixtures("images")
-    def test_small_shared_memory(self) -> None:
-        code = "from finetune.system.host import shared_memory_note; print(shared_memory_note())"
-        assert "has 1 MiB, less than" in self.python(code, "--shm-size", "1m")
-        assert self.python(code) == "None"
-
-    @pytest.mark.usefixtures("images")
     @pytest.mark.parametrize(
         ("options", "reason"),
         [

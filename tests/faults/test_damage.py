@@ -237,7 +237,7 @@ class TestImages:
         content = lost.read_bytes()
         lost.unlink()
         said = run_finetune(capsys, "train", "--resume", run).refused()
-        assert "A run must be resumed with what it began with, but in" in said
+        assert "A run must be resumed with the same images, weights and settings, but in" in said
         assert "dataset.splits." in said
         assert " was " in said
         assert " and is " in said

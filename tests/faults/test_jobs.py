@@ -220,7 +220,7 @@ def test_class_names_that_the_grader_refuses_are_refused_before_training(
     folder = image_tree(tmp_path / "images", {"line\nbreak": 5, "other": 5})
     more = ["--dataset", f"imagefolder:{folder}"]
     said = run_finetune(capsys, *tiny_command(tmp_path / "run", narrow_weights, *more)).refused()
-    assert "must have no line breaks" in said
+    assert "must not contain line breaks" in said
     assert not (tmp_path / "run" / "config.toml").exists()
 
 

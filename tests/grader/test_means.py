@@ -65,7 +65,7 @@ class TestSpearman:
         assert p == pytest.approx(2 * (1 + 7) / 40320)
 
     def test_nine_values_are_students(self) -> None:
-        # scipy.means.spearmanr
+        # scipy.stats.spearmanr
         rho, p = means.spearman(range(9), [2, 1, 4, 3, 6, 5, 8, 7, 9])
         assert rho == pytest.approx(1 - 6 * 8 / (9 * 80))
         from scipy.stats import spearmanr

@@ -215,7 +215,7 @@ class TestOthers:
         assert means.spearman([1, 2, 3], [1, 2, 3]) == (1.0, pytest.approx(1 / 3))
 
     def test_spearman_of_more_values(self) -> None:
-        # scipy.means.spearmanr
+        # scipy.stats.spearmanr
         rho, p = means.spearman(range(10), [0.1, 0.3, 0.2, 0.5, 0.4, 0.7, 0.6, 0.9, 0.8, 0.85])
         assert rho == pytest.approx(0.9272727272727272, rel=1e-6)
         assert p == pytest.approx(0.00011203450639397586, rel=1e-6)

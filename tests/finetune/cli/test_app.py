@@ -166,7 +166,7 @@ class TestClosedPipes:
         with Path("/dev/full").open("wb") as full:
             ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
         assert ended.returncode == 0
-        assert ended.stderr == b"Output is lost from here on: No space left on device.\n"
+        assert ended.stderr == b"The rest of the output is lost: No space left on device.\n"
 
 
 class TestStart:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.builders.runs import Command
 
-Finished = tuple[Path, Any, dict[str, Any], Any]
+Copy = Callable[[Path, int], dict[str, Any] | None]
 Refused = Callable[..., str]
 
 
@@ -34,9 +34,9 @@ def test_the_exit_code_is_that_of_the_runs(
     assert finetune("merge", "run", "--out", "out")[0] == expected
 
 
-def test_a_damaged_file_is_named(refused: Refused, finished: Finished, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    record = json.loads((finished[0] / "results.json").read_text("utf-8"))
+def test_a_damaged_file_is_named(refused: Refused, stopped_at: Copy, tmp_path: Path) -> None:
+    stopped_at(tmp_path / "run", 10**9)
+    record = json.loads((tmp_path / "run" / "results.json").read_text("utf-8"))
     del record["dataset"]
     (tmp_path / "run" / "results.json").write_text(json.dumps(record), "utf-8")
     assert "'dataset' is missing" in refused("merge", "run", "--out", "out")

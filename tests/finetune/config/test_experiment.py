@@ -180,7 +180,7 @@ class TestPresets:
             load_preset(str(tmp_path / "none.toml"))
 
     def test_not_toml(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match="must be valid TOML, but is not: "):
+        with pytest.raises(ConfigError, match="must be valid TOML, but it is not: "):
             preset(tmp_path, "lr = = 1")
 
     def test_not_text(self, tmp_path: Path) -> None:

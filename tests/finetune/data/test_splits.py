@@ -189,7 +189,7 @@ class TestOfficial:
         assert splits.val.class_counts == (3, 3)
         assert all(s.split == "train" for s in parts(splits)["val"])
         assert splits.notes == (
-            "No validation folder: it is 15% of the training images, stratified by class.",
+            "No validation folder: using 15% of the training images, stratified by class.",
         )
 
     def test_no_test(self) -> None:
@@ -197,13 +197,13 @@ class TestOfficial:
         splits = make_splits(dataset(rows), "official", None, 0, 1)
         assert sizes(splits) == (12, 4, 5)
         assert all(s.split == "val" for s in parts(splits)["test"] + parts(splits)["val"])
-        assert splits.notes == ("No test folder: it is half of the validation images, stratified by class.",)
+        assert splits.notes == ("No test folder: using half of the validation images, stratified by class.",)
 
     def test_neither(self) -> None:
         splits = make_splits(dataset(counted([20, 20], "train")), "official", None, 0, 1)
         assert sizes(splits) == (28, 6, 6)
         assert splits.notes == (
-            "No validation or test folder: each is 15% of the training images, stratified by class.",
+            "No validation or test folder: using 15% of the training images for each, stratified by class.",
         )
 
     def test_copies_leave_training_first(self) -> None:

@@ -516,8 +516,8 @@ class TestRefused:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "config.toml").write_text('dataset = "digits"\n')
         said = refused(capsys, monkeypatch, "train", "--parallel", "runs", "--resume", "run")
-        assert said.startswith("With --parallel runs the same command resumes what it began")
-        assert said.endswith("repeat the command that began the run.")
+        assert said.startswith("With --parallel runs the same command resumes a run")
+        assert said.endswith("repeat the command that started the run.")
 
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port")

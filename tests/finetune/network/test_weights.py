@@ -108,7 +108,7 @@ class TestMisfits:
     def test_another_network(self, tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
         longer = {n.replace("layer2.1.", "layer2.2."): t for n, t in state.items()}  # as in ResNet-34
         said = self.refused(write(tmp_path / "resnet34.pth", {**state, **longer}))
-        assert "must be a ResNet-18's, but they are not: unexpected: layer2.2.bn1.bias, " in said
+        assert "must be those of a ResNet-18, but they are not: unexpected: layer2.2.bn1.bias, " in said
         assert "and 2 more." in said
         assert "missing" not in said
 
@@ -134,7 +134,7 @@ class TestMisfits:
 
     def test_keys_that_are_not_strings(self, tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
         mixed: dict[Any, Any] = {**state, 7: torch.zeros(1)}
-        assert "must hold a dictionary of tensors" in self.refused(write(tmp_path / "own.pth", mixed))
+        assert "must contain a dictionary of tensors" in self.refused(write(tmp_path / "own.pth", mixed))
 
     @pytest.mark.parametrize(
         ("content", "shown"),
@@ -142,7 +142,7 @@ class TestMisfits:
     )
     def test_not_a_dictionary_of_tensors(self, tmp_path: Path, content: Any, shown: str) -> None:
         said = self.refused(write(tmp_path / "own.pth", content))
-        assert f"must hold a dictionary of tensors, but it holds: {shown}." in said
+        assert f"must contain a dictionary of tensors, but it contains: {shown}." in said
 
 
 class TestDamage:
@@ -151,7 +151,7 @@ class TestDamage:
     def test_garbage(self, tmp_path: Path, suffix: str, content: bytes) -> None:
         path = tmp_path / f"own{suffix}"
         path.write_bytes(content)
-        with pytest.raises(WeightsError, match="is damaged or holds more than tensors"):
+        with pytest.raises(WeightsError, match="is damaged or contains more than tensors"):
             read_state(path)
 
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -162,7 +162,7 @@ class TestDamage:
         path = write(tmp_path / f"own{suffix}", state)
         content = path.read_bytes()
         path.write_bytes(content[: int(len(content) * fraction)])
-        with pytest.raises(WeightsError, match=r"own\.\w+ is damaged or holds more than tensors \(.+\)\."):
+        with pytest.raises(WeightsError, match=r"own\.\w+ is damaged or contains more than tensors \(.+\)\."):
             read_state(path)
 
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -230,7 +230,7 @@ class TestSafety:
         else:
             state = {"conv1.weight": torch.zeros(1), "extra": Planted(trap)}
             torch.save(state, path, _use_new_zipfile_serialization=how == "zip")
-        with pytest.raises(WeightsError, match="holds more than tensors"):
+        with pytest.raises(WeightsError, match="contains more than tensors"):
             load_weights(str(path), TEN)
         assert not trap.exists()
         pickle.loads(pickle.dumps(Planted(trap)))  # noqa: S301 - the trap does work
@@ -275,7 +275,7 @@ class TestImagenet:
 
     def test_a_server_with_another_file(self, hub: Path, server: Server) -> None:
         server.files["resnet18-00000000.pth"] = b"something else"
-        with pytest.raises(WeightsError, match=r"could not be downloaded: invalid hash value .*\. Fetch "):
+        with pytest.raises(WeightsError, match=r"could not be downloaded: invalid hash value .*\. Download "):
             fetch(f"{server.url}/ok/resnet18-00000000.pth")
         assert not list(hub.glob("*"))
 
@@ -305,7 +305,7 @@ class TestImagenet:
         said = str(caught.value)
         assert reason in said
         assert said.startswith(f"The weights file resnet18-f37072fd.pth, looked for in {hub}, could not be")
-        assert f"Fetch {url} on another machine and put it there" in said
+        assert f"Download {url} on another machine and put it there" in said
         assert "TORCH_HOME" in said
         assert "--weights FILE" in said
         assert "--weights bundled" in said

@@ -1,4 +1,4 @@
-"""Whole experiments with a narrow network: repeatable, resumable, and held to what they began with."""
+"""Whole experiments with a narrow network: repeatable, resumable, and resumed only with the same input."""
 
 from __future__ import annotations
 
@@ -413,7 +413,10 @@ class TestIdentity:
         self, experiment: Run, stopped_at: Copy, tmp_path: Path, change: dict[str, Any], named: str
     ) -> None:
         stopped_at(tmp_path / "run", 25)
-        with pytest.raises(RunFolderError, match=f"must be resumed with what it began with, but .* {named}"):
+        with pytest.raises(
+            RunFolderError,
+            match=f"must be resumed with the same images, weights and settings, but .* {named}",
+        ):
             experiment(tmp_path / "run", resume=True, **{"variants": (A, C), **change})
 
     @pytest.mark.parametrize("ended", [True, False])

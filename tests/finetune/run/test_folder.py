@@ -278,7 +278,7 @@ class TestRead:
         with pytest.raises(UnusableError):
             load(folder.path)
         with pytest.raises(
-            RunFolderError, match=r"must be as finetune wrote it, but .*; remove it"
+            RunFolderError, match=r"must be a results file that finetune wrote, but .*; remove it"
         ) as caught:
             folder.read()
         assert "\n" not in str(caught.value)
@@ -296,7 +296,7 @@ class TestRead:
     @pytest.mark.parametrize("path", ["../x", "/etc/hostname", "a/../../x", "link/x"])
     def test_artifacts_lie_inside_the_folder(self, folder: RunFolder, tmp_path: Path, path: str) -> None:
         (folder.path / "link").symlink_to(tmp_path)
-        with pytest.raises(RunFolderError, match="must lie inside its folder"):
+        with pytest.raises(RunFolderError, match="must be inside its folder"):
             folder.artifact_file(path)
 
     def test_shard_as_written(self, tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ class TestRead:
     @pytest.mark.parametrize("content", ["", "[]", '{"pairs": 3}', '{"pairs": [["A"]]}', "[" * 100_000])
     def test_a_damaged_shard_file(self, tmp_path: Path, content: str) -> None:
         RunFolder(tmp_path).shard_file.write_text(content)
-        with pytest.raises(RunFolderError, match=r"shard\.json must be as finetune wrote it"):
+        with pytest.raises(RunFolderError, match=r"shard\.json must be a file that finetune wrote"):
             RunFolder(tmp_path).shard()
 
 

@@ -145,7 +145,7 @@ class TestRefused:
             (lambda r: r["config"].update(subset=9), r"same settings.*config\.subset was 2 and is 9"),
             (
                 lambda r: r["dataset"]["splits"]["test"].update(fingerprint="0" * 64),
-                r"one --seed, which decides the split: --seeds N --parallel runs",
+                r"one --seed, which determines the split: --seeds N --parallel runs",
             ),
         ],
     )
@@ -165,10 +165,12 @@ class TestRefused:
 
     def test_other_meanings_of_a_variant(self, dealt: list[Path], tmp_path: Path) -> None:
         edit(dealt[1], lambda record: record["config"]["variants"][1].update(lr=0.5))
-        self.refused(dealt, tmp_path / "joined", r"variant C was .*null.* and is .*0\.5")
+        self.refused(dealt, tmp_path / "joined", r"but C is .*null.* in one and .*0\.5.* in another")
 
     def test_a_pair_that_is_there_twice(self, shards: list[Path], tmp_path: Path) -> None:
-        self.refused([*shards, shards[0]], tmp_path / "out", "each variant and seed once, but A seed 0 is in")
+        self.refused(
+            [*shards, shards[0]], tmp_path / "out", "each variant and seed only once, but A seed 0 is in"
+        )
 
     def test_pairs_that_are_missing(self, dealt: list[Path], tmp_path: Path) -> None:
         self.refused(dealt[1:], tmp_path / "joined", "these are missing: A seed 0, C seed 1; let them finish")
@@ -210,7 +212,9 @@ class TestRefused:
         (tmp_path / "whole.csv").write_bytes(b"")
         (shards[1] / "link").symlink_to(tmp_path)
         edit(shards[1], lambda record: record["runs"][0]["artifacts"]["checkpoint"].update(path=path))
-        self.refused(shards, tmp_path / "out", "must lie inside its folder|must be as finetune wrote it")
+        self.refused(
+            shards, tmp_path / "out", "must be inside its folder|must be a results file that finetune wrote"
+        )
 
     def test_a_folder_with_other_content(self, shards: list[Path], tmp_path: Path) -> None:
         (tmp_path / "used").mkdir()
@@ -225,7 +229,7 @@ class TestRefused:
         shutil.rmtree(tmp_path / "out" / "predictions")
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "out" / "predictions").symlink_to(tmp_path / "elsewhere")
-        with pytest.raises(FinetuneError, match="must lie inside its folder"):
+        with pytest.raises(FinetuneError, match="must be inside its folder"):
             merge_runs(shards, tmp_path / "out", RecordingReporter())
         assert not list((tmp_path / "elsewhere").iterdir())
 

@@ -122,21 +122,6 @@ class TestMemory:
         assert host.available_memory_bytes(*cgroup(tmp_path, "0::/", files)) > 1 << 20
 
 
-class TestSharedMemory:
-    def test_enough(self) -> None:
-        assert host.shared_memory_note(usual=0) is None
-
-    def test_small(self, tmp_path: Path) -> None:
-        note = host.shared_memory_note(tmp_path, usual=1 << 60)
-        assert note is not None
-        assert "enlarge it with --shm-size=1g" in note
-
-    def test_absent(self, tmp_path: Path) -> None:
-        note = host.shared_memory_note(tmp_path / "none")
-        assert note is not None
-        assert "has 0 B, less than a container's usual 64 MiB" in note
-
-
 class TestCheckWritable:
     def test_a_folder_that_does_not_exist_yet(self, tmp_path: Path) -> None:
         host.check_writable(tmp_path / "a" / "b", "run folder", needed_bytes=1)

@@ -61,12 +61,14 @@ class TestChoice:
         able(can)
         assert choose_precision(asked, torch.device(device), 17) == expected
 
-    @pytest.mark.parametrize("device", ["cpu", "cuda"])
-    def test_bf16_is_refused_where_it_cannot_pay(self, able: Callable[[bool], None], device: str) -> None:
+    @pytest.mark.parametrize(("device", "name"), [("cpu", "CPU"), ("cuda", "GPU")])
+    def test_bf16_is_refused_without_instructions(
+        self, able: Callable[[bool], None], device: str, name: str
+    ) -> None:
         able(False)
         with pytest.raises(
             ConfigError,
-            match=rf"^--precision bf16 needs a device with bf16 .* but this {device} has none for "
+            match=rf"^--precision bf16 needs a device with bf16 .* but this {name} has none for "
             r"images of 224 pixels; use --precision fp32 or auto\.$",
         ):
             choose_precision("bf16", torch.device(device), 224)
@@ -76,7 +78,7 @@ class TestChoice:
         able(True)
         assert choose_precision("auto", CPU, 16) == "fp32"
         with pytest.raises(
-            ConfigError, match=r"of more than 16 pixels\), but this cpu has none for images of 16 pixels;"
+            ConfigError, match=r"of more than 16 pixels\), but this CPU has none for images of 16 pixels;"
         ):
             choose_precision("bf16", CPU, 16)
 
@@ -205,8 +207,13 @@ class TestRecord:
         [("precision", "fp16"), ("precision", "auto"), ("cache_views", "auto"), ("processes", 0)],
     )
     def test_values_that_nothing_was_computed_with_do_not_fit_the_schema(
-        self, finished: tuple[Path, Any, dict[str, Any], Any], field: str, value: object
+        self,
+        stopped_at: Callable[[Path, int], dict[str, Any] | None],
+        tmp_path: Path,
+        field: str,
+        value: object,
     ) -> None:
-        record = json.loads((finished[0] / "results.json").read_text("utf-8"))
+        stopped_at(tmp_path / "run", 10**9)
+        record = json.loads((tmp_path / "run" / "results.json").read_text("utf-8"))
         record["config"][field] = value
         assert field in next(schema_problems(record))
