@@ -62,8 +62,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "batch_size": _option("Images per training step.", RECIPE.batch_size, type=int),
     "lr": _option("Peak learning rate, for every variant.", RECIPE.lr, type=float),
     "tune": _option(
-        "Choose each variant's peak learning rate on validation, by trials of the same rates for all: halving "
-        "(all at a quarter of the epochs, the best two at half of them) or full (all at all epochs).",
+        "Choose each variant's peak learning rate on validation, by trials of the same rates for all: "
+        "halving (all at a quarter of the epochs, the best two at half of them) or full (all at all epochs).",
         "off; without a value, halving",
         type=click.Choice((*MODES, "off")),
         is_flag=False,
@@ -192,7 +192,12 @@ def configure(given: Mapping[str, Any]) -> ExperimentConfig:
     if tune is not None or "lr" in recipe:  # both are for every variant, so they override its own rate
         rows = tuple(dataclasses.replace(row, lr=None) for row in rows)
     # The preset may be the configuration of a run of several processes; a new run decides for itself.
-    fields |= {"processes": 1, "tune": tune, "variants": rows, "recipe": dataclasses.replace(config.recipe, **recipe)}
+    fields |= {
+        "processes": 1,
+        "tune": tune,
+        "variants": rows,
+        "recipe": dataclasses.replace(config.recipe, **recipe),
+    }
     config = dataclasses.replace(config, **fields)
     return config if variants is None else config.pick(variants)
 
@@ -211,7 +216,7 @@ def _tune(given: str | None, preset: Tune | None, lr: float | None) -> Tune | No
     if tune is not None and lr is not None:
         advice = "leave --lr out" if given else "leave --lr out, or add --tune off"
         raise ConfigError(
-            f"With --tune the learning rate of each variant is chosen by trials, but --lr {lr:g} was given too; "
+            f"With --tune trials choose the learning rate of each variant, but --lr {lr:g} was given too; "
             f"{advice}. The rates to try stand in the preset: [tune] rates = [...]."
         )
     return tune

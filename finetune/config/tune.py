@@ -1,4 +1,4 @@
-"""How each variant's peak learning rate is tuned: the mode and the grid of rates, validated when constructed."""
+"""How each variant's peak learning rate is tuned: mode and grid of rates, validated when constructed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Tune:
     """The trials that every variant gets alike before the final runs.
 
     Args:
-        mode: `halving`: all rates at a quarter of the epochs, the best two at half of them; or `full`: all rates
-            at all epochs.
+        mode: `halving`: all rates at a quarter of the epochs, the best two at half of them; or `full`: all
+            rates at all epochs.
         rates: at least two peak learning rates, ascending.
 
     Raises:
@@ -43,14 +43,14 @@ class Tune:
         )
         if not ascending:
             raise ConfigError(
-                "The rates of tune must be at least two peak learning rates above 0, each above the one before, "
-                f"but {list(rates) if isinstance(rates, tuple) else rates!r} was given."
+                "The rates of tune must be at least two peak learning rates above 0, each above the one "
+                f"before, but {list(rates) if isinstance(rates, tuple) else rates!r} was given."
             )
         object.__setattr__(self, "rates", tuple(map(float, rates)))
 
 
 def tune_from_table(value: object, where: str) -> Tune | None:
-    """What a TOML file says: `tune = "halving"`, or a table `[tune]` with `mode` and `rates`; None if nothing.
+    """What a TOML file says: `tune = "halving"`, or a table `[tune]` of `mode` and `rates`; None if nothing.
 
     Raises:
         ConfigError: an unknown key, or a value that breaks its rule.
@@ -59,8 +59,8 @@ def tune_from_table(value: object, where: str) -> Tune | None:
         return None if value is None else Tune(mode=value)
     if not isinstance(value, Mapping):
         raise ConfigError(
-            f"tune in {where} must be {' or '.join(MODES)}, or a table with mode and rates, but {value!r} was "
-            "given."
+            f"tune in {where} must be {' or '.join(MODES)}, or a table with mode and rates, but {value!r} "
+            "was given."
         )
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
     unknown = fields.keys() - {"mode", "rates"}

@@ -38,7 +38,7 @@ class ParallelError(FinetuneError):
     """Processes that should work together cannot, or not all of them succeeded."""
 
 
-class PeerFailed(ParallelError):
+class PeerError(ParallelError):
     """Another process failed, and all have been told."""
 
 
@@ -113,11 +113,11 @@ def raise_failures(failures: Sequence[str | None]) -> None:
         failures: by rank, from `gather_failures`.
 
     Raises:
-        PeerFailed: with the sentence of the first that has.
+        PeerError: with the sentence of the first that has.
     """
     for rank, failure in enumerate(failures):
         if failure is not None:
-            raise PeerFailed(
+            raise PeerError(
                 f"Process {rank} failed, so the runs are not merged: {failure.rstrip('.')}; fix that "
                 "and start the same command again to resume."
             )
@@ -145,7 +145,7 @@ class Peers:
         """Wait for every process; the JSON values that they passed, by rank.
 
         Raises:
-            PeerFailed: one has failed; it has told so by `gather_failures`, with which this begins.
+            PeerError: one has failed; it has told so by `gather_failures`, with which this begins.
             ParallelError: one has died.
         """
         raise_failures(gather_failures(self.group, None, self.stop))
@@ -154,7 +154,7 @@ class Peers:
 
 
 def _gather(group: dist.ProcessGroup, value: Any, n_bytes: int, stop: StopRequest) -> list[Any]:
-    """Wait for every process; the JSON values that they passed, each of at most `n_bytes` as ASCII, by rank."""
+    """Wait for every process; the JSON values that they passed, by rank, each of at most `n_bytes`."""
     own = torch.frombuffer(bytearray(json.dumps(value).encode().ljust(n_bytes)), dtype=torch.uint8)
     messages = [torch.empty_like(own) for _ in range(group.size())]
     with peer_errors("start the same command again to resume"):

@@ -20,8 +20,8 @@ from finetune.network.resnet18 import build
 from finetune.run import environment, records
 from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared, memory_errors, prepare
-from finetune.run.records import Document, Json, Shard
 from finetune.run.progress import Progress
+from finetune.run.records import Document, Json, Shard
 from finetune.run.report import curves, epoch_line, start_line, summary
 from finetune.run.saving import Saving
 from finetune.run.trials import chosen, not_trained, trial_record, tune
@@ -35,6 +35,7 @@ from finetune.training.record import Epoch, Training
 from finetune.training.requirements import require_batch_statistics
 from finetune.training.trainer import Trainer
 from grader.record import results_from
+
 
 def run_experiment(
     config: ExperimentConfig,
@@ -202,7 +203,7 @@ def _train(
     reporter: Reporter,
     ended: Callable[[Epoch], None] = lambda _: None,
 ) -> Training:
-    """Train a network that `start` describes, and write checkpoints on the way; `ended` hears of each epoch."""
+    """Train a network that `start` describes, and write checkpoints; `ended` is called after each epoch."""
     config, world, checkpoints = prepared.config, saving.world, saving.checkpoints
     network.to(prepared.device).to(memory_format=torch.channels_last)
     interrupt = saving.stop.check if world.size == 1 else lambda: None  # several processes stop together

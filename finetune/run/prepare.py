@@ -28,6 +28,7 @@ from finetune.network.weights import NAMED_WEIGHTS, Weights, load_weights, open_
 from finetune.run import environment, records
 from finetune.run.folder import RunFolder
 from finetune.run.records import Document
+from finetune.run.tuning import n_values_of_trials
 from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.training.features import FeatureCache, FrozenPrefix, cacheable_bytes
@@ -42,8 +43,8 @@ LACK_OF_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a", "c
 class Prepared:
     """What all runs of an experiment share: images, weights and machine, and their record.
 
-    Where learning rates are tuned, `images` has no test images until `with_test` adds them, so that no trial can
-    be judged on them, not even by mistake.
+    Where learning rates are tuned, `images` has no test images until `with_test` adds them, so that no trial
+    can be judged on them, not even by mistake.
     """
 
     config: ExperimentConfig
@@ -133,7 +134,7 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
         "tuning": None,
         "runs": [],
     }
-    records.require_gradable(record, config, splits)
+    records.require_gradable(record, config, splits, n_values_of_trials(config))
     if not world.all_equal([splits.fingerprints, record["weights"]]):
         raise DataError(
             "All processes must have the same images and weights, but they differ; put them on a volume that "
@@ -151,7 +152,9 @@ def _views(config: ExperimentConfig, n_train: int, device: torch.device) -> int 
         with torch.random.fork_rng(devices=[]):
             network = resnet18(2, variant.groups).to(device)
         n_bytes += n_train * FrozenPrefix(network, config.recipe, config.precision).bytes_per_image
-    pays = (config.seeds > 1 or config.tune is not None) and 0 < n_bytes * config.recipe.epochs < cacheable_bytes(device)
+    pays = (
+        config.seeds > 1 or config.tune is not None
+    ) and 0 < n_bytes * config.recipe.epochs < cacheable_bytes(device)
     return config.recipe.epochs if pays else None
 
 

@@ -65,7 +65,7 @@ class Progress:
         self.reporter = reporter
         self.pace = Pace()
         self.outcomes: Mapping[Key, Json] = {}
-        self.finals = {pair: config.recipe.epochs for pair in pairs}
+        self.finals = dict.fromkeys(pairs, config.recipe.epochs)
         self._said = False
 
     def begin(self, outcomes: Mapping[Key, Json]) -> None:
@@ -82,8 +82,9 @@ class Progress:
         finals = sum(self.finals.values())
         self.reporter.say(
             f"Tuning ({tune.mode}): {len(tune.rates)} peak learning rates from {tune.rates[0]:.3g} to "
-            f"{tune.rates[-1]:.3g} for {', '.join(names)}; {n_epochs} epochs of trials on validation alone, more "
-            f"where the best rate is the lowest or highest; then {len(self.finals)} runs with {finals} epochs."
+            f"{tune.rates[-1]:.3g} for {', '.join(names)}; {n_epochs} epochs of trials on validation alone, "
+            "more where the best rate is the lowest or highest; then "
+            f"{len(self.finals)} run{'s' * (len(self.finals) != 1)} with {finals} epochs."
         )
 
     def trial_begins(self, trial: Trial) -> None:

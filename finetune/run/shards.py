@@ -25,7 +25,7 @@ from rich.console import Console
 
 from finetune.config.experiment import ExperimentConfig
 from finetune.distributed.group import (
-    PeerFailed,
+    PeerError,
     Peers,
     connect,
     gather_failures,
@@ -105,7 +105,7 @@ def _train_runs(
         )
     if config.tune and info.world_size > 1 and not info.connected:
         raise ConfigError(
-            "--tune with --parallel runs needs processes that can reach one another, because they deal out the "
+            "--tune with --parallel runs needs processes that can reach one another, because they share the "
             "trials, but MASTER_ADDR is not set; start them with torchrun."
         )
     reporter = TaggedReporter(info.rank)
@@ -189,7 +189,7 @@ def train_shard(
             error: FinetuneError | None = None
             try:
                 record = step(peers)
-            except PeerFailed:
+            except PeerError:
                 raise  # all have been told
             except FinetuneError as caught:
                 error = caught

@@ -12,15 +12,16 @@ from typing import Any
 
 from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.distributed.group import Peers
+from finetune.distributed.world import World
 from finetune.errors import RunFolderError
 from finetune.run import records
-from finetune.distributed.world import World
 from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared
-from finetune.run.records import Json
 from finetune.run.progress import Progress
+from finetune.run.records import Json
 from finetune.run.tuning import Key, Trial, score
 from finetune.system.files import write_atomically
+from finetune.training.checkpoint import Checkpoints
 from finetune.training.record import Training
 
 
@@ -59,10 +60,16 @@ class TrialLog:
         rates, self.seconds, trials = found
         if rates != self.rates:
             raise RunFolderError(
-                f"A run must be resumed with what it began with, but in {self.folder.path} the rates to try were "
-                f"{records.short(rates)} and are {records.short(self.rates)}; put them back or start a new run."
+                f"A run must be resumed with what it began with, but in {self.folder.path} the rates to try "
+                f"were {records.short(rates)} and are {records.short(self.rates)}; put them back or start a "
+                "new run."
             )
         return trials
+
+    def forget_checkpoints(self, trial: Trial) -> None:
+        """Remove the resume points of a trial that has ended."""
+        if self.folder.writes:
+            Checkpoints(self.folder.state, trial.stem, keeps_best=False).clear()
 
     def write(self, trials: Iterable[Json]) -> None:
         """Replace the entries.
@@ -105,8 +112,8 @@ def tune(
     own = log.read() if before is None else before["trials"]
     if not world.all_equal([key_of(trial) for trial in own]):
         raise RunFolderError(
-            f"All processes must find the same trials, but they differ; put {folder.path} on a volume that all "
-            "processes share."
+            f"All processes must find the same trials, but they differ; put {folder.path} on a volume that "
+            "all processes share."
         )
     outcomes, earlier = run_trials(own, log, train, progress, peers)
     tuning = progress.plan.record(outcomes)
@@ -152,8 +159,8 @@ def run_trials(
             break
         if log.folder.shard_file.exists() and peers is None:
             raise RunFolderError(
-                f"The trials of a shard are dealt out among all processes, but {log.folder.path} was resumed alone; "
-                "repeat the command that began the run."
+                f"The trials of a shard are dealt out among all processes, but {log.folder.path} was resumed "
+                "alone; repeat the command that began the run."
             )
         if first:
             progress.begin(outcomes)
@@ -165,6 +172,7 @@ def run_trials(
             log.seconds += seconds
             earlier += max(0.0, seconds - (time.perf_counter() - started))
             log.write(outcomes.values())
+            log.forget_checkpoints(trial)
             progress.trial_ended(trial, outcomes)
         own = list(outcomes.values())
     log.write(outcomes.values())
@@ -216,7 +224,7 @@ def chosen(tuning: Json | None, variant: Variant, config: ExperimentConfig) -> C
     tried = [t["learning_rate"] for t in tuning["trials"] if t["variant"] == variant.name]
     return Chosen(
         min(tried),
-        failure=f"No learning rate could be chosen for {variant.name}: at each of those that were tried, from "
+        failure=f"No learning rate could be chosen for {variant.name}: at each that was tried, from "
         f"{min(tried):.3g} to {max(tried):.3g}, the loss was no longer finite; tune over lower rates.",
     )
 

@@ -23,6 +23,10 @@ MAX_EXTENSIONS = 2
 DIGITS = 12
 """Of a rate beyond the grid: the step is a quotient, and its rounding error is nobody's choice."""
 
+VALUES_PER_TRIAL = 14
+VALUES_PER_EVALUATION = 4
+"""JSON values of a trial without its evaluations, and of one of these."""
+
 Key = tuple[str, int, float]
 """A trial's variant, round and learning rate, of which no two trials have the same."""
 
@@ -111,13 +115,14 @@ class Plan:
         """The rounds of a variant with the recipe's epochs."""
         return rounds_of(self.tune.mode, self.config.recipe.epochs)
 
-    def _rounds_of(self, variant: Variant) -> tuple[Round, ...]:  # noqa: ARG002
+    def rounds_of(self, variant: Variant) -> tuple[Round, ...]:  # noqa: ARG002 - all have the recipe's epochs
+        """The rounds of one of the variants."""
         return self.rounds
 
     def of_variant(self, variant: Variant, outcomes: Mapping[Key, Json]) -> list[Trial]:
         """The trials of a variant that are known to be needed, whether or not they have an outcome yet.
 
-        The grid runs the first round, and of each round its best rates run the next; trials that failed do not.
+        The grid runs the first round, and of each round its best rates run the next, unless they failed.
         Then, as long as the best rate of the last round lies at the edge of all rates tried, one step beyond
         that edge runs every round, at most `MAX_EXTENSIONS` times.
 
@@ -125,7 +130,7 @@ class Plan:
             variant: of the experiment.
             outcomes: entries of the trials that have ended.
         """
-        rounds = self._rounds_of(variant)
+        rounds = self.rounds_of(variant)
 
         def trial(number: int, rate: float, is_extension: bool = False) -> Trial:
             return Trial(variant.name, number, rate, rounds[number - 1].epochs, is_extension)
@@ -157,13 +162,13 @@ class Plan:
         return min(ended, key=lambda t: score(outcomes[t.key]), default=None)
 
     def pending(self, outcomes: Mapping[Key, Json]) -> list[Trial]:
-        """All trials that can run now, by round; none once every variant has its choice, or cannot have one."""
+        """All trials that can run now, by round; none once every variant has a choice, or cannot have one."""
         trials = [t for v in self.config.variants for t in self.of_variant(v, outcomes)]
         return sorted((t for t in trials if t.key not in outcomes), key=lambda t: t.round)
 
     def epochs_left(self, variant: Variant, outcomes: Mapping[Key, Json]) -> int:
         """Epochs of the trials that a variant still has before it, unless its best rate lies at an edge."""
-        rounds, trials = self._rounds_of(variant), self.of_variant(variant, outcomes)
+        rounds, trials = self.rounds_of(variant), self.of_variant(variant, outcomes)
         left = sum(t.epochs for t in trials if t.key not in outcomes)
         reached = max(t.round for t in trials if not t.is_extension)
         later = zip(rounds[reached - 1 :], rounds[reached:], strict=False)
@@ -197,6 +202,21 @@ class Plan:
             "trials": [outcomes[t.key] for t in trials],
             "choices": choices,
         }
+
+
+def n_values_of_trials(config: ExperimentConfig) -> int:
+    """At most so many JSON values has the record of an experiment's trials."""
+    if config.tune is None:
+        return 0
+    plan, n_values = Plan(config), 0
+    for variant in config.variants:
+        n_rates = len(config.tune.rates)
+        for of_round in plan.rounds_of(variant):
+            n_values += (n_rates + MAX_EXTENSIONS) * (
+                VALUES_PER_TRIAL + of_round.epochs * VALUES_PER_EVALUATION
+            )
+            n_rates = of_round.keep
+    return n_values
 
 
 def beyond(rate: float, tried: Sequence[float]) -> float | None:

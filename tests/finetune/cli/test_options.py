@@ -106,7 +106,7 @@ class TestTune:
         assert configure("--tune", preset=text).variants[2].lr is None
         assert configure("--tune", "off", preset=text).variants[2].lr == 0.5
 
-    def test_config_toml_says_the_same(self, configure: Configure, tmp_path: Path) -> None:
+    def test_config_toml_says_the_same(self, configure: Configure) -> None:
         config = configure("--tune", "full", preset="[tune]\nrates = [0.01, 0.02]")
         text = tomli_w.dumps(to_table(config))
         assert configure(preset=text).tune == config.tune
@@ -126,7 +126,7 @@ class TestTune:
             ("", '[tune]\nrates = "all"', "but 'all' was given"),
             ("", '[tune]\nrates = ["a", "b"]', "at least two peak learning rates"),
             ("", "[tune]\nmode = 3", "must be halving or full, but 3 was given"),
-            ("", '[tune]\n[variants.C]\nlr = 0.5', "lr of a variant that is tuned must be left out, but 0.5"),
+            ("", "[tune]\n[variants.C]\nlr = 0.5", "lr of a variant that is tuned must be left out, but 0.5"),
         ],
     )
     def test_what_makes_no_sense_is_refused(
@@ -138,7 +138,9 @@ class TestTune:
         assert re.search(message, err), err
         assert err.count("\n") == 1
 
-    def test_a_profile_does_not_tune(self, finetune: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_a_profile_does_not_tune(
+        self, finetune: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         found: list[ExperimentConfig] = []
         monkeypatch.setattr("finetune.run.profile.profile_run", lambda config, *_: found.append(config))
         (tmp_path / "own.toml").write_text('tune = "full"')

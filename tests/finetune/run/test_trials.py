@@ -15,7 +15,6 @@ from finetune.config.experiment import STANDARD_VARIANTS
 from finetune.config.tune import Tune
 from finetune.data import cache
 from finetune.data import prepare as data_prepare
-from finetune.data.store import StoredImages
 from finetune.errors import RunFolderError
 from finetune.run import trials
 from finetune.run.experiment import run_experiment
@@ -71,13 +70,17 @@ class TestWhole:
         n_trials = len(record["tuning"]["trials"])
         assert {t.recipe.epochs for t in trained[:n_trials]} == {2, 3}
         assert [t.recipe.epochs for t in trained[n_trials:]] == [5]
-        for trainer, trial in zip(sorted(trained[:3], key=lambda t: t.peak), record["tuning"]["trials"][:3], strict=True):
+        for trainer, trial in zip(
+            sorted(trained[:3], key=lambda t: t.peak), record["tuning"]["trials"][:3], strict=True
+        ):
             assert trainer.peak == trial["learning_rate"]
             assert trainer.training.steps == trial["epochs"] * trainer.steps_per_epoch
             assert len(trial["validation"]) == trial["epochs"]
 
     def test_one_epoch_and_one_variant(self, experiment: Run, tmp_path: Path) -> None:
-        record = experiment(tmp_path / "run", variants=(B,), tune=Tune(mode="full", rates=(0.01, 0.02)), epochs=1)
+        record = experiment(
+            tmp_path / "run", variants=(B,), tune=Tune(mode="full", rates=(0.01, 0.02)), epochs=1
+        )
         assert record["runs"][0]["status"] == "completed"
         assert all(t["epochs"] == 1 for t in record["tuning"]["trials"])
 
@@ -96,7 +99,9 @@ class TestWhole:
         config = tiny_config(weights=str(narrow_weights), **TINY)
         run_experiment(config, tmp_path / "run", reporter, StopRequest())
         said = "\n".join(reporter.said)
-        assert "Tuning (halving): 3 peak learning rates from 0.01 to 0.04 for A, C; 10 epochs of trials" in said
+        assert (
+            "Tuning (halving): 3 peak learning rates from 0.01 to 0.04 for A, C; 10 epochs of trials" in said
+        )
         assert said.count("whole job takes about") == 1
         assert said.index("whole job takes about") < said.index("Trial, round 1: A at 0.02")
         assert "C: learning rate 0.0" in said
@@ -115,8 +120,10 @@ class TestTestSplit:
     def test_is_neither_in_memory_nor_read_until_the_trials_have_ended(
         self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
     ) -> None:
-        """From the first trial to the last, the files of the test split are gone, and so is their entry in the cache."""
-        folder = image_tree(tmp_path / "pets", {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in "ab"})
+        """From the first trial to the last, the files of the test split and their cache entry are gone."""
+        folder = image_tree(
+            tmp_path / "pets", {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in "ab"}
+        )
         aside, prepared_images = tmp_path / "aside", data_prepare.prepare_images
         loaded: list[weakref.ref[object]] = []
         seen: list[str] = []
@@ -153,9 +160,11 @@ class TestTestSplit:
     def test_unreadable_test_images_stop_the_job_before_the_first_trial(
         self, experiment: Run, tmp_path: Path, trained: list[Trainer]
     ) -> None:
-        folder = image_tree(tmp_path / "pets", {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in "ab"})
+        folder = image_tree(
+            tmp_path / "pets", {f"{s}/{c}": 6 for s in ("train", "val", "test") for c in "ab"}
+        )
         (folder / "test" / "a" / "bad.png").write_bytes(b"bad")
-        with pytest.raises(Exception, match="test/a/bad.png"):
+        with pytest.raises(Exception, match=r"test/a/bad\.png"):
             experiment(tmp_path / "run", **{**TINY, "dataset": f"imagefolder:{folder}", "subset": None})
         assert trained == []
 
@@ -206,7 +215,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, narrow_file: Path) -> tuple[
 
 
 class TestResume:
-    """Three steps, three batches of validation and an epoch's end: seven safe points in a trial of an epoch."""
+    """Three steps, three batches of validation and an epoch's end: seven safe points in a trial."""
 
     @pytest.mark.parametrize("n", [1, 3, 5, 7, 8, 16, 40, 60, 75])
     def test_a_signal_anywhere(
