@@ -21,6 +21,8 @@ from finetune.config.experiment import (
     Recipe,
 )
 from finetune.config.presets import load_preset
+from finetune.config.tune import MODES, Tune
+from finetune.errors import ConfigError
 from finetune.system.signals import StopRequest
 
 Command = Callable[..., Any]
@@ -59,6 +61,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "epochs": _option("Passes over the training images.", RECIPE.epochs, type=int),
     "batch_size": _option("Images per training step.", RECIPE.batch_size, type=int),
     "lr": _option("Peak learning rate, for every variant.", RECIPE.lr, type=float),
+    "tune": _option(
+        "Choose each variant's peak learning rate on validation, by trials of the same rates for all: "
+        "halving (all at a quarter of the epochs, the best two at half of them) or full (all at all epochs).",
+        "off; without a value, halving",
+        type=click.Choice((*MODES, "off")),
+        is_flag=False,
+        flag_value=MODES[0],
+    ),
     "image_size": _option("Height and width of the network's input in pixels.", RECIPE.image_size, type=int),
     "seed": _option("First seed; it also determines the split.", STANDARD.seed, type=int),
     "seeds": _option("Number of seeds to train each variant with.", STANDARD.seeds, type=int),
@@ -178,12 +188,38 @@ def configure(given: Mapping[str, Any]) -> ExperimentConfig:
     variants = fields.pop("variants", None)
     recipe = {name: fields.pop(name) for name in RECIPE_FIELDS & fields.keys()}
     rows = config.variants
-    if "lr" in recipe:  # the option is for every variant, so it overrides a variant's own rate in the preset
+    tune = _tune(fields.pop("tune", None), config.tune, recipe.get("lr"))
+    if tune is not None or "lr" in recipe:  # both are for every variant, so they override its own rate
         rows = tuple(dataclasses.replace(row, lr=None) for row in rows)
     # The preset may be the configuration of a run of several processes; a new run decides for itself.
-    fields |= {"processes": 1, "variants": rows, "recipe": dataclasses.replace(config.recipe, **recipe)}
+    fields |= {
+        "processes": 1,
+        "tune": tune,
+        "variants": rows,
+        "recipe": dataclasses.replace(config.recipe, **recipe),
+    }
     config = dataclasses.replace(config, **fields)
     return config if variants is None else config.pick(variants)
+
+
+def _tune(given: str | None, preset: Tune | None, lr: float | None) -> Tune | None:
+    """The preset's tuning, or what `--tune` says in its place.
+
+    Raises:
+        ConfigError: `--lr` was given too.
+    """
+    if given is None:
+        tune = preset
+    else:
+        rates = preset.rates if preset else Tune().rates
+        tune = None if given == "off" else Tune(mode=given, rates=rates)
+    if tune is not None and lr is not None:
+        advice = "leave --lr out" if given else "leave --lr out, or add --tune off"
+        raise ConfigError(
+            f"With --tune trials choose the learning rate of each variant, but --lr {lr:g} was given too; "
+            f"{advice}. The rates to try stand in the preset: [tune] rates = [...]."
+        )
+    return tune
 
 
 def begin_training(config: ExperimentConfig) -> StopRequest:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from finetune.cli.options import begin_training, cache_limit, takes_config
+from finetune.cli.options import OPTIONS, begin_training, cache_limit, takes_config
 from finetune.config.experiment import ExperimentConfig
 
 
 @click.command()
-@takes_config(epochs=2)
+@takes_config(*(name for name in OPTIONS if name != "tune"), epochs=2)
 @cache_limit
 def profile(config: ExperimentConfig) -> Mapping[str, Any]:
     """Show where the time of a short run goes. Writes no run folder."""
+    config = dataclasses.replace(config, tune=None)  # a preset's; trials take the time that their runs take
     stop = begin_training(config)
     from finetune.run.profile import profile_run
     from finetune.system.console import Reporter

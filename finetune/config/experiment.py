@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from finetune.config.tune import Tune
 from finetune.errors import ConfigError
 
 GROUPS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
@@ -187,11 +188,12 @@ class ExperimentConfig:
             to decode them each time they are needed; `auto` is the first of these with enough space.
         precision: `fp32`, `bf16`, or `auto`: bf16 where the GPU or CPU has instructions for it, else fp32.
         cache_views: number of augmented views of each training image, shared by variants and seeds, with
-            cached frozen-layer outputs; `auto`: one per epoch if several seeds share them and they fit into a
-            quarter of the free memory; None augments anew for each epoch and seed.
+            cached frozen-layer outputs; `auto`: one per epoch if several seeds or trials share them and they
+            fit into a quarter of the free memory; None augments anew for each epoch and seed.
         processes: number of processes that divide each batch, with batch statistics of their own.
         on_bad_image: `fail`, or `skip` to train without the images that cannot be read.
         deterministic: on a GPU, use deterministic algorithms only.
+        tune: the trials that choose each variant's peak learning rate; None trains all at the recipe's.
         variants: in training order.
         recipe: the same for all variants.
 
@@ -216,6 +218,7 @@ class ExperimentConfig:
     processes: int = 1
     on_bad_image: str = "fail"
     deterministic: bool = False
+    tune: Tune | None = None
     variants: tuple[Variant, ...] = STANDARD_VARIANTS
     recipe: Recipe = Recipe()
 
@@ -243,6 +246,9 @@ class ExperimentConfig:
             require(optional or _whole(value, 1), name, "a whole number of at least 1", value)
         last = self.seed + self.seeds - 1 if _whole(self.seed, 0) else -1
         require(0 <= last <= SEED_MAX, "seed", f"a whole number from 0 to {SEED_MAX:,}", self.seed)
+        if self.tune is not None:
+            fixed = next((v for v in self.variants if v.lr is not None), None)
+            require(fixed is None, "lr of a variant that is tuned", "left out", fixed and fixed.lr)
         names = [v.name.casefold() for v in self.variants]
         require(len(names) > 0, "variants", "a list of at least one", [])
         require(len(set(names)) == len(names), "names of variants", "different, ignoring case", names)
@@ -251,6 +257,12 @@ class ExperimentConfig:
     def seed_list(self) -> tuple[int, ...]:
         """The seeds to train, in order."""
         return tuple(range(self.seed, self.seed + self.seeds))
+
+    @property
+    def tuning_seed(self) -> int:
+        """The seed of all trials, which is none of the final runs'."""
+        after = self.seed + self.seeds
+        return after if after <= SEED_MAX else self.seed - 1
 
     def pick(self, names: str) -> ExperimentConfig:
         """The same experiment with only the variants in a comma-separated list, in that order.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig, Recipe, Variant, require
+from finetune.config.tune import tune_from_table
 from finetune.errors import ConfigError
 
 
@@ -47,6 +48,7 @@ def _from_table(table: dict[str, Any], name: str) -> ExperimentConfig:
     recipe = table.pop("recipe", {})
     rows = table.pop("variants", {})
     picked = table.pop("pick", None)
+    tune = tune_from_table(table.pop("tune", None), f"preset {name}")
     for key, value in (("recipe", recipe), ("variants", rows)):
         require(isinstance(value, dict), f"{key} in preset {name}", "a table", value)
     variants = {v.name: dataclasses.asdict(v) for v in STANDARD_VARIANTS}
@@ -59,6 +61,7 @@ def _from_table(table: dict[str, Any], name: str) -> ExperimentConfig:
             fields["train"] = tuple(fields["train"])
     config = ExperimentConfig(
         **_checked(ExperimentConfig, table, f"preset {name}"),
+        tune=tune,
         recipe=Recipe(**_checked(Recipe, recipe, f"[recipe] of preset {name}")),
         variants=tuple(
             Variant(**_checked(Variant, fields, f"[variants.{row}] of preset {name}"))
@@ -77,7 +80,7 @@ def _from_table(table: dict[str, Any], name: str) -> ExperimentConfig:
 
 
 def _checked(cls: type[Any], table: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in ("variants", "recipe")}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in ("variants", "recipe", "tune")}
     for key in table:
         if key not in fields:
             raise ConfigError(f"{where} has an unknown key {key!r}; the valid ones are {', '.join(fields)}.")

@@ -34,7 +34,7 @@ class Images:
     Args:
         train: training images.
         train_labels: [n_train] int64.
-        held_out: images and labels [n] int64 of `val` and `test`.
+        held_out: images and labels [n] int64 of `val` and `test`; of `val` alone for trials that tune.
     """
 
     train: ImageSource
@@ -43,9 +43,9 @@ class Images:
 
 
 def labeled(splits: Splits, sources: dict[str, ImageSource]) -> Images:
-    """The images of all splits with their labels."""
-    labels = {name: torch.from_numpy(split.labels()) for name, split in splits.by_name.items()}
-    held_out = {name: (sources[name], labels[name]) for name in ("val", "test")}
+    """The images of all splits that have a source, with their labels."""
+    labels = {name: torch.from_numpy(splits.by_name[name].labels()) for name in sources}
+    held_out = {name: (sources[name], labels[name]) for name in sources if name != "train"}
     return Images(sources["train"], labels["train"], held_out)
 
 
@@ -147,6 +147,32 @@ def prepare_images(
     sources, where = _placed(config, decoded, device)
     reporter.say(f"{sum(map(len, sources.values())):,} images {where}.")
     return split, sources, time.perf_counter() - started
+
+
+def reopen_images(
+    config: ExperimentConfig,
+    split: SplitDataset,
+    reporter: Reporter,
+    workers: int,
+    device: torch.device,
+    names: Collection[str],
+) -> dict[str, ImageSource]:
+    """Images that `prepare_images` decoded and that were put aside: from the cache, else decoded again.
+
+    Args:
+        config: the experiment.
+        split: as `prepare_images` returned it.
+        reporter: receives the progress of decoding.
+        workers: threads.
+        device: where the images are needed.
+        names: of their splits.
+
+    Raises:
+        BadImagesError: images that cannot be read any more.
+        DataError: neither memory nor disk can hold them.
+    """
+    decoded, _ = _decoded(config, split, workers, reporter, names)
+    return _placed(config, decoded, device)[0]
 
 
 def _decoded(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from finetune.distributed.launcher import LaunchInfo
+from finetune.distributed.launcher import LaunchInfo, assign
 from finetune.errors import FinetuneError
 from finetune.system.signals import StopRequest
 
@@ -30,8 +31,15 @@ LOST = ("onnection closed by peer", "onnection reset by peer", "NCCL", "gloo", "
 """In the text of a RuntimeError when another process has died: gloo's and NCCL's words."""
 
 
+T = TypeVar("T")
+
+
 class ParallelError(FinetuneError):
     """Processes that should work together cannot, or not all of them succeeded."""
+
+
+class PeerError(ParallelError):
+    """Another process failed, and all have been told."""
 
 
 @contextmanager
@@ -95,8 +103,59 @@ def gather_failures(
     """
     if group is None:
         return [failure]
-    text = json.dumps(failure and failure[:MESSAGE_CHARACTERS]).encode()
-    own = torch.frombuffer(bytearray(text.ljust(MESSAGE_BYTES)), dtype=torch.uint8)
+    return _gather(group, failure and failure[:MESSAGE_CHARACTERS], MESSAGE_BYTES, stop)
+
+
+def raise_failures(failures: Sequence[str | None]) -> None:
+    """Raise an error if any process has failed.
+
+    Args:
+        failures: by rank, from `gather_failures`.
+
+    Raises:
+        PeerError: with the sentence of the first that has.
+    """
+    for rank, failure in enumerate(failures):
+        if failure is not None:
+            raise PeerError(
+                f"Process {rank} failed, so the runs are not merged: {failure.rstrip('.')}; fix that "
+                "and start the same command again to resume."
+            )
+
+
+class Peers:
+    """The processes of a job that train different things, as one of them sees them.
+
+    Args:
+        info: which process this is.
+        group: from `connect`.
+        stop: asked whether to end early.
+    """
+
+    def __init__(self, info: LaunchInfo, group: dist.ProcessGroup, stop: StopRequest) -> None:
+        self.info = info
+        self.group = group
+        self.stop = stop
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """The items that this process works on; each is one process's."""
+        return assign(items, self.info)
+
+    def exchange(self, value: Any) -> list[Any]:
+        """Wait for every process; the JSON values that they passed, by rank.
+
+        Raises:
+            PeerError: one has failed; it has told so by `gather_failures`, with which this begins.
+            ParallelError: one has died.
+        """
+        raise_failures(gather_failures(self.group, None, self.stop))
+        sizes = _gather(self.group, len(json.dumps(value)), MESSAGE_BYTES, self.stop)
+        return _gather(self.group, value, max(sizes), self.stop)
+
+
+def _gather(group: dist.ProcessGroup, value: Any, n_bytes: int, stop: StopRequest) -> list[Any]:
+    """Wait for every process; the JSON values that they passed, by rank, each of at most `n_bytes`."""
+    own = torch.frombuffer(bytearray(json.dumps(value).encode().ljust(n_bytes)), dtype=torch.uint8)
     messages = [torch.empty_like(own) for _ in range(group.size())]
     with peer_errors("start the same command again to resume"):
         work = dist.all_gather(messages, own, group=group, async_op=True)

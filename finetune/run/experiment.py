@@ -5,21 +5,27 @@ from __future__ import annotations
 import gc
 import itertools
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.data.augment import Views
+from finetune.distributed.group import Peers
 from finetune.distributed.world import SingleProcess, World
-from finetune.errors import RunFolderError
 from finetune.network.network import Network, fingerprint
 from finetune.network.resnet18 import build
 from finetune.run import environment, records
 from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared, memory_errors, prepare
+from finetune.run.progress import Progress
 from finetune.run.records import Document, Json, Shard
 from finetune.run.report import curves, epoch_line, start_line, summary
+from finetune.run.saving import Saving
+from finetune.run.trials import chosen, not_trained, trial_record, tune
+from finetune.run.tuning import Trial
 from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.signals import Stopped, StopRequest
@@ -30,9 +36,6 @@ from finetune.training.requirements import require_batch_statistics
 from finetune.training.trainer import Trainer
 from grader.record import results_from
 
-CHECKPOINT_SECONDS = 300.0
-"""Within an epoch, a checkpoint is written this often."""
-
 
 def run_experiment(
     config: ExperimentConfig,
@@ -42,6 +45,7 @@ def run_experiment(
     resume: bool = False,
     shard: Shard | None = None,
     world: World | None = None,
+    peers: Peers | None = None,
 ) -> Document:
     """Train every variant with every seed and write the run folder.
 
@@ -55,6 +59,7 @@ def run_experiment(
         resume: continue the run in the folder.
         shard: train only these variants and seeds; None means all, or those of a shard that is resumed.
         world: the processes that train each network together; rank 0 writes.
+        peers: the processes that train other shards, with which trials are shared.
 
     Returns:
         The results as written.
@@ -80,6 +85,12 @@ def run_experiment(
         record["runs"], seconds = folder.resume(record)
         folder.write_identity(record)
         ended = {(run["variant"], run["seed"]) for run in record["runs"]}
+        progress = None
+        if config.tune:
+            progress = Progress(prepared.config, pairs, record["dataset"]["splits"], reporter, peers)
+            train = partial(_trial, prepared, folder, reporter, stop, world, progress)
+            prepared, earlier = tune(prepared, folder, train, progress, world, peers)
+            seconds += earlier
         for seed, variant in itertools.product(config.seed_list, config.variants):
             if (variant.name, seed) in ended or (variant.name, seed) not in pairs:
                 continue
@@ -90,6 +101,8 @@ def run_experiment(
             record["timings"]["total_seconds"] = seconds + environment.elapsed_seconds()
             folder.write_results(record)
             folder.remove_checkpoints(run)
+            if progress:
+                progress.run_ended(variant.name, seed)
         folder.remove_state()
         if folder.writes and shard is None:  # the runs of a shard are reported once they are merged
             report(record, folder, reporter)
@@ -119,14 +132,16 @@ def _run(
     started = time.perf_counter()
     if prepared.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(prepared.device)
-    pretrained = prepared.weights.state if prepared.weights else None
-    network = build(variant, len(prepared.splits.train.class_counts), seed, pretrained)
-    peak = variant.lr or prepared.config.recipe.lr
-    start = records.start_record(variant, seed, network, fingerprint(network.state_dict()), peak)
+    choice = chosen(prepared.record["tuning"], variant, prepared.config)
+    network, start = _begin(prepared, variant, seed, choice.rate)
+    start["trial"] = choice.trial
     reporter.say(start_line(start))
     stem = records.run_stem(variant.name, seed)
-    saving = _Saving(Checkpoints(folder.state, stem), folder, stop, world, started)
-    training = _train(prepared, start, network, saving, reporter)
+    saving = Saving(Checkpoints(folder.state, stem), folder, stop, world, started)
+    if choice.failure:
+        training = not_trained(choice.failure)
+    else:
+        training = _train(prepared, start, network, saving, reporter)
     if training.failure:
         reporter.say(f"{stem} failed. {training.failure}")
     run = {
@@ -137,15 +152,58 @@ def _run(
         "peak_memory_bytes": environment.peak_memory_bytes(prepared.device),
     }
     del network
-    gc.collect()  # the network and its trainer refer to each other in a cycle
-    host.give_back_freed_memory()
+    _free()
     return run
 
 
+def _trial(
+    prepared: Prepared,
+    folder: RunFolder,
+    reporter: Reporter,
+    stop: StopRequest,
+    world: World,
+    progress: Progress,
+    trial: Trial,
+) -> tuple[Json, float]:
+    """Train one trial, from its checkpoint if it has one; its entry in the results, and its seconds."""
+    started = time.perf_counter()
+    (variant,) = (v for v in prepared.config.variants if v.name == trial.variant)
+    network, start = _begin(prepared, variant, prepared.config.tuning_seed, trial.learning_rate)
+    saving = Saving(Checkpoints(folder.state, trial.stem, keeps_best=False), folder, stop, world, started)
+    training = _train(
+        prepared.for_epochs(trial.epochs),
+        start,
+        network,
+        saving,
+        reporter,
+        partial(progress.epoch_ended, trial.variant),
+    )
+    del network
+    _free()
+    return trial_record(trial, start, training), training.seconds + time.perf_counter() - started
+
+
+def _begin(prepared: Prepared, variant: Variant, seed: int, peak: float) -> tuple[Network, Json]:
+    """A variant's network before training, and what the results say of it."""
+    pretrained = prepared.weights.state if prepared.weights else None
+    network = build(variant, len(prepared.splits.train.class_counts), seed, pretrained)
+    return network, records.start_record(variant, seed, network, fingerprint(network.state_dict()), peak)
+
+
+def _free() -> None:
+    gc.collect()  # the network and its trainer refer to each other in a cycle
+    host.give_back_freed_memory()
+
+
 def _train(
-    prepared: Prepared, start: Json, network: Network, saving: _Saving, reporter: Reporter
+    prepared: Prepared,
+    start: Json,
+    network: Network,
+    saving: Saving,
+    reporter: Reporter,
+    ended: Callable[[Epoch], None] = lambda _: None,
 ) -> Training:
-    """Train a network that `start` describes, and write checkpoints on the way."""
+    """Train a network that `start` describes, and write checkpoints; `ended` is called after each epoch."""
     config, world, checkpoints = prepared.config, saving.world, saving.checkpoints
     network.to(prepared.device).to(memory_format=torch.channels_last)
     interrupt = saving.stop.check if world.size == 1 else lambda: None  # several processes stop together
@@ -166,7 +224,9 @@ def _train(
 
         def epoch_ended(epoch: Epoch) -> None:
             reporter.say(epoch_line(start["variant"], epoch, config.recipe.epochs))
-            saving.save(trainer)
+            ended(epoch)
+            if checkpoints.keeps_best:  # a trial is saved when it is stopped, and every few minutes
+                saving.save(trainer)
             world.raise_if_stopped(saving.stop)
 
         trainer = Trainer(
@@ -193,51 +253,3 @@ def _train(
             raise
         checkpoints.flush()
     return training
-
-
-class _Saving:
-    """Decides when the checkpoints of a run are written, and lets rank 0 write them.
-
-    Args:
-        checkpoints: of this run.
-        folder: its run folder.
-        stop: asked whether to end early.
-        world: the processes that train together.
-        started: `time.perf_counter()` when the run was started or resumed.
-    """
-
-    def __init__(
-        self, checkpoints: Checkpoints, folder: RunFolder, stop: StopRequest, world: World, started: float
-    ) -> None:
-        self.checkpoints = checkpoints
-        self.folder = folder
-        self.stop = stop
-        self.world = world
-        self.started = self.saved = started
-
-    def save(self, trainer: Trainer) -> None:
-        """Write a checkpoint, on rank 0; all processes must call it together."""
-        self.saved = time.perf_counter()
-        trainer.settle()
-        if self.folder.writes:
-            self.checkpoints.save(trainer, trainer.training.seconds + self.saved - self.started)
-
-    def step_ended(self, trainer: Trainer) -> None:
-        """After a step: raise what kept a checkpoint from being written, stop if asked to, save if due."""
-        self.checkpoints.check()
-        self.world.raise_if_stopped(self.stop)
-        (due,) = self.world.all_reduce_max(time.perf_counter() - self.saved > CHECKPOINT_SECONDS)
-        if due:
-            self.save(trainer)
-
-    def require_same_start(self, trainer: Trainer) -> None:
-        """Check that all processes continue from the same step.
-
-        Raises:
-            RunFolderError: they do not.
-        """
-        if not self.world.all_equal(trainer.training.steps):
-            raise RunFolderError(
-                f"All processes must find the same checkpoints, but they differ; put {self.folder.path} on a "
-                "volume that all processes share."
-            )

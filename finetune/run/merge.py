@@ -31,6 +31,10 @@ ALIKE = {
         "train them all on the same images with one --seed, which determines the split: "
         "--seeds N --parallel runs trains more seeds on it",
     ),
+    "tuning": (
+        "have the learning rates of the same trials",
+        "train them all as the shards of one tuned run, with --tune --parallel runs",
+    ),
     "weights": ("start from the same weights", "train them all with the same --weights"),
 }
 """What merged runs must have in common: the rule, and what to do where it is broken."""

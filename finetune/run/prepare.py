@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,14 @@ from pathlib import Path
 import torch
 
 from finetune.config.experiment import ExperimentConfig
-from finetune.data.prepare import Images, labeled, prepare_images, split_dataset
+from finetune.data.prepare import (
+    Images,
+    SplitDataset,
+    labeled,
+    prepare_images,
+    reopen_images,
+    split_dataset,
+)
 from finetune.data.splits import Splits
 from finetune.distributed.world import World
 from finetune.errors import DataError, OutOfMemory, RunFolderError
@@ -20,6 +28,7 @@ from finetune.network.weights import NAMED_WEIGHTS, Weights, load_weights, open_
 from finetune.run import environment, records
 from finetune.run.folder import RunFolder
 from finetune.run.records import Document
+from finetune.run.tuning import n_values_of_trials
 from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.training.features import FeatureCache, FrozenPrefix, cacheable_bytes
@@ -32,16 +41,43 @@ LACK_OF_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a", "c
 
 @dataclass(frozen=True)
 class Prepared:
-    """What all runs of an experiment share: images, weights and machine, and their record."""
+    """What all runs of an experiment share: images, weights and machine, and their record.
+
+    Where learning rates are tuned, `images` has no test images until `with_test` adds them, so that no trial
+    can be judged on them, not even by mistake.
+    """
 
     config: ExperimentConfig
     device: torch.device
     workers: int
-    splits: Splits
+    split: SplitDataset
     images: Images
     weights: Weights | None
     record: Document
     features: dict[str, tuple[str, FeatureCache]] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> Splits:
+        """The three splits of the images."""
+        return self.split.splits
+
+    def for_epochs(self, epochs: int) -> Prepared:
+        """The same for training runs of another length."""
+        recipe = dataclasses.replace(self.config.recipe, epochs=epochs)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, recipe=recipe))
+
+    def with_test(self, reporter: Reporter) -> Prepared:
+        """The same with the test images, which `prepare` decoded to find unreadable ones and put aside.
+
+        Raises:
+            FinetuneError: they can no longer be read, or neither memory nor disk can hold them.
+        """
+        started = time.perf_counter()
+        test = reopen_images(self.config, self.split, reporter, self.workers, self.device, ["test"])
+        self.record["timings"]["decode_seconds"] += time.perf_counter() - started
+        labels = torch.from_numpy(self.splits.test.labels())
+        held_out = {**self.images.held_out, "test": (test["test"], labels)}
+        return dataclasses.replace(self, images=dataclasses.replace(self.images, held_out=held_out))
 
     def features_of(self, variant: str, frozen_sha256: str) -> FeatureCache:
         """The features cached by the previous seed if its frozen prefix was the same, else an empty cache."""
@@ -74,6 +110,8 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
         split = split_dataset(config, workers)
         weights = _weights(config, found_weights, len(split.dataset.classes), reporter)
         split, sources, seconds = prepare_images(config, split, reporter, workers, device)
+    if config.tune:
+        del sources["test"]
     dataset, splits, images = split.dataset, split.splits, labeled(split.splits, sources)
     config = dataclasses.replace(config, cache_views=_views(config, len(images.train), device))
     download_seconds = dataset.download_seconds + (weights.download_seconds if weights else 0.0)
@@ -93,13 +131,13 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
         "tuning": None,
         "runs": [],
     }
-    records.require_gradable(record, config, splits)
+    records.require_gradable(record, config, splits, n_values_of_trials(config))
     if not world.all_equal([splits.fingerprints, record["weights"]]):
         raise DataError(
             "All processes must have the same images and weights, but they differ; put them on a volume that "
             "all processes share."
         )
-    return Prepared(config, device, workers, splits, images, weights, record)
+    return Prepared(config, device, workers, split, images, weights, record)
 
 
 def _views(config: ExperimentConfig, n_train: int, device: torch.device) -> int | None:
@@ -111,7 +149,9 @@ def _views(config: ExperimentConfig, n_train: int, device: torch.device) -> int 
         with torch.random.fork_rng(devices=[]):
             network = resnet18(2, variant.groups).to(device)
         n_bytes += n_train * FrozenPrefix(network, config.recipe, config.precision).bytes_per_image
-    pays = config.seeds > 1 and 0 < n_bytes * config.recipe.epochs < cacheable_bytes(device)
+    pays = (
+        config.seeds > 1 or config.tune is not None
+    ) and 0 < n_bytes * config.recipe.epochs < cacheable_bytes(device)
     return config.recipe.epochs if pays else None
 
 

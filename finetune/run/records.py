@@ -107,7 +107,7 @@ def config_record(config: ExperimentConfig, split: str) -> Json:
         "seeds": list(config.seed_list),
         "split_seed": config.seed,
         "resplit": False,
-        "tune": None,
+        "tune": config.tune and config.tune.mode,
         "precision": config.precision,
         "cache_views": config.cache_views,
         "processes": config.processes,
@@ -223,7 +223,9 @@ def n_values_of(value: Any) -> int:
     return 1 + sum(map(n_values_of, parts))
 
 
-def require_gradable(document: Document, config: ExperimentConfig, splits: Splits) -> None:
+def require_gradable(
+    document: Document, config: ExperimentConfig, splits: Splits, n_values_of_trials: int = 0
+) -> None:
     """Refuse before training what the grader would refuse to read afterwards.
 
     Raises:
@@ -231,7 +233,9 @@ def require_gradable(document: Document, config: ExperimentConfig, splits: Split
         DataError: the name of an image is one that the grader does not accept.
     """
     n_runs, epochs = len(config.variants) * config.seeds, config.recipe.epochs
-    n_values = n_values_of(document) + n_runs * (VALUES_PER_RUN + epochs * VALUES_PER_EPOCH)
+    n_values = (
+        n_values_of(document) + n_runs * (VALUES_PER_RUN + epochs * VALUES_PER_EPOCH) + n_values_of_trials
+    )
     if n_values > MAX_VALUES:
         raise ConfigError(
             f"A results file may contain at most {MAX_VALUES:,} values, but {n_runs} runs of {epochs} epochs "

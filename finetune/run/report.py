@@ -27,10 +27,11 @@ def start_line(run: dict[str, Any]) -> str:
 
 
 def epoch_line(name: str, epoch: Epoch, epochs: int) -> str:
-    """Loss and accuracy on the three splits, and the seconds they took."""
+    """Loss and accuracy on each split, and the seconds they took."""
     parts = "  ".join(
         f"{label} {metrics.loss:.3f} {metrics.accuracy:6.1%}"
         for label, metrics in (("train", epoch.train), ("val", epoch.val), ("test", epoch.test))
+        if metrics is not None
     )
     return (
         f"  {name} {epoch.epoch:>{len(str(epochs))}}/{epochs}  {parts}  "

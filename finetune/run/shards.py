@@ -2,7 +2,8 @@
 
 With `--parallel runs` each process trains some of the pairs of variant and seed, in its own run folder,
 a shard. The processes exchange nothing while they train; if the launcher connects them, they wait for one
-another at the end and rank 0 merges the shards. With `--parallel data` they train each network together.
+another at the end and rank 0 merges the shards. Trials that tune are dealt out before, and every process
+learns how all of them ended. With `--parallel data` they train each network together.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +24,14 @@ import torch
 from rich.console import Console
 
 from finetune.config.experiment import ExperimentConfig
-from finetune.distributed.group import ParallelError, connect, gather_failures, peer_errors
+from finetune.distributed.group import (
+    PeerError,
+    Peers,
+    connect,
+    gather_failures,
+    peer_errors,
+    raise_failures,
+)
 from finetune.distributed.launcher import LaunchInfo, assign, launch_info
 from finetune.distributed.world import DataParallel
 from finetune.errors import ConfigError, FinetuneError, RunFolderError
@@ -33,8 +42,8 @@ from finetune.run.records import Document, Shard
 from finetune.system.console import Reporter
 from finetune.system.signals import StopRequest
 
-Train = Callable[[Path, Shard, bool], Document]
-"""Trains a shard in a run folder, resuming it if asked to; returns the results."""
+Train = Callable[[Path, Shard, bool, Peers | None], Document]
+"""Trains a shard in a run folder, resuming it if asked to, in touch with its peers; returns the results."""
 
 
 def shard_folder(out: Path, rank: int) -> Path:
@@ -94,10 +103,15 @@ def _train_runs(
             "With --parallel runs the same command resumes a run, so --resume must be left out, but "
             "it was given; repeat the command that started the run."
         )
+    if config.tune and info.world_size > 1 and not info.connected:
+        raise ConfigError(
+            "--tune with --parallel runs needs processes that can reach one another, because they share the "
+            "trials, but MASTER_ADDR is not set; start them with torchrun."
+        )
     reporter = TaggedReporter(info.rank)
 
-    def train(folder: Path, shard: Shard, resume: bool) -> Document:
-        return run_experiment(config, folder, reporter, stop, resume, shard)
+    def train(folder: Path, shard: Shard, resume: bool, peers: Peers | None) -> Document:
+        return run_experiment(config, folder, reporter, stop, resume, shard, peers=peers)
 
     return train_shard(config, out, info, reporter, stop, train)
 
@@ -150,37 +164,39 @@ def train_shard(
     """
     pairs = [(variant.name, seed) for seed, variant in product(config.seed_list, config.variants)]
     shards = [shard_folder(out, rank) for rank in range(min(info.world_size, len(pairs)))]
+    # A process without runs has a shard too if it has trials.
+    all_shards = [shard_folder(out, rank) for rank in range(info.world_size)] if config.tune else shards
 
-    def train_own() -> Document | None:
+    def train_own(peers: Peers | None) -> Document | None:
         shard = Shard(tuple(assign(pairs, info)), info.local_world_size)
         folder = RunFolder(shard_folder(out, info.rank))
-        _require_same_assignment(out, shards, folder, shard)
+        _require_same_assignment(out, all_shards, folder, shard)
         if shard.pairs:
-            return train(folder.path, shard, folder.config_file.is_file())
+            return train(folder.path, shard, folder.config_file.is_file(), peers)
+        if config.tune:  # it takes part in the trials; all others remember them
+            train(folder.path, shard, folder.config_file.is_file(), peers)
+            shutil.rmtree(folder.path)
         reporter.say(f"Process {info.rank} has nothing to train: there are {len(pairs)} runs.")
         return None
 
-    def merge() -> Document | None:
+    def merge(_: Peers | None) -> Document | None:
         return merge_runs(shards, out, reporter) if info.rank == 0 else None
 
     with connect(info) as group:
-        record = None
+        record, peers = None, None if group is None else Peers(info, group, stop)
         # All wait after the merge too: launchers stop the others once a process exits with an error.
         for step in (train_own, merge) if info.connected else (train_own,):
             error: FinetuneError | None = None
             try:
-                record = step()
+                record = step(peers)
+            except PeerError:
+                raise  # all have been told
             except FinetuneError as caught:
                 error = caught
             failures = gather_failures(group, str(error) if error else None, stop)
             if error is not None:
                 raise error
-            for rank, failure in enumerate(failures):
-                if failure is not None:
-                    raise ParallelError(
-                        f"Process {rank} failed, so the runs are not merged: {failure.rstrip('.')}; fix that "
-                        "and start the same command again to resume."
-                    )
+            raise_failures(failures)
     return record
 
 

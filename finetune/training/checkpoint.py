@@ -46,11 +46,13 @@ class Checkpoints:
     Args:
         folder: of the files; created when the first is written.
         stem: prefix of their names.
+        keeps_best: whether the network of the best epoch is kept, as a run needs it and a trial does not.
     """
 
-    def __init__(self, folder: Path, stem: str) -> None:
+    def __init__(self, folder: Path, stem: str, keeps_best: bool = True) -> None:
         self.folder = folder
         self.stem = stem
+        self.keeps_best = keeps_best
         self._bests: deque[int] = deque(maxlen=KEPT)  # best epochs that the kept files refer to
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
@@ -98,7 +100,7 @@ class Checkpoints:
         self.flush()
         training = trainer.training
         after_epoch = training.current.batches == 0 and len(training.epochs) > 0
-        is_best = after_epoch and training.best_epoch == training.epochs[-1].epoch
+        is_best = self.keeps_best and after_epoch and training.best_epoch == training.epochs[-1].epoch
         tensors = {f"network.{n}": _copy(t) for n, t in trainer.network.state_dict().items()}
         for name, parameter in trainer.network.trainable():
             momentum = trainer.optimizer.state[parameter].get("momentum_buffer")
@@ -164,7 +166,7 @@ class Checkpoints:
             try:
                 training, tensors = _training(content), safetensors.torch.load(content)
                 best = training.best_epoch
-                if best is not None and self._undamaged_best(best) is None:
+                if self.keeps_best and best is not None and self._undamaged_best(best) is None:
                     continue
                 _put(training, tensors, trainer)
             except (
@@ -242,7 +244,7 @@ def _training(content: bytes) -> Training:
     header = json.loads(content[8 : 8 + length])
     fields: dict[str, Any] = json.loads(header["__metadata__"]["training"])
     for epoch in fields["epochs"]:
-        epoch.update({split: Metrics(**epoch[split]) for split in ("train", "val", "test")})
+        epoch.update({s: Metrics(**epoch[s]) for s in ("train", "val", "test") if epoch[s] is not None})
     fields["epochs"] = [Epoch(**epoch) for epoch in fields["epochs"]]
     fields["current"] = Pass(**fields["current"])
     return Training(**fields)

@@ -51,13 +51,16 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training split and the evaluations after it; times in seconds."""
+    """One pass over the training split and the evaluations after it; times in seconds.
+
+    `test` is None in trials, which have no test images.
+    """
 
     epoch: int
     learning_rate: float
     train: Metrics
     val: Metrics
-    test: Metrics
+    test: Metrics | None
     train_seconds: float
     data_wait_seconds: float
     evaluation_seconds: float

@@ -180,7 +180,7 @@ class Trainer:
         self._n_correct += (logits.detach().argmax(dim=1) == labels).sum()
 
     def _evaluate(self) -> dict[str, Predictions]:
-        """Predictions for validation and test, by all processes together."""
+        """Predictions for the held-out splits, by all processes together."""
         self.world.broadcast(self.network.buffers())
         predictions = {}
         for split, (images, labels) in self.images.held_out.items():
@@ -213,7 +213,8 @@ class Trainer:
                 epoch=number,
                 learning_rate=current.rate_sum / current.batches,
                 train=train,
-                **held_out,
+                val=held_out["val"],
+                test=held_out.get("test"),
                 train_seconds=current.seconds,
                 data_wait_seconds=current.wait_seconds,
                 evaluation_seconds=evaluation_seconds,

@@ -25,7 +25,7 @@ import torch
 from finetune.config.presets import load_preset
 from finetune.network import resnet18
 from finetune.network.weights import read_state
-from finetune.run import environment, experiment
+from finetune.run import environment, experiment, saving
 from finetune.run.experiment import run_experiment
 from finetune.system.signals import StopRequest
 from grader.schema import schema_problems
@@ -136,7 +136,7 @@ def _runs(out: Path) -> list[Any]:
 def main(folder: str, kills: str, seed: str, *options: str) -> None:
     """Run it as the module's documentation says."""
     torch.set_num_threads(1)
-    experiment.CHECKPOINT_SECONDS = 0.0
+    saving.CHECKPOINT_SECONDS = 0.0
     environment.SOURCE_TREE = Path("/nonexistent")
     weights = "bundled"
     if "--narrow" in options:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from finetune.config.experiment import ExperimentConfig
-from finetune.config.presets import load_preset
+from finetune.config.presets import load_preset, to_table
+from finetune.config.tune import RATES, Tune
 from tests.builders.runs import Command
 
 Configure = Callable[..., ExperimentConfig]
@@ -78,6 +80,73 @@ class TestPrecedence:
         assert (config.threads, config.workers, config.store) == (8, 9, "off")
         assert (config.precision, config.cache_views) == ("fp32", 10)
         assert configure("--cache-views", "auto").cache_views == "auto"
+
+
+class TestTune:
+    """Tuned or not, and over which rates."""
+
+    def test_is_off_unless_asked_for(self, configure: Configure) -> None:
+        assert configure().tune is None
+
+    def test_halving_unless_a_mode_follows(self, configure: Configure) -> None:
+        assert configure("--tune", "--epochs", "3").tune == Tune(mode="halving", rates=RATES)
+        assert configure("--tune", "full").tune == Tune(mode="full")
+
+    def test_a_preset_says_it_in_a_word_or_a_table(self, configure: Configure) -> None:
+        assert configure(preset='tune = "full"').tune == Tune(mode="full")
+        assert configure(preset="[tune]\nrates = [0.01, 1]").tune == Tune(rates=(0.01, 1.0))
+
+    def test_an_option_keeps_the_rates_of_the_preset(self, configure: Configure) -> None:
+        table = '[tune]\nmode = "halving"\nrates = [0.01, 0.02]'
+        assert configure("--tune", "full", preset=table).tune == Tune(mode="full", rates=(0.01, 0.02))
+        assert configure("--tune", "off", preset=table).tune is None
+
+    def test_a_variants_own_rate_gives_way_to_the_option(self, configure: Configure) -> None:
+        text = "[variants.C]\nlr = 0.5\n"
+        assert configure("--tune", preset=text).variants[2].lr is None
+        assert configure("--tune", "off", preset=text).variants[2].lr == 0.5
+
+    def test_config_toml_says_the_same(self, configure: Configure) -> None:
+        config = configure("--tune", "full", preset="[tune]\nrates = [0.01, 0.02]")
+        text = tomli_w.dumps(to_table(config))
+        assert configure(preset=text).tune == config.tune
+
+    @pytest.mark.parametrize(
+        ("options", "text", "message"),
+        [
+            ("--tune --lr 0.1", "", r"--lr 0\.1 was given too; leave --lr out\."),
+            ("--lr 0.1", 'tune = "full"', "leave --lr out, or add --tune off"),
+            ("", 'tune = "both"', "must be halving or full, but 'both' was given"),
+            ("", "tune = 3", "must be halving or full, or a table with mode and rates, but 3 was given"),
+            ("", "[tune]\nrate = [0.1]", "unknown key 'rate'; the valid ones are mode, rates"),
+            ("", "[tune]\nrates = [0.1]", r"at least two peak learning rates .* but \[0\.1\] was given"),
+            ("", "[tune]\nrates = [0.1, 0.01]", "each above the one before"),
+            ("", "[tune]\nrates = [0, 0.01]", "above 0"),
+            ("", "[tune]\nrates = [0.1, inf]", "each above the one before"),
+            ("", '[tune]\nrates = "all"', "but 'all' was given"),
+            ("", '[tune]\nrates = ["a", "b"]', "at least two peak learning rates"),
+            ("", "[tune]\nmode = 3", "must be halving or full, but 3 was given"),
+            ("", "[tune]\n[variants.C]\nlr = 0.5", "lr of a variant that is tuned must be left out, but 0.5"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(
+        self, finetune: Command, tmp_path: Path, options: str, text: str, message: str
+    ) -> None:
+        (tmp_path / "own.toml").write_text(text)
+        code, _, err = finetune("train", "--preset", "own.toml", *options.split())
+        assert code == 2
+        assert re.search(message, err), err
+        assert err.count("\n") == 1
+
+    def test_a_profile_does_not_tune(
+        self, finetune: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        found: list[ExperimentConfig] = []
+        monkeypatch.setattr("finetune.run.profile.profile_run", lambda config, *_: found.append(config))
+        (tmp_path / "own.toml").write_text('tune = "full"')
+        assert finetune("profile", "--preset", "own.toml")[0] == 0
+        assert found[0].tune is None
+        assert finetune("profile", "--tune")[0] == 2
 
 
 class TestHelp:

@@ -357,7 +357,7 @@ class TestResume:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """As after a crash in mid-epoch: the last step's checkpoint is there, though no signal came."""
-        monkeypatch.setattr("finetune.run.experiment.CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr("finetune.run.saving.CHECKPOINT_SECONDS", 0.0)
 
         class Crash(StopRequest):
             left = 5

@@ -126,7 +126,7 @@ class TestShards:
         calls: list[Any] = []
         reporter = RecordingReporter()
 
-        def train(path: Path, shard: Shard, resume: bool) -> Any:
+        def train(path: Path, shard: Shard, resume: bool, _peers: object) -> Any:
             calls.append((path, shard.pairs, resume))
             if not resume:
                 RunFolder(path).begin(self.config, shard)
@@ -374,7 +374,7 @@ from finetune.system.console import Reporter
 from finetune.errors import FinetuneError
 from finetune.system.signals import Stopped, StopRequest
 from pathlib import Path
-def train(folder, shard, resume):
+def train(folder, shard, resume, peers):
     stop_at_rank_1()
     return {}
 def stop_at_rank_1():

@@ -1,0 +1,135 @@
+"""How long a tuned job still takes, from the pace of its epochs so far."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from finetune.config.experiment import ExperimentConfig
+from finetune.distributed.group import Peers
+from finetune.run.records import Json, Pair
+from finetune.run.tuning import Key, Plan, Trial
+from finetune.system.console import Reporter
+from finetune.training.record import Epoch
+
+
+class Pace:
+    """Seconds that an epoch takes, by variant.
+
+    Of a variant that has not trained yet, the mean of the others is assumed.
+    """
+
+    def __init__(self) -> None:
+        self._training: dict[str, list[float]] = defaultdict(list)
+        self._per_image: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, variant: str, epoch: Epoch) -> None:
+        """Take an epoch into account."""
+        n_images = epoch.val.n_samples + (epoch.test.n_samples if epoch.test else 0)
+        self._training[variant].append(epoch.train_seconds)
+        self._per_image[variant].append(epoch.evaluation_seconds / n_images)
+
+    def seconds(self, variant: str, n_held_out: int) -> float:
+        """Of an epoch with an evaluation of `n_held_out` images; at least one epoch must have been added."""
+        return _mean(self._training, variant) + n_held_out * _mean(self._per_image, variant)
+
+
+def _mean(values: Mapping[str, list[float]], variant: str) -> float:
+    found = values.get(variant) or [sum(v) / len(v) for v in values.values()]
+    return sum(found) / len(found)
+
+
+class Progress:
+    """Says what a tuned job consists of, and how much of it is left.
+
+    Args:
+        config: of the job.
+        pairs: final runs of this process.
+        splits: the splits as the results describe them.
+        reporter: receives the lines.
+        peers: processes among which the trials are dealt out, if any.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        pairs: Iterable[Pair],
+        splits: Mapping[str, Json],
+        reporter: Reporter,
+        peers: Peers | None = None,
+    ) -> None:
+        self.config = config
+        self.plan = Plan(config)
+        self.n_samples = {name: split["n_samples"] for name, split in splits.items()}
+        self.n_processes = peers.info.world_size if peers else 1
+        self.reporter = reporter
+        self.pace = Pace()
+        self.outcomes: Mapping[Key, Json] = {}
+        self.finals = dict.fromkeys(pairs, config.recipe.epochs)
+        self._said = False
+
+    def begin(self, outcomes: Mapping[Key, Json]) -> None:
+        """Say what lies ahead, before the first trial.
+
+        Args:
+            outcomes: entries of the trials that have ended in an earlier process.
+        """
+        self.outcomes = outcomes
+        tune, names = self.plan.tune, [v.name for v in self.config.variants]
+        n_epochs = sum(self.plan.epochs_left(v, outcomes) for v in self.config.variants)
+        if n_epochs == 0:
+            return
+        finals = sum(self.finals.values())
+        self.reporter.say(
+            f"Tuning ({tune.mode}): {len(tune.rates)} peak learning rates from {tune.rates[0]:.3g} to "
+            f"{tune.rates[-1]:.3g} for {', '.join(names)}; {n_epochs} epochs of trials on validation alone, "
+            "more where the best rate is the lowest or highest; then "
+            f"{len(self.finals)} run{'s' * (len(self.finals) != 1)} with {finals} epochs."
+        )
+
+    def trial_begins(self, trial: Trial) -> None:
+        """Say which trial runs."""
+        epochs = f"{trial.epochs} epoch{'s' if trial.epochs > 1 else ''}"
+        beyond = ", beyond the grid" if trial.is_extension else ""
+        self.reporter.say(f"Trial, round {trial.round}: {trial.label}, {epochs}{beyond}")
+
+    def epoch_ended(self, variant: str, epoch: Epoch) -> None:
+        """Take an epoch of a trial or a run into account; after the first, say how long the job takes."""
+        self.pace.add(variant, epoch)
+        if not self._said:
+            self._said = True
+            self.reporter.say(
+                f"  At the pace of this epoch the whole job takes about {duration(self.seconds_left())}."
+            )
+
+    def trial_ended(self, trial: Trial, outcomes: Mapping[Key, Json]) -> None:
+        """Say how it went and how long the rest takes."""
+        self.outcomes = outcomes
+        outcome = outcomes[trial.key]
+        if outcome["status"] == "failed":
+            self.reporter.say(f"  {trial.label} failed. {outcome['failure']}")
+        if self._said:
+            self.reporter.say(f"  About {duration(self.seconds_left())} left.")
+
+    def run_ended(self, variant: str, seed: int) -> None:
+        """Say how long the rest takes after a final run, if anything is left."""
+        self.finals.pop((variant, seed), None)
+        if self.finals and self._said:
+            self.reporter.say(f"  About {duration(self.seconds_left())} left.")
+
+    def seconds_left(self) -> float:
+        """Of trials and runs that have not ended, at the pace so far."""
+        n_val, n_test = self.n_samples["val"], self.n_samples["test"]
+        trials = sum(
+            self.plan.epochs_left(v, self.outcomes) * self.pace.seconds(v.name, n_val)
+            for v in self.config.variants
+        )
+        finals = sum(n * self.pace.seconds(name, n_val + n_test) for (name, _), n in self.finals.items())
+        return trials / self.n_processes + finals
+
+
+def duration(seconds: float) -> str:
+    """A duration in words, to two digits or so."""
+    if seconds < 99.5:
+        return f"{max(1.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
