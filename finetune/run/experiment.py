@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import time
@@ -17,6 +18,7 @@ from finetune.network.network import Network, fingerprint
 from finetune.network.resnet18 import build
 from finetune.run import environment, records
 from finetune.run.folder import RunFolder
+from finetune.run.heads import put_head, untrained
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.records import Document, Json, Shard
 from finetune.run.report import curves, epoch_line, start_line, summary
@@ -72,8 +74,9 @@ def run_experiment(
         folder.require_new()
     prepared = prepare(config, reporter, world)
     record = prepared.record
-    for variant in () if resume else config.variants:  # a resumed job passed this when it began
-        require_batch_statistics(variant, len(prepared.images.train), config.recipe, world.size)
+    sizes = {len(own.train.samples) for own in prepared.split.by_seed.values() or [prepared.splits]}
+    for variant, n in () if resume else itertools.product(config.variants, sizes):  # passed when it began
+        require_batch_statistics(variant, n, config.recipe, world.size)
     with folder.locked(), memory_errors(config):
         if not resume:
             folder.begin(prepared.config, shard)
@@ -84,7 +87,7 @@ def run_experiment(
             if (variant.name, seed) in ended or (variant.name, seed) not in pairs:
                 continue
             started = time.perf_counter()
-            run = _run(prepared, variant, seed, folder, reporter, stop, world)
+            run = _run(prepared.of_seed(seed), variant, seed, folder, reporter, stop, world)
             record["runs"].append(run)
             seconds += max(0.0, run["total_seconds"] - (time.perf_counter() - started))
             record["timings"]["total_seconds"] = seconds + environment.elapsed_seconds()
@@ -121,12 +124,13 @@ def _run(
         torch.cuda.reset_peak_memory_stats(prepared.device)
     pretrained = prepared.weights.state if prepared.weights else None
     network = build(variant, len(prepared.splits.train.class_counts), seed, pretrained)
+    missing = put_head(network, variant, seed, folder, prepared.record["runs"])
     peak = variant.lr or prepared.config.recipe.lr
     start = records.start_record(variant, seed, network, fingerprint(network.state_dict()), peak)
     reporter.say(start_line(start))
     stem = records.run_stem(variant.name, seed)
     saving = _Saving(Checkpoints(folder.state, stem), folder, stop, world, started)
-    training = _train(prepared, start, network, saving, reporter)
+    training = untrained(missing) if missing else _train(prepared, variant, start, network, saving, reporter)
     if training.failure:
         reporter.say(f"{stem} failed. {training.failure}")
     run = {
@@ -143,21 +147,22 @@ def _run(
 
 
 def _train(
-    prepared: Prepared, start: Json, network: Network, saving: _Saving, reporter: Reporter
+    prepared: Prepared, variant: Variant, start: Json, network: Network, saving: _Saving, reporter: Reporter
 ) -> Training:
     """Train a network that `start` describes, and write checkpoints on the way."""
     config, world, checkpoints = prepared.config, saving.world, saving.checkpoints
+    recipe = dataclasses.replace(config.recipe, epochs=config.epochs_of(variant))
     network.to(prepared.device).to(memory_format=torch.channels_last)
     interrupt = saving.stop.check if world.size == 1 else lambda: None  # several processes stop together
     prefix = FrozenPrefix(
         network,
-        config.recipe,
+        recipe,
         config.precision,
         Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None,
         prepared.features_of(start["variant"], start["frozen_sha256_before"]),
         interrupt,
     )
-    n_images = config.recipe.epochs * len(prepared.images.train)
+    n_images = recipe.epochs * len(prepared.images.train)
     with reporter.bar(checkpoints.stem, n_images) as advance, saving.stop.deferred():
 
         def step_ended(n_images: int) -> None:
@@ -165,14 +170,14 @@ def _train(
             saving.step_ended(trainer)
 
         def epoch_ended(epoch: Epoch) -> None:
-            reporter.say(epoch_line(start["variant"], epoch, config.recipe.epochs))
+            reporter.say(epoch_line(start["variant"], epoch, recipe.epochs))
             saving.save(trainer)
             world.raise_if_stopped(saving.stop)
 
         trainer = Trainer(
             network,
             prepared.images,
-            config.recipe,
+            recipe,
             prefix,
             peak=start["learning_rate"],
             seed=start["seed"],

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import product
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from finetune.distributed.world import DataParallel
 from finetune.errors import ConfigError, FinetuneError, RunFolderError
 from finetune.run.experiment import run_experiment
 from finetune.run.folder import RunFolder
+from finetune.run.heads import trained_together
 from finetune.run.merge import merge_runs
 from finetune.run.records import Document, Shard
 from finetune.system.console import Reporter
@@ -148,16 +149,16 @@ def train_shard(
         FinetuneError: this process or another one failed; what was trained is kept.
         Stopped: a signal came.
     """
-    pairs = [(variant.name, seed) for seed, variant in product(config.seed_list, config.variants)]
-    shards = [shard_folder(out, rank) for rank in range(min(info.world_size, len(pairs)))]
+    groups = trained_together(config)
+    shards = [shard_folder(out, rank) for rank in range(min(info.world_size, len(groups)))]
 
     def train_own() -> Document | None:
-        shard = Shard(tuple(assign(pairs, info)), info.local_world_size)
+        shard = Shard(tuple(chain.from_iterable(assign(groups, info))), info.local_world_size)
         folder = RunFolder(shard_folder(out, info.rank))
         _require_same_assignment(out, shards, folder, shard)
         if shard.pairs:
             return train(folder.path, shard, folder.config_file.is_file())
-        reporter.say(f"Process {info.rank} has nothing to train: there are {len(pairs)} runs.")
+        reporter.say(f"Process {info.rank} has nothing to train: there is work for {len(groups)} processes.")
         return None
 
     def merge() -> Document | None:

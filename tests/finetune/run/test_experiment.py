@@ -254,7 +254,7 @@ class TestGradable:
     """What the grader would refuse to read is refused before it is trained."""
 
     def test_more_runs_than_the_grader_reads(self, experiment: Run, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"at most 100,000 values, but 120 runs of 30 epochs"):
+        with pytest.raises(ConfigError, match=r"at most 100,000 values, but 120 runs of 3,600 epochs"):
             experiment(tmp_path / "run", seeds=40, epochs=30)
         assert not (tmp_path / "run" / "config.toml").exists()
 
