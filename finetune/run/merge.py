@@ -28,8 +28,7 @@ ALIKE = {
     ),
     "dataset": (
         "have the same images in the same splits",
-        "train them all on the same images with one --seed, which decides the split: "
-        "--seeds N --parallel runs trains more seeds on it",
+        "train them all on the same images with one --split-seed; with --resplit, also with the same --seeds",
     ),
     "weights": ("start from the same weights", "train them all with the same --weights"),
 }
@@ -142,7 +141,9 @@ def _config(first: RunFolder, documents: Sequence[Document]) -> ExperimentConfig
         )
     config = dataclasses.replace(
         first.config(),
-        variants=tuple(Variant(**{**row, "train": _groups(row["train"])}) for row in variants.values()),
+        variants=tuple(
+            records.recorded(Variant, {**row, "train": _groups(row["train"])}) for row in variants.values()
+        ),
         seed=seeds[0],
         seeds=len(seeds),
     )

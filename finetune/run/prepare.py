@@ -112,6 +112,7 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
             "download_seconds": download_seconds,
             "decode_seconds": seconds,
         },
+        "tuning": None,
         "runs": [],
     }
     for own in split.by_seed.values() or [splits]:

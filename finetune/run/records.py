@@ -66,6 +66,7 @@ class Document(TypedDict):
     dataset: Json
     weights: Json | None
     timings: dict[str, float]
+    tuning: Json | None
     runs: list[Json]
 
 
@@ -93,12 +94,21 @@ def config_record(config: ExperimentConfig, split: str) -> Json:
         "subset": config.subset,
         "weights": Path(config.weights).name,
         "seeds": list(config.seed_list),
+        "split_seed": config.split_seed,
+        "resplit": config.resplit,
+        "tune": None,
         "precision": config.precision,
         "cache_views": config.cache_views,
         "processes": config.processes,
         "variants": variants,
         "recipe": dataclasses.asdict(config.recipe),
     }
+
+
+def recorded(config: type[T], values: Json) -> T:
+    """A part of the configuration from its record, which may say more than the part has fields for."""
+    names = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    return config(**{name: value for name, value in values.items() if name in names})
 
 
 def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
@@ -173,6 +183,7 @@ def start_record(variant: Variant, seed: int, network: Network, initial_sha256: 
         "n_frozen": sum(p.numel() for p in network.parameters()) - n_trained,
         "frozen_sha256_before": network.frozen_sha256(),
         "learning_rate": peak,
+        "trial": None,
     }
 
 
