@@ -60,8 +60,9 @@ def reestimate(
     """
     network.train()
     suffix = network.suffix
-    with _averaging([m for m in suffix.modules() if isinstance(m, nn.BatchNorm2d) and m.training]):
-        for features in batches:
+    norms = [m for m in suffix.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    with _averaging(norms):
+        for features in batches if norms else ():
             suffix(features)
             batch_ended()
 
