@@ -2,7 +2,7 @@
 
 Running statistics are exponential averages over the last dozens of steps. After few steps, or while weights
 move fast, they lag behind the network that is evaluated, and a network that fits its training images scores
-at chance. Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm": average the statistics of some batches,
+near chance. Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm": average the statistics of some batches,
 with the weights as they are.
 
 Re-estimation changes no weight: in training, batches are normalized by statistics of their own.
@@ -20,11 +20,16 @@ from torch import nn
 from finetune.config.experiment import Recipe
 from finetune.network.network import Network
 
-N_IMAGES = 1024
-"""Images whose statistics are averaged, or all that there are; Wu and Johnson find a thousand enough."""
+N_IMAGES = 512
+"""Images whose statistics are averaged, or all that there are. With 256, 512 and 1,024 a network from random
+weights scored the same on Flowers-102 at 64 px (docs/benchmarks.md)."""
 
 FEW_STEPS = 300
-"""With `statistics = "auto"`, they are re-estimated where training takes fewer steps than this."""
+"""With `statistics = "auto"`, they are re-estimated where training takes fewer steps than this.
+
+With PyTorch's momentum of 0.1, running statistics lag by about twenty steps. At the end of half a cosine of
+300 steps the learning rate has been below a ninetieth of its peak for so long, and the weights hardly move.
+"""
 
 
 def choose_statistics(recipe: Recipe, n_train: int) -> str:

@@ -372,7 +372,5 @@ class TestResplit:
 
     def test_an_official_split_is_refused(self, tmp_path: Path) -> None:
         config = tiny_config(dataset=f"imagefolder:{pets(tmp_path)}", subset=None, seeds=2, resplit=True)
-        with pytest.raises(
-            ConfigError, match=r"--resplit draws a new split for each seed.* add --split 70"
-        ):
+        with pytest.raises(ConfigError, match=r"--resplit draws a new split for each seed.* add --split 70"):
             split_dataset(config)
