@@ -60,7 +60,7 @@ class Recipe:
 
     epochs: int = 30
     batch_size: int = 64
-    lr: float = 0.01
+    lr: float = 0.03
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: float = 1.0

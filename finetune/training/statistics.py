@@ -24,11 +24,11 @@ N_IMAGES = 512
 """Images whose statistics are averaged, or all that there are. With 256, 512 and 1,024 a network from random
 weights scored the same on Flowers-102 at 64 px (docs/benchmarks.md)."""
 
-FEW_STEPS = 300
+FEW_STEPS = 200
 """With `statistics = "auto"`, they are re-estimated where training takes fewer steps than this.
 
-With PyTorch's momentum of 0.1, running statistics lag by about twenty steps. At the end of half a cosine of
-300 steps the learning rate has been below a ninetieth of its peak for so long, and the weights hardly move.
+With PyTorch's momentum of 0.1, running statistics lag by about twenty steps. In the last twenty of 200 steps of
+half a cosine the learning rate is below a fortieth of its peak, and the weights hardly move.
 """
 
 
