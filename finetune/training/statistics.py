@@ -27,7 +27,7 @@ weights scored the same on Flowers-102 at 64 px (docs/benchmarks.md)."""
 FEW_STEPS = 200
 """With `statistics = "auto"`, they are re-estimated where training takes fewer steps than this.
 
-With PyTorch's momentum of 0.1, running statistics lag by about twenty steps. In the last twenty of 200 steps of
+With a momentum of 0.1, running statistics lag by about twenty steps. In the last twenty of 200 steps of
 half a cosine the learning rate is below a fortieth of its peak, and the weights hardly move.
 """
 
