@@ -70,8 +70,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
         flag_value=MODES[0],
     ),
     "image_size": _option("Height and width of the network's input in pixels.", RECIPE.image_size, type=int),
-    "seed": _option("First seed; it also determines the split.", STANDARD.seed, type=int),
+    "split_seed": _option("Seed of the split and of --subset.", STANDARD.split_seed, type=int),
+    "resplit": _option("Give each seed a split of its own.", "one split for all", is_flag=True),
+    "seed": _option("First seed.", STANDARD.seed, type=int),
     "seeds": _option("Number of seeds to train each variant with.", STANDARD.seeds, type=int),
+    "longer_scratch": _option(
+        "Also train from random weights for K times the epochs, as another variant, such as A3.",
+        "no such variant",
+        type=int,
+        metavar="K",
+    ),
     "device": _option("Where to compute.", STANDARD.device, type=click.Choice(DEVICES)),
     "on_bad_image": _option(
         "Stop if an image cannot be read, or skip such images.",
@@ -108,7 +116,10 @@ IMAGE_OPTIONS = (
     "split",
     "subset",
     "image_size",
+    "split_seed",
+    "resplit",
     "seed",
+    "seeds",
     "on_bad_image",
     "workers",
 )
@@ -178,14 +189,14 @@ def configure(given: Mapping[str, Any]) -> ExperimentConfig:
     """A preset whose values are overridden by the options that were given.
 
     Args:
-        given: values by field of `ExperimentConfig` or `Recipe`; `variants` as in "a,c".
+        given: values by field of `ExperimentConfig` or `Recipe`; `variants` as in "a,c"; `longer_scratch`.
 
     Raises:
         ConfigError: an unknown preset or variant, or a value that breaks its rule.
     """
     fields = dict(given)
     config = load_preset(fields.pop("preset", STANDARD.preset))
-    variants = fields.pop("variants", None)
+    variants, longer = fields.pop("variants", None), fields.pop("longer_scratch", None)
     recipe = {name: fields.pop(name) for name in RECIPE_FIELDS & fields.keys()}
     rows = config.variants
     tune = _tune(fields.pop("tune", None), config.tune, recipe.get("lr"))
@@ -199,7 +210,8 @@ def configure(given: Mapping[str, Any]) -> ExperimentConfig:
         "recipe": dataclasses.replace(config.recipe, **recipe),
     }
     config = dataclasses.replace(config, **fields)
-    return config if variants is None else config.pick(variants)
+    config = config if variants is None else config.pick(variants)
+    return config if longer is None else config.with_longer_scratch(longer)
 
 
 def _tune(given: str | None, preset: Tune | None, lr: float | None) -> Tune | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from finetune.config.rules import is_nameable, is_number, is_whole, require, require_choice
 from finetune.config.tune import Tune
+from finetune.config.variant import GROUPS, STANDARD_VARIANTS, Variant, pick
 from finetune.errors import ConfigError
 
-GROUPS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
-"""The groups of layers, from input to output: the children of torchvision's ResNet that have parameters."""
+__all__ = ["GROUPS", "STANDARD_VARIANTS", "ExperimentConfig", "Recipe", "Variant", "pick", "require"]
 
 SEED_MAX = 2**32 - 1
 """The largest seed that every random number generator in use accepts."""
@@ -23,99 +22,7 @@ DEVICES = ("auto", "cpu", "cuda")
 ON_BAD_IMAGE = ("fail", "skip")
 STORES = ("auto", "device", "memory", "disk", "off")
 PRECISIONS = ("auto", "fp32", "bf16")
-INITS = ("random", "pretrained")
-
-
-def require(holds: bool, what: str, rule: str, value: object) -> None:
-    """Raise an error unless a value meets its rule.
-
-    Args:
-        holds: whether it meets the rule.
-        what: what the value is for, as the subject of the message.
-        rule: what it must be, to follow "must be".
-        value: as it was given.
-
-    Raises:
-        ConfigError: the value breaks the rule.
-    """
-    if not holds:
-        raise ConfigError(f"{what} must be {rule}, but {value!r} was given.")
-
-
-def _require_choice(what: str, choices: tuple[str, ...], value: object) -> None:
-    require(value in choices, what, f"{', '.join(choices[:-1])} or {choices[-1]}", value)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _nameable(value: str) -> bool:
-    """Whether the operating system allows a path of that name."""
-    path = value.encode("utf-8", "surrogateescape")
-    return b"\0" not in path and len(path) < 4096 and all(len(part) < 256 for part in path.split(b"/"))
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One way to train the network: a row of data, not a code path.
-
-    Args:
-        name: a letter, then at most 31 letters, digits, hyphens or underscores; unique, ignoring case.
-        init: initial weights, `random` or `pretrained`.
-        train: `all`, or names from `GROUPS`; everything else is frozen.
-        lr: peak learning rate of this variant; None means the recipe's.
-
-    Raises:
-        ConfigError: a field breaks its rule.
-    """
-
-    name: str
-    init: str
-    train: str | tuple[str, ...]
-    lr: float | None = None
-
-    def __post_init__(self) -> None:
-        require(
-            isinstance(self.name, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_-]{0,31}", self.name) is not None,
-            "A variant's name",
-            "a letter, then at most 31 letters, digits, hyphens or underscores",
-            self.name,
-        )
-        _require_choice(f"init of variant {self.name}", INITS, self.init)
-        listed = isinstance(self.train, str | tuple)
-        unknown = [g for g in self.groups if g not in GROUPS] if listed else [self.train]
-        require(
-            not unknown and len(self.groups) > 0 and len(set(self.groups)) == len(self.groups),
-            f"train of variant {self.name}",
-            f'"all" or a list of different groups from {", ".join(GROUPS)}',
-            unknown[0] if unknown else self.train,
-        )
-        require(
-            self.lr is None or (_number(self.lr) and self.lr > 0),
-            f"lr of variant {self.name}",
-            "a number above 0",
-            self.lr,
-        )
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The groups that this variant trains."""
-        if self.train == "all":
-            return GROUPS
-        return (self.train,) if isinstance(self.train, str) else tuple(self.train)
-
-
-STANDARD_VARIANTS = (
-    Variant(name="A", init="random", train="all"),
-    Variant(name="B", init="pretrained", train="all"),
-    Variant(name="C", init="pretrained", train=("layer4", "fc")),
-)
-
+STATISTICS = ("auto", "running", "reestimated")
 
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "image_size": ("at most 65,536 pixels", lambda v: v <= 1 << 16),  # far beyond any memory
@@ -140,6 +47,9 @@ class Recipe:
         momentum: Nesterov momentum.
         weight_decay: for convolution and linear weights; biases and BatchNorm have none.
         warmup_epochs: epochs of linear warm-up before the cosine decay; may have a fraction.
+        statistics: what BatchNorm of the trained layers normalizes by in evaluation: the `running` averages
+            of the training steps, averages `reestimated` on training images before each evaluation, or
+            `auto`: reestimated where training has too few steps for running averages.
         image_size: height and width of the network's input, pixels.
         crop_area_min: smallest fraction of the image's area that a random training crop covers
             (Szegedy et al. 2015, "Going deeper with convolutions": 0.08).
@@ -151,10 +61,11 @@ class Recipe:
 
     epochs: int = 30
     batch_size: int = 64
-    lr: float = 0.01
+    lr: float = 0.03
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: float = 1.0
+    statistics: str = "auto"
     image_size: int = 224
     crop_area_min: float = 0.08
     flip_probability: float = 0.5
@@ -162,10 +73,11 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("image_size", 8)):
             value = getattr(self, name)
-            require(_whole(value, least), name, f"a whole number of at least {least}", value)
+            require(is_whole(value, least), name, f"a whole number of at least {least}", value)
         for name, (rule, holds) in RANGES.items():
             value = getattr(self, name)
-            require(_number(value) and holds(value), name, rule, value)
+            require(is_number(value) and holds(value), name, rule, value)
+        require_choice("statistics", STATISTICS, self.statistics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +91,9 @@ class ExperimentConfig:
         split: `70-15-15`, `official`, or None: official for an image folder with train/, else 70-15-15.
         subset: maximum number of images per class in each split; None means all.
         weights: pretrained weights: `imagenet`, `bundled`, a file or a run folder.
-        seed: the first seed; it also determines split and subset.
+        split_seed: determines split and subset.
+        resplit: give each seed a split of its own: that of split_seed + seed.
+        seed: the first seed.
         seeds: number of seeds to train each variant with: seed, seed + 1, ...
         device: `auto`, `cpu` or `cuda`.
         threads: CPU threads that compute; None means OMP_NUM_THREADS, else one per core.
@@ -207,6 +121,8 @@ class ExperimentConfig:
     split: str | None = None
     subset: int | None = None
     weights: str = "imagenet"
+    split_seed: int = 0
+    resplit: bool = False
     seed: int = 0
     seeds: int = 1
     device: str = "auto"
@@ -225,33 +141,56 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         folder = self.dataset.startswith("imagefolder:") and self.dataset != "imagefolder:"
         if not folder:
-            _require_choice("dataset", DATASETS, self.dataset)
+            require_choice("dataset", DATASETS, self.dataset)
         for name in ("dataset", "data_root", "weights"):
             value = getattr(self, name)
-            require(_nameable(value), name, "a path without null characters or overlong names", value)
+            require(is_nameable(value), name, "a path without null characters and overlong names", value)
         if self.split is not None:
-            _require_choice("split", SPLITS, self.split)
-        _require_choice("device", DEVICES, self.device)
-        _require_choice("store", STORES, self.store)
-        _require_choice("precision", PRECISIONS, self.precision)
-        _require_choice("on_bad_image", ON_BAD_IMAGE, self.on_bad_image)
+            require_choice("split", SPLITS, self.split)
+        require_choice("device", DEVICES, self.device)
+        require_choice("store", STORES, self.store)
+        require_choice("precision", PRECISIONS, self.precision)
+        require_choice("on_bad_image", ON_BAD_IMAGE, self.on_bad_image)
         views, cached = self.cache_views, self.cache_views is not None
-        valid = not cached or views == "auto" or _whole(views, 1)
+        valid = not cached or views == "auto" or is_whole(views, 1)
         require(valid, "cache_views", "auto or a whole number of at least 1", views)
         require(self.processes == 1 or not cached, "cache_views with --parallel data", "left out", views)
-        require(isinstance(self.deterministic, bool), "deterministic", "true or false", self.deterministic)
+        for name in ("deterministic", "resplit"):
+            value = getattr(self, name)
+            require(isinstance(value, bool), name, "true or false", value)
         for name in ("subset", "seeds", "threads", "workers", "processes"):
             value = getattr(self, name)
             optional = name in ("subset", "threads", "workers") and value is None
-            require(optional or _whole(value, 1), name, "a whole number of at least 1", value)
-        last = self.seed + self.seeds - 1 if _whole(self.seed, 0) else -1
+            require(optional or is_whole(value, 1), name, "a whole number of at least 1", value)
+        last = self.seed + self.seeds - 1 if is_whole(self.seed, 0) else -1
         require(0 <= last <= SEED_MAX, "seed", f"a whole number from 0 to {SEED_MAX:,}", self.seed)
+        require(is_whole(self.split_seed, 0), "split_seed", "a whole number of at least 0", self.split_seed)
         if self.tune is not None:
             fixed = next((v for v in self.variants if v.lr is not None), None)
             require(fixed is None, "lr of a variant that is tuned", "left out", fixed and fixed.lr)
+            headed = next((v for v in self.variants if v.head is not None), None)
+            require(headed is None, "head of a variant that is tuned", "left out", headed and headed.head)
+            require(not self.resplit, "resplit of a tuned run", "false", self.resplit)
         names = [v.name.casefold() for v in self.variants]
         require(len(names) > 0, "variants", "a list of at least one", [])
         require(len(set(names)) == len(names), "names of variants", "different, ignoring case", names)
+        self._require_heads()
+
+    def _require_heads(self) -> None:
+        """Check that each head comes from an earlier variant that trains it on the same starting weights."""
+        earlier: list[Variant] = []
+        for variant in self.variants:
+            if variant.head is not None:
+                valid = [v.name for v in earlier if v.init == variant.init and "fc" in v.groups]
+                require(
+                    variant.head in valid,
+                    f"head of variant {variant.name}",
+                    f"an earlier variant that trains fc from {variant.init} weights"
+                    + (f" ({', '.join(valid)})" if valid else ", of which there is none"),
+                    variant.head,
+                )
+                require(self.processes == 1, "head with --parallel data", "left out", variant.head)
+            earlier.append(variant)
 
     @property
     def seed_list(self) -> tuple[int, ...]:
@@ -264,15 +203,39 @@ class ExperimentConfig:
         after = self.seed + self.seeds
         return after if after <= SEED_MAX else self.seed - 1
 
+    def split_seed_of(self, seed: int) -> int:
+        """The seed of the split that a seed trains on; the same whatever other seeds a job has."""
+        return self.split_seed + (seed if self.resplit else 0)
+
+    def epochs_of(self, variant: Variant) -> int:
+        """The passes over the training split that a variant makes."""
+        return variant.epochs or self.recipe.epochs
+
+    def with_longer_scratch(self, factor: int) -> ExperimentConfig:
+        """The same experiment with one more row: the variant from random weights, for `factor` times as long.
+
+        Raises:
+            ConfigError: the factor is no whole number above 1, or no variant trains every layer from random
+                weights.
+        """
+        require(is_whole(factor, 2), "longer-scratch", "a whole number of at least 2", factor)
+        rows = list(self.variants)
+        scratch = next((v for v in rows if v.init == "random" and set(v.groups) == set(GROUPS)), None)
+        if scratch is None:
+            raise ConfigError(
+                "--longer-scratch repeats the variant that trains every layer from random weights, but "
+                f"{', '.join(v.name for v in rows)} contain none; add A to --variants."
+            )
+        longer = dataclasses.replace(
+            scratch, name=f"{scratch.name}{factor}", epochs=factor * self.epochs_of(scratch)
+        )
+        rows.insert(rows.index(scratch) + 1, longer)
+        return dataclasses.replace(self, variants=tuple(rows))
+
     def pick(self, names: str) -> ExperimentConfig:
         """The same experiment with only the variants in a comma-separated list, in that order.
 
         Raises:
             ConfigError: a name is unknown; the message lists the valid ones.
         """
-        rows = {v.name.casefold(): v for v in self.variants}
-        wanted = [n.strip().casefold() for n in names.split(",")]
-        for name in wanted:
-            valid = ", ".join(v.name for v in self.variants)
-            require(name in rows, "variant", f"one of {valid}", name)
-        return dataclasses.replace(self, variants=tuple(rows[n] for n in wanted))
+        return dataclasses.replace(self, variants=pick(self.variants, names.split(",")))

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig, Recipe, Variant, require
+from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig, Recipe, Variant, pick, require
 from finetune.config.tune import tune_from_table
 from finetune.errors import ConfigError
 
@@ -44,14 +44,15 @@ def load_preset(name: str) -> ExperimentConfig:
 
 
 def _from_table(table: dict[str, Any], name: str) -> ExperimentConfig:
-    table = {"preset": name, **{k: v for k, v in table.items() if k != "description"}}
+    table = {k: v for k, v in table.items() if k != "description"}
     recipe = table.pop("recipe", {})
     rows = table.pop("variants", {})
     picked = table.pop("pick", None)
     tune = tune_from_table(table.pop("tune", None), f"preset {name}")
     for key, value in (("recipe", recipe), ("variants", rows)):
         require(isinstance(value, dict), f"{key} in preset {name}", "a table", value)
-    variants = {v.name: dataclasses.asdict(v) for v in STANDARD_VARIANTS}
+    _fill_in_what_version_0_1_left_out(table, recipe)
+    variants = {v.name: _set_fields(v) for v in STANDARD_VARIANTS}
     for row, fields in rows.items():
         require(isinstance(fields, dict), f"variants.{row} in preset {name}", "a table", fields)
         standard = next((v for v in variants if v.casefold() == row.casefold()), row)
@@ -59,24 +60,35 @@ def _from_table(table: dict[str, Any], name: str) -> ExperimentConfig:
     for fields in variants.values():
         if isinstance(fields.get("train"), list):
             fields["train"] = tuple(fields["train"])
-    config = ExperimentConfig(
-        **_checked(ExperimentConfig, table, f"preset {name}"),
+    made = tuple(
+        Variant(**_checked(Variant, fields, f"[variants.{row}] of preset {name}"))
+        for row, fields in variants.items()
+    )
+    if picked is not None:
+        listed = isinstance(picked, list) and all(isinstance(n, str) for n in picked)
+        require(listed, f"pick in preset {name}", "a list of variant names", picked)
+        made = pick(made, picked)
+    return ExperimentConfig(
+        **_checked(ExperimentConfig, {"preset": name, **table}, f"preset {name}"),
         tune=tune,
         recipe=Recipe(**_checked(Recipe, recipe, f"[recipe] of preset {name}")),
-        variants=tuple(
-            Variant(**_checked(Variant, fields, f"[variants.{row}] of preset {name}"))
-            for row, fields in variants.items()
-        ),
+        variants=made,
     )
-    if picked is None:
-        return config
-    require(
-        isinstance(picked, list) and all(isinstance(n, str) for n in picked),
-        f"pick in preset {name}",
-        "a list of variant names",
-        picked,
-    )
-    return config.pick(",".join(picked))
+
+
+def _fill_in_what_version_0_1_left_out(table: dict[str, Any], recipe: Any) -> None:
+    """Let the config.toml of a run of version 0.1 mean what it meant: the seed decided the split, too.
+
+    Only finetune itself writes the key `preset`, and since then also `split_seed`.
+    """
+    if "preset" in table and "split_seed" not in table:
+        table["split_seed"] = table.get("seed", 0)
+        if isinstance(recipe, dict):
+            recipe.setdefault("statistics", "running")
+
+
+def _set_fields(variant: Variant) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(variant).items() if v is not None}
 
 
 def _checked(cls: type[Any], table: Mapping[str, Any], where: str) -> Mapping[str, Any]:
@@ -96,9 +108,6 @@ def _checked(cls: type[Any], table: Mapping[str, Any], where: str) -> Mapping[st
 def to_table(config: ExperimentConfig) -> dict[str, Any]:
     """The configuration as a TOML table that `load_preset` reads back; unset values are left out."""
     table = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
-    rows = {
-        v.name: {k: x for k, x in dataclasses.asdict(v).items() if x is not None and k != "name"}
-        for v in config.variants
-    }
+    rows = {v.name: {k: x for k, x in _set_fields(v).items() if k != "name"} for v in config.variants}
     del table["variants"]
     return {"pick": list(rows), **table, "variants": rows}

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from finetune.config.experiment import ExperimentConfig
 from finetune.data.cache import cache_limit, discard, entries, entry_name, evict, obtain
 from finetune.data.datasets import SPLIT_NAMES, Dataset, load_dataset
 from finetune.data.device import DeviceImages
-from finetune.data.sources import ImageSource
-from finetune.data.splits import Splits, make_splits, summary_lines
+from finetune.data.sources import ImageSource, Selection
+from finetune.data.splits import Split, Splits, content_hashes, make_splits, summary_lines, union
 from finetune.data.store import StoredImages
 from finetune.data.stream import StreamedImages, evaluation_stream, training_stream, visit
 from finetune.errors import BadImagesError, ConfigError
@@ -55,20 +56,52 @@ class SplitDataset:
 
     Args:
         dataset: what was split.
-        splits: of its samples.
+        splits: of its samples; the first seed's, if each seed has its own.
         hashed_at: when the files were about to be hashed, seconds since the epoch.
+        by_seed: the splits of each seed, if each has its own.
+        decoded: what is decoded together: each of the splits, or the images that any seed trains on and those
+            that any seed holds out, so that no image is decoded again for each seed.
     """
 
     dataset: Dataset
     splits: Splits
     hashed_at: float
+    by_seed: Mapping[int, Splits]
+    decoded: Mapping[str, Split]
 
     def entry_names(self, image_size: int) -> dict[str, str]:
-        """Names of the cache entries by split, for a size of the network's input."""
+        """Names of the cache entries by what is decoded together, for a size of the network's input."""
         return {
-            name: entry_name(self.dataset.name, name, image_size, split.fingerprint)
-            for name, split in self.splits.by_name.items()
+            name: entry_name(self.dataset.name, name, image_size, part.fingerprint)
+            for name, part in self.decoded.items()
         }
+
+    def of_seed(
+        self, seed: int, sources: Mapping[str, ImageSource], workers: int
+    ) -> tuple[Splits, dict[str, ImageSource]]:
+        """The splits of a seed and their images; the first seed's for one without splits of its own.
+
+        Args:
+            seed: of a run.
+            sources: what `prepare_images` returned.
+            workers: threads that copy images into batches.
+        """
+        if not self.by_seed:
+            return self.splits, {**sources}
+        splits = self.by_seed.get(seed, self.splits)
+        selected: dict[str, ImageSource] = {}
+        for name, part in splits.by_name.items():
+            form = decoded_as(name)
+            if form in sources:
+                rows = {sample.id: row for row, sample in enumerate(self.decoded[form].samples)}
+                index = np.array([rows[sample.id] for sample in part.samples], dtype=np.int64)
+                selected[name] = Selection(sources[form], index, workers)
+        return splits, selected
+
+
+def decoded_as(split: str) -> str:
+    """The key in `SplitDataset.decoded` for a split where each seed has its own."""
+    return "train" if split == "train" else "heldout"
 
 
 def split_dataset(
@@ -82,12 +115,32 @@ def split_dataset(
         dataset: the images, if they were found before.
 
     Raises:
-        DataError: they are not as the configuration says.
+        ConfigError: each seed is to have a split of its own, but the data set's authors divided it.
+        DataError: the images are not as the configuration says.
     """
-    dataset = dataset or load_dataset(config.dataset, Path(config.data_root))
+    dataset, workers = dataset or load_dataset(config.dataset, Path(config.data_root)), workers or cores()
     hashed_at = time.time()
-    splits = make_splits(dataset, config.split, config.subset, config.seed, workers or cores())
-    return SplitDataset(dataset, splits, hashed_at)
+    hashed = content_hashes(dataset.samples, workers)
+
+    def of_seed(seed: int) -> Splits:
+        split_seed = config.split_seed_of(seed)
+        return make_splits(dataset, config.split, config.subset, split_seed, workers, hashed)
+
+    first = of_seed(config.seed)
+    if not config.resplit:
+        return SplitDataset(dataset, first, hashed_at, {}, first.by_name)
+    if first.kind == "official":
+        raise ConfigError(
+            "--resplit draws a new split for each seed, which must be 70-15-15, but these images have the "
+            "official split; add --split 70-15-15, or leave --resplit out."
+        )
+    by_seed = {config.seed: first} | {seed: of_seed(seed) for seed in config.seed_list[1:]}
+    parts: dict[str, list[Split]] = {"train": [], "heldout": []}
+    for splits in by_seed.values():
+        for name, part in splits.by_name.items():
+            parts[decoded_as(name)].append(part)
+    decoded = {name: union(dataset, found, hashed[0]) for name, found in parts.items()}
+    return SplitDataset(dataset, first, hashed_at, by_seed, decoded)
 
 
 def prepare_images(
@@ -109,7 +162,8 @@ def prepare_images(
         names: of the splits that are needed.
 
     Returns:
-        The data set less what was skipped, the images of each split that is needed, and the seconds it took.
+        The data set less what was skipped, what was decoded (`SplitDataset.of_seed` makes splits of it), and
+        the seconds it took.
 
     Raises:
         ConfigError: `--store device` without a GPU.
@@ -138,11 +192,8 @@ def prepare_images(
         discard(name)
     evict(limit, in_use)
     n_samples = {name: len(s.samples) for name, s in split.splits.by_name.items()}
-    for line in (
-        *split.splits.notes,
-        *notes,
-        *summary_lines(split.dataset.classes, n_samples, split.splits.kind),
-    ):
+    kind = f"{split.splits.kind}, another one for each seed" if split.by_seed else split.splits.kind
+    for line in (*split.splits.notes, *notes, *summary_lines(split.dataset.classes, n_samples, kind)):
         reporter.say(line)
     sources, where = _placed(config, decoded, device)
     reporter.say(f"{sum(map(len, sources.values())):,} images {where}.")
@@ -189,7 +240,8 @@ def _decoded(
     problems: dict[str, None] = {}  # a set in order
     mode = "auto" if config.store == "device" else config.store
     label = "checking images" if mode == "off" else "decoding"
-    wanted = {name: s for name, s in split.splits.by_name.items() if name in names}
+    needed = {decoded_as(name) for name in names} if split.by_seed else set(names)
+    wanted = {name: part for name, part in split.decoded.items() if name in needed}
     with reporter.bar(label, sum(len(s.samples) for s in wanted.values())) as advance:
         for name, part in wanted.items():
             kind = training_stream if name == "train" else evaluation_stream

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -53,6 +54,49 @@ class ImageSource(Protocol):
             part: the images wanted.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some of the images of a source, in an order of their own, without a copy of their pixels.
+
+    Args:
+        images: to select from.
+        index: [n] which ones.
+        workers: threads that copy images into batches.
+    """
+
+    images: ImageSource
+    index: Index
+    workers: int
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """[n x 2] height and width of each image."""
+        return self.images.sizes[self.index]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def augmented(
+        self, plan: Plan, batches: Sequence[Index], image_size: int, workers: int
+    ) -> Iterator[tuple[Index, torch.Tensor]]:
+        """Augmented training images; see `ImageSource`."""
+        boxes = np.zeros((len(self.images), 4), dtype=plan.boxes.dtype)
+        flips = np.zeros(len(self.images), dtype=plan.flips.dtype)
+        boxes[self.index], flips[self.index] = plan.boxes, plan.flips
+        chosen = [self.index[batch] for batch in batches]
+        found = self.images.augmented(Plan(plan.order, boxes, flips), chosen, image_size, workers)
+        yield from ((batch, pixels) for batch, (_, pixels) in zip(batches, found, strict=True))
+
+    def batches(self, batch_size: int, part: slice = WHOLE) -> Iterator[torch.Tensor]:
+        """Images in order; see `ImageSource`. A crop of all of an image at its own size is the image."""
+        sizes = self.sizes
+        whole = np.concatenate([np.zeros_like(sizes), sizes[:, ::-1]], axis=1).astype(np.float32)
+        plan = Plan(np.arange(len(self)), whole, np.zeros(len(self), dtype=bool))
+        numbers = plan.order[part]
+        split = [numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size)]
+        yield from (pixels for _, pixels in self.augmented(plan, split, int(sizes[0, 0]), self.workers))
 
 
 def augmented_by_threads(

@@ -77,7 +77,18 @@ def summary_lines(classes: Sequence[str], n_samples: Mapping[str, int], kind: st
     ]
 
 
-def make_splits(dataset: Dataset, kind: str | None, subset: int | None, seed: int, workers: int) -> Splits:
+Hashes = tuple[dict[str, str], dict[str, str]]
+"""What `content_hashes` returns."""
+
+
+def make_splits(
+    dataset: Dataset,
+    kind: str | None,
+    subset: int | None,
+    seed: int,
+    workers: int,
+    hashed: Hashes | None = None,
+) -> Splits:
     """Split a data set.
 
     Args:
@@ -86,6 +97,7 @@ def make_splits(dataset: Dataset, kind: str | None, subset: int | None, seed: in
         subset: use at most this many images per class in each split.
         seed: decides which images go into which split, and which ones a subset contains.
         workers: threads that read the images.
+        hashed: their hashes, if they are known.
 
     Raises:
         DataError: no predefined splits, or a class with too few images.
@@ -97,7 +109,7 @@ def make_splits(dataset: Dataset, kind: str | None, subset: int | None, seed: in
             f"--split official requires a data set with predefined splits, but {dataset.name} has none; "
             "use --split 70-15-15, or sort an image folder into train/, val/ and test/."
         )
-    hashes, unreadable = content_hashes(dataset.samples, workers)
+    hashes, unreadable = hashed or content_hashes(dataset.samples, workers)
     notes = list(dataset.notes)
     excluded = list(dataset.excluded)
     if kind == "official":
@@ -110,7 +122,14 @@ def make_splits(dataset: Dataset, kind: str | None, subset: int | None, seed: in
     return Splits(**splits, kind=kind, excluded=tuple(excluded), notes=tuple(notes), unreadable=unreadable)
 
 
-def content_hashes(samples: Sequence[Sample], workers: int) -> tuple[dict[str, str], dict[str, str]]:
+def union(dataset: Dataset, splits: Sequence[Split], hashes: dict[str, str]) -> Split:
+    """The images that are in any of the splits."""
+    return _split(
+        dataset, "union", list({s.id: s for split in splits for s in split.samples}.values()), hashes
+    )
+
+
+def content_hashes(samples: Sequence[Sample], workers: int) -> Hashes:
     """SHA-256 of each sample's bytes by sample id, and why files could not be read, also by id.
 
     An unreadable file gets the digest of its id, so that all bad images can be reported together, later.

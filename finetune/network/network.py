@@ -25,14 +25,20 @@ class Network(nn.Sequential):
     Args:
         stages: from input to logits; their names begin the names of parameters and buffers.
         groups: names of the groups that train; the rest is frozen.
+        adapts: let the BatchNorm statistics of frozen groups follow the images. Their outputs then
+            change from step to step, so there is no frozen prefix.
     """
 
-    def __init__(self, stages: OrderedDict[str, nn.Module], groups: Collection[str]) -> None:
+    def __init__(
+        self, stages: OrderedDict[str, nn.Module], groups: Collection[str], adapts: bool = False
+    ) -> None:
         super().__init__(stages)
+        self.adapts = adapts
         self.frozen_groups = tuple(
             n for n, s in stages.items() if n not in groups and next(s.parameters(), None) is not None
         )
-        self.n_frozen_stages = next(i for i, name in enumerate(stages) if name in groups)
+        first = next(i for i, name in enumerate(stages) if name in groups)
+        self.n_frozen_stages = 0 if adapts else first
         self._fused_prefix: tuple[object, Step] | None = None  # and the state that it was made from
         for group in self.frozen_groups:
             self.get_submodule(group).requires_grad_(False)
@@ -54,9 +60,9 @@ class Network(nn.Sequential):
         return nn.Sequential(*self)[self.n_frozen_stages :]
 
     def train(self, mode: bool = True) -> Network:
-        """Set training mode everywhere but in the frozen groups."""
+        """Set training mode everywhere but in frozen groups that keep their statistics."""
         super().train(mode)
-        for group in self.frozen_groups:
+        for group in () if self.adapts else self.frozen_groups:
             self.get_submodule(group).eval()
         return self
 
@@ -87,8 +93,8 @@ class Network(nn.Sequential):
         return ((n, p) for n, p in self.named_parameters() if p.requires_grad)
 
     def frozen_sha256(self) -> str:
-        """SHA-256 of all frozen parameters and buffers."""
-        state = self.state_dict()
+        """SHA-256 of all that is frozen: parameters and, unless they adapt, BatchNorm statistics."""
+        state = dict(self.named_parameters()) if self.adapts else self.state_dict()
         return fingerprint({n: t for n, t in state.items() if n.partition(".")[0] in self.frozen_groups})
 
 

@@ -30,9 +30,9 @@ def stages(n_classes: int) -> OrderedDict[str, nn.Module]:
     return OrderedDict(**named, flatten=nn.Flatten(), fc=classifier)
 
 
-def resnet18(n_classes: int, groups: Collection[str] = GROUPS) -> Network:
-    """A randomly initialized ResNet-18 of which only the named groups train."""
-    return Network(stages(n_classes), groups)
+def resnet18(n_classes: int, groups: Collection[str] = GROUPS, adapts: bool = False) -> Network:
+    """A randomly initialized ResNet-18 of which only the named groups train; see `Network`."""
+    return Network(stages(n_classes), groups, adapts)
 
 
 def build(variant: Variant, n_classes: int, seed: int, pretrained: State | None) -> Network:
@@ -48,7 +48,7 @@ def build(variant: Variant, n_classes: int, seed: int, pretrained: State | None)
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = resnet18(n_classes, variant.groups)
+        network = resnet18(n_classes, variant.groups, variant.adapts)
     if variant.init == "pretrained":
         if pretrained is None:
             raise ValueError(f"Variant {variant.name} starts from pretrained weights, but none were given.")

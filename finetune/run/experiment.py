@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import time
@@ -19,6 +20,7 @@ from finetune.network.network import Network, fingerprint
 from finetune.network.resnet18 import build
 from finetune.run import environment, records
 from finetune.run.folder import RunFolder
+from finetune.run.heads import put_head
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.progress import Progress
 from finetune.run.records import Document, Json, Shard
@@ -77,8 +79,9 @@ def run_experiment(
         folder.require_new()
     prepared = prepare(config, reporter, world)
     record = prepared.record
-    for variant in () if resume else config.variants:  # a resumed job passed this when it began
-        require_batch_statistics(variant, len(prepared.images.train), config.recipe, world.size)
+    sizes = {len(own.train.samples) for own in prepared.split.by_seed.values() or [prepared.splits]}
+    for variant, n in () if resume else itertools.product(config.variants, sizes):  # passed when it began
+        require_batch_statistics(variant, n, config.recipe, world.size)
     with folder.locked(), memory_errors(config):
         if not resume:
             folder.begin(prepared.config, shard)
@@ -95,7 +98,7 @@ def run_experiment(
             if (variant.name, seed) in ended or (variant.name, seed) not in pairs:
                 continue
             started = time.perf_counter()
-            run = _run(prepared, variant, seed, folder, reporter, stop, world)
+            run = _run(prepared.of_seed(seed), variant, seed, folder, reporter, stop, world)
             record["runs"].append(run)
             seconds += max(0.0, run["total_seconds"] - (time.perf_counter() - started))
             record["timings"]["total_seconds"] = seconds + environment.elapsed_seconds()
@@ -133,15 +136,16 @@ def _run(
     if prepared.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(prepared.device)
     choice = chosen(prepared.record["tuning"], variant, prepared.config)
-    network, start = _begin(prepared, variant, seed, choice.rate)
+    network, start, missing = _begin(prepared, variant, seed, choice.rate, folder)
     start["trial"] = choice.trial
     reporter.say(start_line(start))
     stem = records.run_stem(variant.name, seed)
     saving = Saving(Checkpoints(folder.state, stem), folder, stop, world, started)
-    if choice.failure:
-        training = not_trained(choice.failure)
+    failure = choice.failure or missing
+    if failure:
+        training = not_trained(failure)
     else:
-        training = _train(prepared, start, network, saving, reporter)
+        training = _train(prepared, prepared.config.epochs_of(variant), start, network, saving, reporter)
     if training.failure:
         reporter.say(f"{stem} failed. {training.failure}")
     run = {
@@ -168,10 +172,11 @@ def _trial(
     """Train one trial, from its checkpoint if it has one; its entry in the results, and its seconds."""
     started = time.perf_counter()
     (variant,) = (v for v in prepared.config.variants if v.name == trial.variant)
-    network, start = _begin(prepared, variant, prepared.config.tuning_seed, trial.learning_rate)
+    network, start, _ = _begin(prepared, variant, prepared.config.tuning_seed, trial.learning_rate, folder)
     saving = Saving(Checkpoints(folder.state, trial.stem, keeps_best=False), folder, stop, world, started)
     training = _train(
-        prepared.for_epochs(trial.epochs),
+        prepared,
+        trial.epochs,
         start,
         network,
         saving,
@@ -183,11 +188,15 @@ def _trial(
     return trial_record(trial, start, training), training.seconds + time.perf_counter() - started
 
 
-def _begin(prepared: Prepared, variant: Variant, seed: int, peak: float) -> tuple[Network, Json]:
-    """A variant's network before training, and what the results say of it."""
+def _begin(
+    prepared: Prepared, variant: Variant, seed: int, peak: float, folder: RunFolder
+) -> tuple[Network, Json, str | None]:
+    """A variant's network before training, what the results say of it, and why it cannot train, or None."""
     pretrained = prepared.weights.state if prepared.weights else None
     network = build(variant, len(prepared.splits.train.class_counts), seed, pretrained)
-    return network, records.start_record(variant, seed, network, fingerprint(network.state_dict()), peak)
+    missing = put_head(network, variant, seed, folder, prepared.record["runs"])
+    start = records.start_record(variant, seed, network, fingerprint(network.state_dict()), peak)
+    return network, start, missing
 
 
 def _free() -> None:
@@ -197,6 +206,7 @@ def _free() -> None:
 
 def _train(
     prepared: Prepared,
+    epochs: int,
     start: Json,
     network: Network,
     saving: Saving,
@@ -205,17 +215,18 @@ def _train(
 ) -> Training:
     """Train a network that `start` describes, and write checkpoints; `ended` is called after each epoch."""
     config, world, checkpoints = prepared.config, saving.world, saving.checkpoints
+    recipe = dataclasses.replace(config.recipe, epochs=epochs)
     network.to(prepared.device).to(memory_format=torch.channels_last)
     interrupt = saving.stop.check if world.size == 1 else lambda: None  # several processes stop together
     prefix = FrozenPrefix(
         network,
-        config.recipe,
+        recipe,
         config.precision,
         Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None,
         prepared.features_of(start["variant"], start["frozen_sha256_before"]),
         interrupt,
     )
-    n_images = config.recipe.epochs * len(prepared.images.train)
+    n_images = recipe.epochs * len(prepared.images.train)
     with reporter.bar(checkpoints.stem, n_images) as advance, saving.stop.deferred():
 
         def step_ended(n_images: int) -> None:
@@ -223,7 +234,7 @@ def _train(
             saving.step_ended(trainer)
 
         def epoch_ended(epoch: Epoch) -> None:
-            reporter.say(epoch_line(start["variant"], epoch, config.recipe.epochs))
+            reporter.say(epoch_line(start["variant"], epoch, epochs))
             ended(epoch)
             if checkpoints.keeps_best:  # a trial is saved when it is stopped, and every few minutes
                 saving.save(trainer)
@@ -232,7 +243,7 @@ def _train(
         trainer = Trainer(
             network,
             prepared.images,
-            config.recipe,
+            recipe,
             prefix,
             peak=start["learning_rate"],
             seed=start["seed"],

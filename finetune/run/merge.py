@@ -28,8 +28,7 @@ ALIKE = {
     ),
     "dataset": (
         "have the same images in the same splits",
-        "train them all on the same images with one --seed, which determines the split: "
-        "--seeds N --parallel runs trains more seeds on it",
+        "train them all on the same images with one --split-seed; with --resplit, also with the same --seeds",
     ),
     "tuning": (
         "have the learning rates of the same trials",
@@ -101,9 +100,7 @@ def _require_alike(runs: Sequence[Path], documents: Sequence[Document]) -> None:
         for run, value in known[1:]:
             first, before = known[0]
             if part == "config":
-                # The splits themselves are compared; an official one has no use for its seed.
-                own = {"variants": None, "seeds": None, "split_seed": None}
-                before, value = ({**v, **own} for v in (before, value))
+                before, value = ({**v, "variants": None, "seeds": None} for v in (before, value))
             difference = records.difference(before, value, part)
             if difference:
                 raise RunFolderError(
@@ -155,7 +152,7 @@ def _config(first: RunFolder, documents: Sequence[Document]) -> ExperimentConfig
         seed=seeds[0],
         seeds=len(seeds),
     )
-    whole = {**configs[0], "variants": list(variants.values()), "seeds": seeds, "split_seed": seeds[0]}
+    whole = {**configs[0], "variants": list(variants.values()), "seeds": seeds}
     difference = records.difference(whole, records.config_record(config, whole["split"]), "config")
     if difference:
         raise RunFolderError(

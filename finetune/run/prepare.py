@@ -20,6 +20,7 @@ from finetune.data.prepare import (
     reopen_images,
     split_dataset,
 )
+from finetune.data.sources import ImageSource
 from finetune.data.splits import Splits
 from finetune.distributed.world import World
 from finetune.errors import DataError, OutOfMemory, RunFolderError
@@ -34,6 +35,7 @@ from finetune.system.console import Reporter
 from finetune.training.features import FeatureCache, FrozenPrefix, cacheable_bytes
 from finetune.training.precision import choose_precision
 from finetune.training.requirements import require_memory
+from finetune.training.statistics import choose_statistics
 
 LACK_OF_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a", "can't start new thread")
 """In the text of a RuntimeError when memory ran out: of PyTorch's allocator, C++, oneDNN, Python."""
@@ -43,28 +45,21 @@ LACK_OF_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a", "c
 class Prepared:
     """What all runs of an experiment share: images, weights and machine, and their record.
 
-    Where learning rates are tuned, `images` has no test images until `with_test` adds them, so that no trial
-    can be judged on them, not even by mistake.
+    Splits and images are the first seed's; `of_seed` gives another seed's, if each has its own. Where
+    learning rates are tuned, `images` has no test images until `with_test` adds them, so that no trial can be judged
+    on them, not even by mistake.
     """
 
     config: ExperimentConfig
     device: torch.device
     workers: int
-    split: SplitDataset
+    splits: Splits
     images: Images
     weights: Weights | None
     record: Document
+    split: SplitDataset
+    sources: dict[str, ImageSource]
     features: dict[str, tuple[str, FeatureCache]] = field(default_factory=dict)
-
-    @property
-    def splits(self) -> Splits:
-        """The three splits of the images."""
-        return self.split.splits
-
-    def for_epochs(self, epochs: int) -> Prepared:
-        """The same for training runs of another length."""
-        recipe = dataclasses.replace(self.config.recipe, epochs=epochs)
-        return dataclasses.replace(self, config=dataclasses.replace(self.config, recipe=recipe))
 
     def with_test(self, reporter: Reporter) -> Prepared:
         """The same with the test images, which `prepare` decoded to find unreadable ones and put aside.
@@ -78,6 +73,13 @@ class Prepared:
         labels = torch.from_numpy(self.splits.test.labels())
         held_out = {**self.images.held_out, "test": (test["test"], labels)}
         return dataclasses.replace(self, images=dataclasses.replace(self.images, held_out=held_out))
+
+    def of_seed(self, seed: int) -> Prepared:
+        """The same with a seed's own splits and images, whose features are not those of another seed."""
+        if not self.split.by_seed:
+            return self
+        splits, sources = self.split.of_seed(seed, self.sources, self.workers)
+        return dataclasses.replace(self, splits=splits, images=labeled(splits, sources), features={})
 
     def features_of(self, variant: str, frozen_sha256: str) -> FeatureCache:
         """The features cached by the previous seed if its frozen prefix was the same, else an empty cache."""
@@ -112,8 +114,13 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
         split, sources, seconds = prepare_images(config, split, reporter, workers, device)
     if config.tune:
         del sources["test"]
-    dataset, splits, images = split.dataset, split.splits, labeled(split.splits, sources)
-    config = dataclasses.replace(config, cache_views=_views(config, len(images.train), device))
+    dataset = split.dataset
+    splits, of_first = split.of_seed(config.seed, sources, workers)
+    images = labeled(splits, of_first)
+    recipe = dataclasses.replace(
+        config.recipe, statistics=choose_statistics(config.recipe, len(images.train))
+    )
+    config = dataclasses.replace(config, recipe=recipe, cache_views=_views(config, len(images.train), device))
     download_seconds = dataset.download_seconds + (weights.download_seconds if weights else 0.0)
     record: Document = {
         "schema_version": records.SCHEMA_VERSION,
@@ -121,7 +128,7 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
         "tool": environment.describe_tool(),
         "environment": described,
         "config": records.config_record(config, splits.kind),
-        "dataset": records.dataset_record(dataset, splits),
+        "dataset": records.dataset_record(dataset, splits, split.by_seed),
         "weights": records.weights_record(weights),
         "timings": {
             "start_seconds": max(0.0, environment.elapsed_seconds() - download_seconds - seconds),
@@ -131,13 +138,14 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
         "tuning": None,
         "runs": [],
     }
-    records.require_gradable(record, config, splits, n_values_of_trials(config))
-    if not world.all_equal([splits.fingerprints, record["weights"]]):
+    for own in split.by_seed.values() or [splits]:
+        records.require_gradable(record, config, own, n_values_of_trials(config))
+    if not world.all_equal([record["dataset"], record["weights"]]):
         raise DataError(
             "All processes must have the same images and weights, but they differ; put them on a volume that "
             "all processes share."
         )
-    return Prepared(config, device, workers, split, images, weights, record)
+    return Prepared(config, device, workers, splits, images, weights, record, split, sources)
 
 
 def _views(config: ExperimentConfig, n_train: int, device: torch.device) -> int | None:
@@ -147,11 +155,10 @@ def _views(config: ExperimentConfig, n_train: int, device: torch.device) -> int 
     n_bytes = 0
     for variant in config.variants:
         with torch.random.fork_rng(devices=[]):
-            network = resnet18(2, variant.groups).to(device)
+            network = resnet18(2, variant.groups, variant.adapts).to(device)
         n_bytes += n_train * FrozenPrefix(network, config.recipe, config.precision).bytes_per_image
-    pays = (
-        config.seeds > 1 or config.tune is not None
-    ) and 0 < n_bytes * config.recipe.epochs < cacheable_bytes(device)
+    shared = (config.seeds > 1 or config.tune is not None) and not config.resplit
+    pays = shared and 0 < n_bytes * config.recipe.epochs < cacheable_bytes(device)
     return config.recipe.epochs if pays else None
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,13 +89,7 @@ def dataset_name(dataset: str) -> str:
 def config_record(config: ExperimentConfig, split: str) -> Json:
     """The `config` object. Of paths it has only the last part, so that no personal folders are recorded."""
     variants = [
-        {
-            "epochs": None,
-            "norm": "frozen",
-            "head": None,
-            **dataclasses.asdict(v),
-            "train": "all" if v.train == "all" else list(v.groups),
-        }
+        {**dataclasses.asdict(v), "train": "all" if v.train == "all" else list(v.groups)}
         for v in config.variants
     ]
     return {
@@ -105,14 +99,14 @@ def config_record(config: ExperimentConfig, split: str) -> Json:
         "subset": config.subset,
         "weights": Path(config.weights).name,
         "seeds": list(config.seed_list),
-        "split_seed": config.seed,
-        "resplit": False,
+        "split_seed": config.split_seed,
+        "resplit": config.resplit,
         "tune": config.tune and config.tune.mode,
         "precision": config.precision,
         "cache_views": config.cache_views,
         "processes": config.processes,
         "variants": variants,
-        "recipe": {"statistics": "running", **dataclasses.asdict(config.recipe)},
+        "recipe": dataclasses.asdict(config.recipe),
     }
 
 
@@ -137,22 +131,33 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def dataset_record(dataset: Dataset, splits: Splits) -> Json:
-    """The `dataset` object."""
+def dataset_record(dataset: Dataset, splits: Splits, by_seed: Mapping[int, Splits]) -> Json:
+    """The `dataset` object.
+
+    Args:
+        dataset: what was split.
+        splits: of the first seed.
+        by_seed: of each seed, if each has its own.
+    """
+    resplits = [{"seed": seed, "splits": _splits_record(own)} for seed, own in by_seed.items()]
     return {
         "name": dataset.name,
         "classes": list(dataset.classes),
-        "splits": {
-            name: {
-                "n_samples": len(split.samples),
-                "class_counts": list(split.class_counts),
-                "fingerprint": split.fingerprint,
-            }
-            for name, split in splits.by_name.items()
-        },
-        "resplits": None,
+        "splits": _splits_record(splits),
+        "resplits": resplits or None,
         "excluded": [{"sample_id": sample_id, "reason": reason} for sample_id, reason in splits.excluded],
         "notes": list(splits.notes),
+    }
+
+
+def _splits_record(splits: Splits) -> Json:
+    return {
+        name: {
+            "n_samples": len(split.samples),
+            "class_counts": list(split.class_counts),
+            "fingerprint": split.fingerprint,
+        }
+        for name, split in splits.by_name.items()
     }
 
 
@@ -232,15 +237,15 @@ def require_gradable(
         ConfigError: results.json would have more values than the grader reads.
         DataError: the name of an image is one that the grader does not accept.
     """
-    n_runs, epochs = len(config.variants) * config.seeds, config.recipe.epochs
-    n_values = (
-        n_values_of(document) + n_runs * (VALUES_PER_RUN + epochs * VALUES_PER_EPOCH) + n_values_of_trials
-    )
+    n_runs, n_excluded = len(config.variants) * config.seeds, len(document["dataset"]["excluded"])
+    epochs = config.seeds * sum(map(config.epochs_of, config.variants))
+    n_values = n_values_of(document) + n_values_of_trials
+    n_values += n_runs * VALUES_PER_RUN + epochs * VALUES_PER_EPOCH
     if n_values > MAX_VALUES:
         raise ConfigError(
-            f"A results file may contain at most {MAX_VALUES:,} values, but {n_runs} runs of {epochs} epochs "
-            f"and {len(document['dataset']['excluded']):,} excluded files give about {n_values:,}; use fewer "
-            "--seeds or --epochs, or remove files that are not images."
+            f"A results file may contain at most {MAX_VALUES:,} values, but {n_runs} runs of {epochs:,} "
+            f"epochs and {n_excluded:,} excluded files give about {n_values:,}; use fewer --seeds or "
+            "--epochs, or remove files that are not images."
         )
     for split in (splits.val, splits.test):
         n = len(split.samples)

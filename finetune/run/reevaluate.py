@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,8 +67,9 @@ def evaluate_run(
         precision = "fp32"
         reporter.say(f"Trained in {config.precision}, evaluated in fp32: losses differ by rounding.")
     split = _split(config, results, threads)
-    for name in SPLITS:
-        if split.splits.by_name[name].fingerprint != results.splits[name].fingerprint:
+    for seed, name in itertools.product(results.seeds, SPLITS):
+        found = split.by_seed.get(seed, split.splits).by_name[name]
+        if found.fingerprint != results.splits_of(seed)[name].fingerprint:
             raise DataError(
                 f"The images must be those of the run, but the {name} split has another fingerprint than "
                 f"{folder.results_file} records; name the right ones with --dataset or --data-root."
@@ -81,8 +83,9 @@ def evaluate_run(
         network.to(target).to(memory_format=torch.channels_last)
         _load(network, folder, entry.artifacts.checkpoint, len(results.classes))
         prefix = FrozenPrefix(network, config.recipe, precision)
-        for name, source in sources.items():
-            part = split.splits.by_name[name]
+        splits, images = split.of_seed(entry.seed, sources, threads)
+        for name, source in images.items():
+            part = splits.by_name[name]
             features = prefix.held_out(name, source, WHOLE)
             predictions = evaluate(network, features, torch.from_numpy(part.labels()), precision)
             write_atomically(output / f"{entry.name}-{name}.csv", predictions_csv(part.samples, predictions))
@@ -97,7 +100,7 @@ def _split(config: ExperimentConfig, results: Results, workers: int) -> SplitDat
     """
     split = split_dataset(config, workers)
     while True:
-        samples = [sample for part in split.splits.by_name.values() for sample in part.samples]
+        samples = [sample for part in split.decoded.values() for sample in part.samples]
         skipped = [sample for sample in samples if sample.id in results.excluded]
         if not skipped:
             return split
@@ -140,7 +143,11 @@ def _recorded_config(
         data_root=data_root or ExperimentConfig.data_root,
         split=recorded["split"],
         subset=recorded["subset"],
+        # Version 1 of the schema had no split seed: the first seed decided the split.
+        split_seed=recorded.get("split_seed", recorded["seeds"][0]),
+        resplit=recorded.get("resplit", False),
         seed=recorded["seeds"][0],
+        seeds=len(recorded["seeds"]),
         precision=recorded.get("precision", "fp32"),
         recipe=from_record(Recipe, recorded["recipe"]),
     )

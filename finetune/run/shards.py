@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import product
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from finetune.distributed.world import DataParallel
 from finetune.errors import ConfigError, FinetuneError, RunFolderError
 from finetune.run.experiment import run_experiment
 from finetune.run.folder import RunFolder
+from finetune.run.heads import trained_together
 from finetune.run.merge import merge_runs
 from finetune.run.records import Document, Shard
 from finetune.system.console import Reporter
@@ -162,13 +163,13 @@ def train_shard(
         FinetuneError: this process or another one failed; what was trained is kept.
         Stopped: a signal came.
     """
-    pairs = [(variant.name, seed) for seed, variant in product(config.seed_list, config.variants)]
-    shards = [shard_folder(out, rank) for rank in range(min(info.world_size, len(pairs)))]
+    groups = trained_together(config)
+    shards = [shard_folder(out, rank) for rank in range(min(info.world_size, len(groups)))]
     # A process without runs has a shard too if it has trials.
     all_shards = [shard_folder(out, rank) for rank in range(info.world_size)] if config.tune else shards
 
     def train_own(peers: Peers | None) -> Document | None:
-        shard = Shard(tuple(assign(pairs, info)), info.local_world_size)
+        shard = Shard(tuple(chain.from_iterable(assign(groups, info))), info.local_world_size)
         folder = RunFolder(shard_folder(out, info.rank))
         _require_same_assignment(out, all_shards, folder, shard)
         if shard.pairs:
@@ -176,7 +177,7 @@ def train_shard(
         if config.tune:  # it takes part in the trials; all others remember them
             train(folder.path, shard, folder.config_file.is_file(), peers)
             shutil.rmtree(folder.path)
-        reporter.say(f"Process {info.rank} has nothing to train: there are {len(pairs)} runs.")
+        reporter.say(f"Process {info.rank} has nothing to train: there is work for {len(groups)} processes.")
         return None
 
     def merge(_: Peers | None) -> Document | None:

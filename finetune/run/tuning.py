@@ -115,9 +115,9 @@ class Plan:
         """The rounds of a variant with the recipe's epochs."""
         return rounds_of(self.tune.mode, self.config.recipe.epochs)
 
-    def rounds_of(self, variant: Variant) -> tuple[Round, ...]:  # noqa: ARG002 - all have the recipe's epochs
-        """The rounds of one of the variants."""
-        return self.rounds
+    def rounds_of(self, variant: Variant) -> tuple[Round, ...]:
+        """The rounds of one of the variants, in proportion to its own epochs."""
+        return rounds_of(self.tune.mode, self.config.epochs_of(variant))
 
     def of_variant(self, variant: Variant, outcomes: Mapping[Key, Json]) -> list[Trial]:
         """The trials of a variant that are known to be needed, whether or not they have an outcome yet.

@@ -32,7 +32,7 @@ def require_batch_statistics(variant: Variant, n_train: int, recipe: Recipe, pro
             f"in batches of {recipe.batch_size} leave one of {smallest}; use another --batch-size or fewer "
             "processes."
         )
-    learns = any(group not in ("conv1", "fc") for group in variant.groups)
+    learns = variant.adapts or any(group not in ("conv1", "fc") for group in variant.groups)
     single = recipe.batch_size == 1 or n_train % recipe.batch_size == 1
     if learns and single and recipe.image_size <= ONE_PIXEL_AT_THE_END:
         raise ConfigError(
@@ -75,7 +75,7 @@ def require_memory(
 def saved_bytes(variant: Variant, image_size: int) -> int:
     """Bytes that a training step in fp32 saves for the backward pass, per image; allocates nothing."""
     with torch.device("meta"):
-        network = resnet18(2, variant.groups)
+        network = resnet18(2, variant.groups, variant.adapts)
         images = torch.zeros(2, 3, image_size, image_size)  # batch normalization needs two
     parameters = {id(p) for p in network.parameters()}
     saved: dict[int, int] = {}

@@ -22,6 +22,7 @@ from finetune.training.features import FrozenPrefix
 from finetune.training.optimizer import learning_rate, make_optimizer
 from finetune.training.precision import mixed
 from finetune.training.record import Epoch, Metrics, Pass, Predictions, Training, best_epoch
+from finetune.training.statistics import n_batches, reestimate
 
 
 class Trainer:
@@ -93,6 +94,8 @@ class Trainer:
             if training.current.batches < self.steps_per_epoch:
                 self._pass(number)
             started = time.perf_counter()
+            if self.recipe.statistics == "reestimated":
+                self._reestimate(number)
             predictions = self._evaluate()
             self._conclude(number, predictions, time.perf_counter() - started)
             if training.failure is None:
@@ -178,6 +181,20 @@ class Trainer:
         self.optimizer.step()
         self._loss_sum += loss.detach().double() * len(labels)
         self._n_correct += (logits.detach().argmax(dim=1) == labels).sum()
+
+    def _reestimate(self, number: int) -> None:
+        """Re-estimate BatchNorm statistics on the epoch's first images, cropped and mirrored as they were.
+
+        These are the statistics that the running averages lag behind, they need no other view of the images,
+        and cached features serve here too. Each process takes its shards; rank 0's statistics count.
+        """
+        plan = plan_epoch(self.seed, number, self.images.train.sizes, self.recipe, self.prefix.views)
+        size = self.recipe.batch_size
+        starts = range(0, n_batches(len(plan.order), size) * size, size)
+        shards = [self.world.shard(plan.order[i : i + size]) for i in starts]
+        inputs, features_of = self.prefix.training(number, plan, shards, self.images.train, self.workers)
+        with mixed(self.prefix.precision, self.device):
+            reestimate(self.network, (features_of(images) for _, images in inputs), self.batch_evaluated)
 
     def _evaluate(self) -> dict[str, Predictions]:
         """Predictions for the held-out splits, by all processes together."""

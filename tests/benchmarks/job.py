@@ -23,6 +23,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from torchvision.models import resnet18
 
+from finetune.config.experiment import Recipe
 from tests.benchmarks.memory import peak_resident_bytes
 
 MEAN = (0.485, 0.456, 0.406)
@@ -141,7 +142,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--lr", type=float, default=Recipe().lr)
     parser.add_argument("--weights", default="bundled")
     parser.add_argument("--variants", default="A,B,C")
     parser.add_argument("--seed", type=int, default=0)

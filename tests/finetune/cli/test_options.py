@@ -188,6 +188,15 @@ class TestHelp:
 
     def test_data_prepare_has_no_options_of_training(self, finetune: Command) -> None:
         assert set(self.options(finetune("data", "prepare", "--help")[1])) == {
-            *("--preset", "--dataset", "--data-root", "--split", "--subset", "--image-size", "--seed"),
-            *("--on-bad-image", "--workers", "--cache-limit", "--help"),
+            *("--preset", "--dataset", "--data-root", "--split", "--subset", "--image-size"),
+            *(
+                "--split-seed",
+                "--resplit",
+                "--seed",
+                "--seeds",
+                "--on-bad-image",
+                "--workers",
+                "--cache-limit",
+                "--help",
+            ),
         }

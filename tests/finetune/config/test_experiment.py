@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from hypothesis import given
 from finetune.config.experiment import GROUPS, STANDARD_VARIANTS, ExperimentConfig, Recipe, Variant
 from finetune.config.presets import load_preset, preset_names, to_table
 from finetune.errors import ConfigError
+
+A, B, C = STANDARD_VARIANTS
 
 
 def preset(tmp_path: Path, text: str) -> ExperimentConfig:
@@ -60,6 +63,24 @@ class TestVariant:
     def test_lr(self, lr: object) -> None:
         with pytest.raises(ConfigError, match="lr of variant X must be a number above 0"):
             Variant(name="X", init="random", train="all", lr=lr)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("epochs", [0, 1.5, True, "3"])
+    def test_epochs(self, epochs: object) -> None:
+        with pytest.raises(ConfigError, match="epochs of variant X must be a whole number of at least 1"):
+            Variant(name="X", init="random", train="all", epochs=epochs)  # type: ignore[arg-type]
+
+    def test_norm(self) -> None:
+        assert Variant(name="X", init="pretrained", train="fc", norm="adapt").adapts
+        assert not C.adapts
+        with pytest.raises(ConfigError, match="norm of variant X must be frozen or adapt, but 'batch' was"):
+            Variant(name="X", init="pretrained", train="fc", norm="batch")
+        with pytest.raises(ConfigError, match="norm of variant X, which freezes no layer, must be frozen"):
+            Variant(name="X", init="pretrained", train="all", norm="adapt")
+
+    @pytest.mark.parametrize("head", ["X", 3])
+    def test_a_head_of_its_own(self, head: object) -> None:
+        with pytest.raises(ConfigError, match="head of variant X must be the name of another variant"):
+            Variant(name="X", init="pretrained", train="all", head=head)  # type: ignore[arg-type]
 
 
 class TestRecipe:
@@ -116,6 +137,9 @@ class TestExperimentConfig:
             ("seed", -1),
             ("seed", 0.5),
             ("seed", 2**64),
+            ("split_seed", -1),
+            ("split_seed", 1.0),
+            ("resplit", 1),
             ("seeds", 0),
             ("seeds", None),
             ("subset", 0),
@@ -138,6 +162,45 @@ class TestExperimentConfig:
             ExperimentConfig(variants=rows)
         with pytest.raises(ConfigError, match="variants must be a list of at least one"):
             ExperimentConfig(variants=())
+
+    def test_the_seed_does_not_decide_the_split(self) -> None:
+        assert [ExperimentConfig(seed=5).split_seed_of(seed) for seed in (5, 6)] == [0, 0]
+        own = ExperimentConfig(seed=5, split_seed=100, resplit=True)
+        assert [own.split_seed_of(seed) for seed in (5, 6)] == [105, 106]
+
+    def test_heads_come_from_an_earlier_variant_that_trains_fc(self) -> None:
+        probe = Variant(name="probe", init="pretrained", train="fc")
+        after = Variant(name="after", init="pretrained", train="all", head="probe")
+        assert ExperimentConfig(variants=(probe, after)).variants[1].head == "probe"
+        for rows in (
+            (after, probe),
+            (after,),
+            (dataclasses.replace(probe, init="random"), after),
+            (dataclasses.replace(probe, train="layer4"), after),
+        ):
+            with pytest.raises(
+                ConfigError, match="head of variant after must be an earlier variant that trains fc from pret"
+            ):
+                ExperimentConfig(variants=rows)
+        with pytest.raises(ConfigError, match=r"head of variant after must be .*, but 'probe' was given"):
+            ExperimentConfig(variants=(probe, after)).pick("after")
+        with pytest.raises(ConfigError, match="head with --parallel data must be left out"):
+            ExperimentConfig(variants=(probe, after), processes=2)
+
+    def test_longer_scratch(self) -> None:
+        config = ExperimentConfig(recipe=Recipe(epochs=4)).with_longer_scratch(3)
+        assert [(v.name, config.epochs_of(v)) for v in config.variants] == [
+            ("A", 4),
+            ("A3", 12),
+            ("B", 4),
+            ("C", 4),
+        ]
+        assert config.variants[1] == dataclasses.replace(A, name="A3", epochs=12)
+        for factor in (1, 0, -2, 1.5):
+            with pytest.raises(ConfigError, match="longer-scratch must be a whole number of at least 2, but"):
+                ExperimentConfig().with_longer_scratch(factor)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="B, C contain none; add A to --variants"):
+            ExperimentConfig(variants=(B, C)).with_longer_scratch(3)
 
     def test_seed_list(self) -> None:
         assert ExperimentConfig(seed=5, seeds=3).seed_list == (5, 6, 7)
@@ -170,6 +233,31 @@ class TestPresets:
         config = load_preset("smoke")
         assert (config.dataset, config.weights) == ("digits", "bundled")
         assert 32 <= config.recipe.image_size <= 64
+
+    def test_depth_is_a_ladder(self) -> None:
+        *ladder, last = load_preset("depth").variants
+        assert [set(low.groups) < set(high.groups) for low, high in itertools.pairwise(ladder)] == [True] * 5
+        assert [v.init for v in (*ladder, last)] == ["pretrained"] * 7
+        assert (last.groups, last.head, ladder[0].name) == (GROUPS, "fc", "fc")
+        assert ladder[-1].groups == GROUPS
+
+    def test_a_head_may_be_that_of_a_row_that_is_picked_first(self, tmp_path: Path) -> None:
+        config = preset(
+            tmp_path,
+            'pick = ["probe", "B"]\n[variants.B]\nhead = "probe"\n'
+            '[variants.probe]\ninit = "pretrained"\ntrain = "fc"\n',
+        )
+        assert [(v.name, v.head) for v in config.variants] == [("probe", None), ("B", "probe")]
+
+    def test_the_config_toml_of_version_0_1_means_what_it_meant(self, tmp_path: Path) -> None:
+        table = to_table(ExperimentConfig(seed=7, seeds=2))
+        for name in ("split_seed", "resplit"):
+            del table[name]
+        del table["recipe"]["statistics"]
+        config = preset(tmp_path, tomli_w.dumps(table))
+        assert (config.split_seed, config.resplit, config.recipe.statistics) == (7, False, "running")
+        by_hand = preset(tmp_path, "seed = 7")
+        assert (by_hand.split_seed, by_hand.recipe.statistics) == (0, "auto")
 
     def test_unknown_preset_lists_the_known(self) -> None:
         with pytest.raises(ConfigError, match=r"preset must be .*flowers102.*smoke.* or the path"):
@@ -236,7 +324,12 @@ names = st.from_regex("[A-Za-z][A-Za-z0-9_-]{0,31}", fullmatch=True)
 trains = st.just("all") | st.lists(st.sampled_from(GROUPS), min_size=1, unique=True).map(tuple)
 rates = st.floats(1e-9, 1e9)
 variants = st.builds(
-    Variant, name=names, init=st.sampled_from(["random", "pretrained"]), train=trains, lr=st.none() | rates
+    Variant,
+    name=names,
+    init=st.sampled_from(["random", "pretrained"]),
+    train=trains,
+    lr=st.none() | rates,
+    epochs=st.none() | st.integers(1, 10**6),
 )
 recipes = st.builds(
     Recipe,
@@ -246,6 +339,7 @@ recipes = st.builds(
     momentum=st.floats(0, 0.999),
     weight_decay=st.floats(0, 1),
     warmup_epochs=st.floats(0, 100),
+    statistics=st.sampled_from(["auto", "running", "reestimated"]),
     image_size=st.integers(8, 1024),
     crop_area_min=st.floats(0.001, 1),
     flip_probability=st.floats(0, 1),
@@ -259,6 +353,8 @@ configs = st.builds(
     split=st.sampled_from([None, "70-15-15", "official"]),
     subset=st.none() | st.integers(1, 10**6),
     weights=paths,
+    split_seed=st.integers(0, 2**31),
+    resplit=st.booleans(),
     seed=st.integers(0, 2**31),
     seeds=st.integers(1, 100),
     device=st.sampled_from(["auto", "cpu", "cuda"]),

@@ -314,3 +314,63 @@ class TestDataCommands:
         assert code == 2
         assert "--store device holds the images in GPU memory" in err
         assert not Path("run").exists()
+
+
+class TestResplit:
+    """Each seed with a split of its own, of images that are decoded once."""
+
+    config = tiny_config(seeds=3, seed=4, split_seed=10, resplit=True)
+
+    def test_a_seeds_split_is_that_of_the_split_seed_plus_the_seed(self) -> None:
+        split = split_dataset(self.config)
+        assert list(split.by_seed) == [4, 5, 6]
+        for seed, splits in split.by_seed.items():
+            alone = split_dataset(tiny_config(split_seed=10 + seed))
+            assert splits.fingerprints == alone.splits.fingerprints
+        assert len({splits.fingerprints[2] for splits in split.by_seed.values()}) == 3
+        assert split.splits == split.by_seed[4]
+
+    def test_its_images_are_those_that_it_would_have_alone(self) -> None:
+        split, sources, _ = prepare_images(self.config, split_dataset(self.config), RecordingReporter())
+        assert sorted(sources) == ["heldout", "train"]
+        for seed in (4, 6):
+            splits, selected = split.of_seed(seed, sources, workers=2)
+            images = labeled(splits, selected)
+            alone, _ = ready(tiny_config(split_seed=10 + seed))
+            assert images.train_labels.tolist() == alone.train_labels.tolist()
+            assert images.train.sizes.tolist() == alone.train.sizes.tolist()
+            for name, (pixels, labels) in images.held_out.items():
+                expected, truths = alone.held_out[name]
+                assert labels.tolist() == truths.tolist()
+                ours, theirs = (torch.cat(list(s.batches(7))) for s in (pixels, expected))
+                assert torch.equal(ours, theirs)
+
+    def test_each_image_is_decoded_once_for_training_and_once_for_evaluation(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = tiny_config(subset=None, seeds=3, resplit=True)
+        split = split_dataset(whole)
+        prepare_images(whole, split, RecordingReporter())
+        assert len(entries()) == 2
+        assert sum(entry.n_images for entry in entries()) < 2 * len(split.dataset.samples)
+        monkeypatch.setattr(load, "training_stream", never)
+        monkeypatch.setattr(load, "evaluation_stream", never)
+        prepare_images(whole, split_dataset(whole), RecordingReporter())
+
+    def test_an_unreadable_image_is_found_whatever_split_it_is_in(self, tmp_path: Path) -> None:
+        root = image_tree(tmp_path / "pets", {"a": 12, "b": 12})
+        (root / "a" / "bad.png").write_bytes(b"bad")
+        config = tiny_config(dataset=f"imagefolder:{root}", subset=None, seeds=3, resplit=True)
+        with pytest.raises(BadImagesError, match=r"a/bad\.png"):
+            prepare_images(config, split_dataset(config), RecordingReporter())
+        skipping = tiny_config(
+            dataset=f"imagefolder:{root}", subset=None, seeds=3, resplit=True, on_bad_image="skip"
+        )
+        split, _, _ = prepare_images(skipping, split_dataset(skipping), RecordingReporter())
+        assert list(split.by_seed) == [0, 1, 2]
+        assert all("a/bad.png" in dict(splits.excluded) for splits in split.by_seed.values())
+
+    def test_an_official_split_is_refused(self, tmp_path: Path) -> None:
+        config = tiny_config(dataset=f"imagefolder:{pets(tmp_path)}", subset=None, seeds=2, resplit=True)
+        with pytest.raises(ConfigError, match=r"--resplit draws a new split for each seed.* add --split 70"):
+            split_dataset(config)

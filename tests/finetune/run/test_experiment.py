@@ -255,7 +255,7 @@ class TestGradable:
     """What the grader would refuse to read is refused before it is trained."""
 
     def test_more_runs_than_the_grader_reads(self, experiment: Run, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"at most 100,000 values, but 120 runs of 30 epochs"):
+        with pytest.raises(ConfigError, match=r"at most 100,000 values, but 120 runs of 3,600 epochs"):
             experiment(tmp_path / "run", seeds=40, epochs=30)
         assert not (tmp_path / "run" / "config.toml").exists()
 
@@ -331,7 +331,7 @@ class TestResume:
         resume, stops = False, 0
         for _ in range(30):
             try:
-                record = experiment(tmp_path / "run", variants=(A, C), stop=StopAt(7), resume=resume)
+                record = experiment(tmp_path / "run", variants=(A, C), stop=StopAt(11), resume=resume)
                 break
             except Stopped:
                 resume, stops = True, stops + 1
@@ -563,3 +563,79 @@ def test_the_start_of_the_process_does_not_jump_with_the_clock(monkeypatch: pyte
     before = environment.elapsed_seconds()
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert 0 < before <= environment.elapsed_seconds() < before + 60
+
+
+class TestRows:
+    def test_a_longer_variant_has_its_own_budget_and_schedule(self, experiment: Run, tmp_path: Path) -> None:
+        longer = dataclasses.replace(A, name="A3", epochs=6)
+        record = experiment(tmp_path / "run", variants=(A, longer, C))
+        assert [r["budget"]["epochs"] for r in record["runs"]] == [2, 6, 2]
+        assert [r["budget"]["steps"] for r in record["runs"]] == [6, 18, 6]
+        short, long = ([e["learning_rate"] for e in r["epochs"]] for r in record["runs"][:2])
+        assert short[0] == long[0]  # both warm up for one epoch; then the shorter one falls faster
+        assert short[1] < long[1] == max(long)
+        assert long[-1] < short[-1]
+        assert record["runs"][0]["initial_sha256"] == record["runs"][1]["initial_sha256"]
+        with pytest.raises(Stopped):
+            experiment(tmp_path / "again", variants=(A, longer, C), stop=StopAt(60))
+        again = experiment(tmp_path / "again", variants=(A, longer, C), resume=True)
+        assert without_times(again) == without_times(record)
+
+    def test_adapting_statistics_move_and_parameters_do_not(
+        self, experiment: Run, narrow_file: Path, tmp_path: Path
+    ) -> None:
+        adapting = dataclasses.replace(C, name="C-adapt", norm="adapt")
+        record = experiment(tmp_path / "run", variants=(C, adapting), statistics="running", cache_views=2)
+        start = safetensors.torch.load_file(narrow_file)
+        state = safetensors.torch.load_file(tmp_path / "run" / "checkpoints" / "C-adapt-seed0.safetensors")
+        for name, tensor in start.items():
+            frozen = name.partition(".")[0] not in C.groups and "running" not in name and "num_" not in name
+            assert torch.equal(tensor, state[name]) == frozen, name
+        usual, adapted = record["runs"]
+        for run in record["runs"]:
+            assert run["frozen_sha256_before"] == run["frozen_sha256_after"]
+        assert usual["frozen_sha256_before"] != adapted["frozen_sha256_before"]  # with and without statistics
+        assert usual["trainable_parameters"] == adapted["trainable_parameters"]
+        assert usual["initial_sha256"] == adapted["initial_sha256"]
+        assert [v["norm"] for v in record["config"]["variants"]] == ["frozen", "adapt"]
+
+
+class TestResplit:
+    fields = {"variants": (A, C), "seeds": 2, "resplit": True, "cache_views": 2}  # noqa: RUF012 - not changed
+
+    def test_each_seed_is_what_it_would_be_alone(self, experiment: Run, tmp_path: Path) -> None:
+        record = experiment(tmp_path / "run", **self.fields, statistics="reestimated")
+        assert record["config"]["resplit"] is True
+        resplits = record["dataset"]["resplits"]
+        assert [entry["seed"] for entry in resplits] == [0, 1]
+        assert record["dataset"]["splits"] == resplits[0]["splits"] != resplits[1]["splits"]
+        for seed in (0, 1):
+            alone = experiment(
+                tmp_path / f"alone-{seed}", variants=(A, C), seed=seed, split_seed=seed, cache_views=2
+            )
+            assert alone["dataset"]["splits"] == resplits[seed]["splits"]
+            runs = [run for run in record["runs"] if run["seed"] == seed]
+            for ours, theirs in zip(runs, alone["runs"], strict=True):
+                if seed == 0:  # cached views are those of the first seed
+                    assert ours["epochs"][-1]["test"] == theirs["epochs"][-1]["test"]
+                    assert ours["artifacts"]["test_predictions"] == theirs["artifacts"]["test_predictions"]
+                assert ours["initial_sha256"] == theirs["initial_sha256"]
+
+    def test_stopped_and_resumed(self, experiment: Run, tmp_path: Path) -> None:
+        whole = experiment(tmp_path / "whole", **self.fields)
+        with pytest.raises(Stopped):
+            experiment(tmp_path / "run", **self.fields, stop=StopAt(70))
+        again = experiment(tmp_path / "run", **self.fields, resume=True)
+        assert without_times(again) == without_times(whole)
+        assert file_digests(tmp_path / "run") == file_digests(tmp_path / "whole")
+
+    def test_checkpoints_are_evaluated_on_the_splits_of_their_seeds(
+        self, experiment: Run, tmp_path: Path
+    ) -> None:
+        experiment(tmp_path / "run", **self.fields)
+        options: dict[str, Any] = {"dataset": None, "data_root": None, "device": "cpu"}
+        evaluate_run(tmp_path / "run", tmp_path / "fresh", RecordingReporter(), **options)
+        assert file_digests(tmp_path / "fresh") == file_digests(tmp_path / "run" / "predictions")
+        rows = [(tmp_path / "fresh" / f"A-seed{seed}-test.csv").read_text("utf-8") for seed in (0, 1)]
+        ids = [{line.partition(",")[0] for line in text.splitlines()[1:]} for text in rows]
+        assert ids[0] != ids[1]

@@ -146,7 +146,7 @@ class TestShards:
     def test_more_processes_than_runs(self, tmp_path: Path) -> None:
         calls, reporter = self.shard(tmp_path / "out", LaunchInfo(4, 6))
         assert calls == []
-        assert reporter.said == ["Process 4 has nothing to train: there are 4 runs."]
+        assert reporter.said == ["Process 4 has nothing to train: there is work for 4 processes."]
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize(("before", "now"), [(4, 2), (2, 4), (1, 2), (3, 2)])
