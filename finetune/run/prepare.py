@@ -46,8 +46,8 @@ class Prepared:
     """What all runs of an experiment share: images, weights and machine, and their record.
 
     Splits and images are the first seed's; `of_seed` gives another seed's, if each has its own. Where
-    learning rates are tuned, `images` has no test images until `with_test` adds them, so that no trial can be judged
-    on them, not even by mistake.
+    learning rates are tuned, `images` has no test images until `with_test` adds them: no trial can be
+    judged on them, not even by mistake.
     """
 
     config: ExperimentConfig

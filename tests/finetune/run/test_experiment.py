@@ -6,11 +6,13 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -175,7 +177,7 @@ class TestFailure:
     def test_too_little_disk_space_is_found_before_training(
         self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(host, "_room", lambda _: (1000, 1000))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=1000, used=0, free=1000))
         with pytest.raises(RunFolderError, match=r"needs .* of disk space"):
             experiment(tmp_path / "run")
         assert not (tmp_path / "run").exists()
