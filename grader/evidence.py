@@ -136,7 +136,7 @@ def _parse(content: bytes, shown: str, results: Results, run: Run, split: str) -
     from grader.predictions import parse_predictions
 
     # The two counts differ only in a doctored file, which split-counts reports.
-    counts = {results.splits[split].n_samples}
+    counts = {results.splits_of(run.seed)[split].n_samples}
     if run.best is not None:
         counts.add(run.best.on(split).n_samples)
     return parse_predictions(content, shown, counts, len(results.classes))

@@ -206,6 +206,8 @@ class Results:
     subset: int | None
     excluded: frozenset[str]
     seeds: tuple[int, ...]
+    resplit: bool
+    tune: str | None
     variants: tuple[VariantConfig, ...]
     epochs: int
     batch_size: int
@@ -223,6 +225,11 @@ class Results:
     def variant(self, name: str) -> VariantConfig | None:
         """The configured variant of that name."""
         return next((v for v in self.variants if v.name == name), None)
+
+    def epochs_of(self, variant: str) -> int:
+        """The epochs configured for a variant."""
+        configured = self.variant(variant)
+        return (configured and configured.epochs) or self.epochs
 
     def splits_of(self, seed: int) -> Mapping[str, Split]:
         """The splits that runs with a seed use."""
@@ -248,6 +255,8 @@ def results_from(document: Mapping[str, Any]) -> Results:
         subset=config["subset"],
         excluded=frozenset(entry["sample_id"] for entry in dataset["excluded"]),
         seeds=tuple(config["seeds"]),
+        resplit=config.get("resplit", False),
+        tune=config.get("tune"),
         variants=tuple(_take(VariantConfig, VARIANT_1 | variant) for variant in config["variants"]),
         epochs=config["recipe"]["epochs"],
         batch_size=config["recipe"]["batch_size"],

@@ -4,7 +4,17 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from grader.checks import architecture, claims, design, learning, prediction_files, rerun, training, truth
+from grader.checks import (
+    architecture,
+    claims,
+    design,
+    learning,
+    prediction_files,
+    rerun,
+    training,
+    truth,
+    tuning,
+)
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, not_checked
 
@@ -49,7 +59,7 @@ _COUNTS = ("split-counts", "epochs-in-order")
 _DESIGN_AND_EFFECTS = {
     "complete", "roles", "equal-budget", "same-stream", "same-start", "same-schedule",
     "b-beats-a", "c-beats-a", "c-against-b", "c-trains-fewer", "c-faster",
-    "test-close-to-validation", "a-learns", "long-enough",
+    "test-close-to-validation", "a-learns", "long-enough", "one-rate",
 }  # fmt: skip
 """A failure of these shows a weak experiment, not a false claim; the policy decides what they are worth."""
 
@@ -77,6 +87,7 @@ PROPERTIES = {
         Property("best-epoch", Level.FILE, training.best_epoch, _COUNTS),
         Property("loss-fits-accuracy", Level.FILE, training.loss_fits_accuracy, _COUNTS),
         Property("times-add-up", Level.FILE, training.times_add_up, (*_COUNTS, "equal-budget")),
+        Property("fairly-tuned", Level.FILE, tuning.fairly_tuned, _COUNTS),
         Property("files-intact", Level.PREDICTIONS, prediction_files.files_intact),
         Property(
             "recomputed",
@@ -114,6 +125,7 @@ PROPERTIES = {
         ),
         Property("a-learns", Level.FILE, learning.a_learns, _COUNTS),
         Property("long-enough", Level.FILE, learning.long_enough, _COUNTS),
+        Property("one-rate", Level.FILE, tuning.one_rate, ("fairly-tuned",)),
     )
 }
 

@@ -1,6 +1,7 @@
 """Level 2: the prediction files agree with the results file."""
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 from grader import stats
 from grader.evidence import Evidence
@@ -15,8 +16,11 @@ from grader.findings import (
     limits_in_points,
     not_checked,
 )
-from grader.record import SPLITS
+from grader.record import SPLITS, Run
 from grader.stats import Interval
+
+if TYPE_CHECKING:
+    from grader.predictions import Predictions
 
 RELATIVE = 1e-6  # both sums add the same float32 values, possibly in a different order
 ROUNDING = 1e-3  # of log-softmax near a tie, at any precision of the logits
@@ -90,15 +94,16 @@ def rows_plausible(evidence: Evidence) -> Finding:
 def same_samples(evidence: Evidence) -> Finding:
     """Every run was evaluated on the same images with the same labels.
 
-    Rule: for each split, the columns sample_id and label are the same in all prediction files.
+    Rule: for each split, the columns sample_id and label are the same in all prediction files; with resplits,
+    in all files of one seed.
 
     Source: the results schema.
     """
     problems: dict[str, list[str]] = {}
     for split in SPLITS:
-        rows = list(evidence.rows(split))
-        for run, found in rows:
-            first_run, first = rows[0]
+        firsts: dict[int, tuple[Run, Predictions]] = {}
+        for run, found in evidence.rows(split):
+            first_run, first = firsts.setdefault(run.seed if evidence.results.resplit else 0, (run, found))
             difference = ""
             if found.sample_ids != first.sample_ids:
                 pairs = enumerate(zip(found.sample_ids, first.sample_ids, strict=False), 2)
@@ -128,7 +133,7 @@ def class_counts(evidence: Evidence) -> Finding:
             problems[f"{run.name} {split}"] = [
                 f"{run.name}, {split}: {counted(found, 'image')} of class {index}, but {recorded:,} recorded."
                 for index, (found, recorded) in enumerate(
-                    zip(counts.tolist(), results.splits[split].class_counts, strict=False)
+                    zip(counts.tolist(), results.splits_of(run.seed)[split].class_counts, strict=False)
                 )
                 if found != recorded
             ]
@@ -138,20 +143,25 @@ def class_counts(evidence: Evidence) -> Finding:
 def val_test_disjoint(evidence: Evidence) -> Finding:
     """No image is in both validation and test.
 
-    Rule: the two splits have no sample_id in common.
+    Rule: the two splits have no sample_id in common; with resplits, those of each seed.
 
     Source: the results schema.
     """
-    ids: dict[str, set[str]] = defaultdict(set)
+    by_seed: dict[int, dict[str, set[str]]] = {}
     for split in SPLITS:
-        for _run, rows in evidence.rows(split):
+        for run, rows in evidence.rows(split):
+            ids = by_seed.setdefault(run.seed if evidence.results.resplit else 0, defaultdict(set))
             ids[split].update(rows.sample_ids)
-    if len(ids) < len(SPLITS):
+    complete = {seed: ids for seed, ids in by_seed.items() if len(ids) == len(SPLITS)}
+    if not complete:
         return not_checked(NO_PREDICTIONS, Level.PREDICTIONS)
-    shared = sorted(ids["val"] & ids["test"])
-    problems = [f"{name!r} is in both validation and test." for name in shared]
-    summary = f"No overlap between {len(ids['val']):,} validation and {len(ids['test']):,} test images."
-    return from_problems({"val and test": problems}, Level.PREDICTIONS, summary)
+    problems: dict[str, list[str]] = {}
+    for seed, ids in complete.items():
+        shared = sorted(ids["val"] & ids["test"])
+        problems[f"seed {seed}"] = [f"{name!r} is in both validation and test." for name in shared]
+    first = next(iter(complete.values()))
+    summary = f"No overlap between {len(first['val']):,} validation and {len(first['test']):,} test images."
+    return from_problems(problems, Level.PREDICTIONS, summary)
 
 
 def test_close_to_validation(evidence: Evidence) -> Finding:
