@@ -23,11 +23,12 @@ Key = tuple[str, str]  # a run's name and a split
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Numbers set by the policy; all are shares, 0 to 1."""
+    """Numbers set by the policy, shares from 0 to 1, and what it requires of the experiment."""
 
     confidence: float = 0.95
     margin: float = 0.02
     gap_floor: float = 0.05
+    require: Mapping[str, str | int | bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

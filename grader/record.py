@@ -211,6 +211,7 @@ class Results:
     variants: tuple[VariantConfig, ...]
     epochs: int
     batch_size: int
+    image_size: int
     lr: float
     statistics: str
     precision: str
@@ -260,6 +261,7 @@ def results_from(document: Mapping[str, Any]) -> Results:
         variants=tuple(_take(VariantConfig, VARIANT_1 | variant) for variant in config["variants"]),
         epochs=config["recipe"]["epochs"],
         batch_size=config["recipe"]["batch_size"],
+        image_size=config["recipe"]["image_size"],
         lr=config["recipe"]["lr"],
         statistics=config["recipe"].get("statistics", "running"),
         precision=config.get("precision", "fp32"),

@@ -119,6 +119,41 @@ def as_configured(evidence: Evidence) -> Finding:
     return from_problems(problems, Level.FILE, "Every run was trained as configured.")
 
 
+def as_required(evidence: Evidence) -> Finding:
+    """The experiment is the one that the policy asks for.
+
+    Rule: dataset and split equal those of the policy's [require]; image_size equals it; epochs and seeds are
+    at least as many; if tuned is true, the learning rates were tuned. Not checked if the policy requires
+    nothing.
+
+    Source: the policy.
+    """
+    required, results = evidence.thresholds.require, evidence.results
+    found: dict[str, str | int | bool] = {
+        "dataset": results.dataset_name,
+        "split": results.split_rule,
+        "epochs": results.epochs,
+        "image_size": results.image_size,
+        "seeds": len(results.seeds),
+        "tuned": results.tuning is not None,
+    }
+    if not required:
+        return not_checked("The policy requires no particular experiment.", Level.FILE)
+    problems: dict[str, list[str]] = {}
+    for name, wanted in required.items():
+        value = found[name]
+        at_least = name in ("epochs", "seeds")
+        meets = value >= wanted if at_least else value == wanted  # type: ignore[operator]
+        if name == "tuned":
+            sentence = "The policy requires tuned learning rates (finetune train --tune)."
+            meets = bool(value) or not wanted
+        else:
+            limit = f"{'at least ' if at_least else ''}{wanted}"
+            sentence = f"The policy requires {name} = {limit}, but the run has {short(value)}."
+        problems[name] = [] if meets else [sentence]
+    return from_problems(problems, Level.FILE, "The experiment is the one that the policy asks for.")
+
+
 def equal_budget(evidence: Evidence) -> Finding:
     """Every variant had the training budget that the recipe specifies.
 

@@ -49,6 +49,7 @@ def tune(document: dict[str, Any], mode: str = "halving", best: dict[str, float]
         for number in range(2, len(rounds) + 1):
             kept = sorted((t for t in kept if t["status"] == "completed"), key=_rank)[: rounds[number - 2][1]]
             kept = [trial(number, rate) for rate in sorted(t["learning_rate"] for t in kept)]
+        kept = [t for t in kept if t["status"] == "completed"]
         tried = list(RATES)
         extensions = 0
         while extensions < 2:
@@ -57,6 +58,7 @@ def tune(document: dict[str, Any], mode: str = "halving", best: dict[str, float]
                 break
             new = float(f"{rate * rate / (tried[1] if rate == tried[0] else tried[-2]):.12g}")
             kept.append([trial(number, new, True) for number in range(1, len(rounds) + 1)][-1])
+            kept = [t for t in kept if t["status"] == "completed"]
             tried = sorted([*tried, new])
             extensions += 1
         winner = min(kept, key=_rank)
