@@ -76,9 +76,10 @@ def c_against_b(evidence: Evidence) -> Finding:
     summary = f"C {MINUS} B = {limits_in_points(gap)}: {word} at a margin of {100 * margin:g} points."
     if status is Status.INCONCLUSIVE:
         summary += _images_needed(evidence, found, gap.estimate + margin)
+    numbers = {name: n for name, n in found.numbers.items() if not name.startswith("corrected_")}
     return Finding(
         status, found.level, summary, found.details,
-        dict(found.numbers) | {"margin": margin}, int(status is Status.HOLDS), 1,
+        numbers | {"margin": margin}, int(status is Status.HOLDS), 1,
     )  # fmt: skip
 
 
@@ -116,8 +117,11 @@ def c_faster(evidence: Evidence) -> Finding:
     """
     pairs = evidence.pairs("C", "B")
     c, b = ([e for pair in pairs for e in pair[i].epochs[1:] if e.train_seconds > 0] for i in (0, 1))
+    if not pairs:
+        return not_checked(NO_COMMON_SEED.format("B", "C"), Level.FILE)
     if not c or not b:
-        return not_checked("B and C need at least two epochs with recorded times.", Level.FILE)
+        summary = "B and C need at least two epochs with recorded times; more epochs would settle it."
+        return Finding(Status.INCONCLUSIVE, Level.FILE, summary, judged=1)
     confidence = evidence.thresholds.confidence
     ratio = means.ratio_of_means([e.train_seconds for e in c], [e.train_seconds for e in b], confidence)
     waits = [sum(e.data_wait_seconds for e in runs) / sum(e.train_seconds for e in runs) for runs in (c, b)]

@@ -144,11 +144,14 @@ def _resplits(evidence: Evidence, pairs: Sequence[tuple[Run, Run]]) -> Compariso
     sizes = [evidence.results.splits_of(first.seed) for first, _ in pairs]
     n_test, n_train = (fmean(splits[name].n_samples for splits in sizes) for name in ("test", "train"))
     ratio = n_test / n_train
+    tables = [table for pair in pairs if (table := evidence.table(*pair)) is not None]
+    sampling = [((t.first + t.second) / t.n - t.difference**2) / t.n for t in tables]
+    least = fmean(sampling) if len(sampling) == len(pairs) else 0.0
 
     def interval_at(confidence: float) -> Interval:
-        return means.difference_over_resplits(gaps, ratio, confidence)[0]
+        return means.difference_over_resplits(gaps, ratio, confidence, least)[0]
 
-    gap, p = means.difference_over_resplits(gaps, ratio, evidence.thresholds.confidence)
+    gap, p = means.difference_over_resplits(gaps, ratio, evidence.thresholds.confidence, least)
     details = tuple(
         f"seed {pair[0].seed}: {in_points(value)} points." for pair, value in zip(pairs, gaps, strict=True)
     )
@@ -156,7 +159,15 @@ def _resplits(evidence: Evidence, pairs: Sequence[tuple[Run, Run]]) -> Compariso
     numbers = _limits(gap) | {"n_seeds": len(pairs), "n_images": round(n_test)}
     name = f"{len(pairs)} splits, corrected resampled t"
     return Comparison(
-        gap, p, name, Level.FILE, round(n_test), half**2 * n_test, numbers, interval_at, details
+        gap,
+        p,
+        name,
+        Level.PREDICTIONS if least else Level.FILE,
+        round(n_test),
+        half**2 * n_test,
+        numbers,
+        interval_at,
+        details,
     )
 
 

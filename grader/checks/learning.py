@@ -1,6 +1,6 @@
 """How training progressed; for information in the bundled policies."""
 
-from math import log
+from math import log, sqrt
 from statistics import fmean
 
 from grader import means, stats
@@ -80,9 +80,7 @@ def long_enough(evidence: Evidence) -> Finding:
         status, summary = Status.FAILS, f"Too short: {names} {verb} still improving in the last epoch."
     elif share < FLAT:
         status = Status.INCONCLUSIVE
-        summary = (
-            f"No variant improved in the last epoch, at {share:.0%} of the peak learning rate: there every "
-        )
+        summary = f"No variant improved in the last epoch, at {share:.0%} of the peak rate: there every "
         summary += "curve flattens. Only a longer training would tell (--epochs, --longer-scratch)."
     else:
         status, summary = Status.HOLDS, "Long enough: no variant was still improving in the last epoch."
@@ -130,11 +128,11 @@ def statistics_settled(evidence: Evidence) -> Finding:
             problems[run.name] = [
                 f"{run.name}: in epoch {found.epoch} it had {found.train.accuracy:.1%} in training, but "
                 f"{found.val.accuracy:.1%} on validation: BatchNorm's running statistics lagged behind the "
-                f"weights, and in the best epoch ({best.train.accuracy:.1%}, {best.val.accuracy:.1%}) still do."
+                f"weights, and in the best epoch still did ({best.train.accuracy:.1%}, "
+                f"{best.val.accuracy:.1%})."
             ]
-    return from_problems(
-        problems, Level.FILE, "No sign that BatchNorm's statistics lagged behind the weights."
-    )
+    summary = "No sign that BatchNorm's statistics lagged behind the weights."
+    return from_problems(problems, Level.FILE, summary)
 
 
 def _lag(results: Results, run: Run) -> Epoch | None:
@@ -179,8 +177,13 @@ def cut_short(evidence: Evidence) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in dict.fromkeys(run.variant for run in evidence.chosen):
         accuracy = validation_curve(evidence, name)
-        if len(accuracy) >= 2 and accuracy[-1] - max(accuracy[:-1]) > FAST:
-            found[name] = accuracy[-1] - max(accuracy[:-1])
+        if len(accuracy) < 2:
+            continue
+        gain, before = accuracy[-1] - max(accuracy[:-1]), max(accuracy[:-1])
+        n = sum(run.epochs[-1].val.n_samples for run in evidence.of(name))
+        chance = sqrt(2 * before * (1 - before) / n)  # standard deviation of the gain from sampling alone
+        if gain > max(FAST, chance):
+            found[name] = gain
     return found
 
 
