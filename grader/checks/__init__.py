@@ -130,7 +130,7 @@ PROPERTIES = {
         Property("a-learns", Level.FILE, learning.a_learns, _COUNTS),
         Property("long-enough", Level.FILE, learning.long_enough, _COUNTS),
         Property("statistics-settled", Level.FILE, learning.statistics_settled, _COUNTS),
-        Property("one-rate", Level.FILE, tuning.one_rate),
+        Property("one-rate", Level.FILE, learning.one_rate),
         Property("smallest-sufficient", Level.FILE, ladder.smallest_sufficient, _COUNTS),
     )
 }

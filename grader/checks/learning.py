@@ -1,9 +1,11 @@
 """How training progressed; for information in the bundled policies."""
 
+from collections import defaultdict
 from math import log, sqrt
 from statistics import fmean
 
 from grader import means, stats
+from grader.checks.tuning import summary_of
 from grader.evidence import Evidence
 from grader.findings import MINUS, Finding, Level, Status, from_problems, not_checked
 from grader.record import Epoch, Results, Run
@@ -154,6 +156,39 @@ def _lag(results: Results, run: Run) -> Epoch | None:
         ):
             return epoch
     return None
+
+
+def one_rate(evidence: Evidence) -> Finding:
+    """The order of the variants does not rest on one learning rate that was not tuned for each of them.
+
+    Rule: holds if the results record the trials that chose each variant's rate; fails if the variants ran at
+    one peak rate, or at rates whose choice is not recorded. The best rate depends on the variant, so the
+    order of variants at one rate may be that rate's doing.
+
+    Source: Godbole et al., Deep Learning Tuning Playbook (2023): optimizer hyperparameters "must be tuned
+    separately to make fair comparisons"; Choi et al., On Empirical Comparisons of Optimizers (2019).
+    """
+    results = evidence.results
+    rates: dict[float, list[str]] = defaultdict(list)
+    for run in results.runs:
+        if run.variant not in rates[run.learning_rate]:
+            rates[run.learning_rate].append(run.variant)
+    if results.tuning is not None:
+        chosen = {choice.variant for choice in results.tuning.choices}
+        missing = [variant.name for variant in results.variants if variant.name not in chosen]
+        if not missing:
+            return Finding(Status.HOLDS, Level.FILE, summary_of(results.tuning), held=1, judged=1)
+        summary = f"No rate could be chosen for {' and '.join(missing)}: every trial failed."
+        return Finding(Status.FAILS, Level.FILE, summary, judged=1)
+    if len(rates) == 1:
+        summary = (
+            f"Every variant ran at the peak rate {next(iter(rates)):g}, which was not tuned per variant."
+        )
+    else:
+        found = ", ".join(f"{' and '.join(names)} at {rate:g}" for rate, names in sorted(rates.items()))
+        summary = f"The peak rates differ ({found}), but the results do not record how they were chosen."
+    summary += " At other rates the order may differ: finetune train --tune."
+    return Finding(Status.FAILS, Level.FILE, summary, judged=1)
 
 
 def at_chance(evidence: Evidence) -> list[str]:

@@ -1,13 +1,14 @@
 """Level 1: the peak learning rates were tuned alike for every variant, on validation alone."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, log
 
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
-from grader.record import Results, Trial, Tuning, VariantConfig
+from grader.record import Results, VariantConfig
+from grader.trials import Trial, Tuning
 
 MAX_EXTENSIONS = 2
 STEP_TOLERANCE = 1e-6  # relative; rates beyond the grid are rounded to 12 digits
@@ -52,7 +53,7 @@ def fairly_tuned(evidence: Evidence) -> Finding:
         found = found or list(_plan_problems(tuning, variant.name, trials, at_edge))
         problems[variant.name] = found or list(_choice_problems(results, tuning, variant.name, trials))
     problems["starts and images"] = list(_shared_problems(results, tuning))
-    finding = from_problems(problems, Level.FILE, _summary(tuning))
+    finding = from_problems(problems, Level.FILE, summary_of(tuning))
     if at_edge and finding.status is Status.HOLDS:
         names = " and ".join(at_edge)
         summary = (
@@ -65,7 +66,8 @@ def fairly_tuned(evidence: Evidence) -> Finding:
     return finding
 
 
-def _summary(tuning: Tuning) -> str:
+def summary_of(tuning: Tuning) -> str:
+    """The rates chosen, and in how many trials."""
     rates = ", ".join(f"{choice.variant} {choice.learning_rate:.3g}" for choice in tuning.choices)
     failed = sum(trial.status == "failed" for trial in tuning.trials)
     diverged = f", {failed} of which diverged" if failed else ""
@@ -268,36 +270,3 @@ def _listed(rates: Sequence[float]) -> str:
 
 def _rate(trial: Trial | None) -> str:
     return "none" if trial is None else f"{trial.learning_rate:.3g}"
-
-
-def one_rate(evidence: Evidence) -> Finding:
-    """The order of the variants does not rest on one learning rate that was not tuned for each of them.
-
-    Rule: holds if the results record the trials that chose each variant's rate; fails if the variants ran at
-    one peak rate, or at rates whose choice is not recorded. The best rate depends on the variant, so the
-    order of variants at one rate may be that rate's doing.
-
-    Source: Godbole et al., Deep Learning Tuning Playbook (2023): optimizer hyperparameters "must be tuned
-    separately to make fair comparisons"; Choi et al., On Empirical Comparisons of Optimizers (2019).
-    """
-    results = evidence.results
-    rates: dict[float, list[str]] = defaultdict(list)
-    for run in results.runs:
-        if run.variant not in rates[run.learning_rate]:
-            rates[run.learning_rate].append(run.variant)
-    if results.tuning is not None:
-        chosen = {choice.variant for choice in results.tuning.choices}
-        missing = [variant.name for variant in results.variants if variant.name not in chosen]
-        if not missing:
-            return Finding(Status.HOLDS, Level.FILE, _summary(results.tuning), held=1, judged=1)
-        summary = f"No rate could be chosen for {' and '.join(missing)}: every trial failed."
-        return Finding(Status.FAILS, Level.FILE, summary, judged=1)
-    if len(rates) == 1:
-        summary = (
-            f"Every variant ran at the peak rate {next(iter(rates)):g}, which was not tuned per variant."
-        )
-    else:
-        found = ", ".join(f"{' and '.join(names)} at {rate:g}" for rate, names in sorted(rates.items()))
-        summary = f"The peak rates differ ({found}), but the results do not record how they were chosen."
-    summary += " At other rates the order may differ: finetune train --tune."
-    return Finding(Status.FAILS, Level.FILE, summary, judged=1)
