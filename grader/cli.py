@@ -36,7 +36,9 @@ def main() -> None:
     grade_runs.main(words, prog_name="grader")
 
 
-@click.command(epilog="`grader explain PROPERTY` prints the rule, formula and source of a property.")
+@click.command(
+    epilog="`grader explain` says what each property means; `grader explain PROPERTY` prints its rule."
+)
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--format",
@@ -74,6 +76,7 @@ def main() -> None:
 @click.option(
     "--rerun", is_flag=True, help="Recompute the predictions from the checkpoints (requires torch)."
 )
+@click.option("--verbose", is_flag=True, help="List every property in text, not only those that do not hold.")
 @click.option(
     "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Runs graded in parallel."
 )
@@ -87,6 +90,7 @@ def grade_runs(
     dataset: str | None,
     data_root: Path | None,
     rerun: bool,
+    verbose: bool,
     jobs: int,
 ) -> None:
     """Grade each RUN: a run folder or its results.json. Default: the newest run in ./runs.
@@ -104,7 +108,10 @@ def grade_runs(
         }
         _require_outside(inputs, paths)
         policy, truth = load_policy(policy_name), _truth(labels, dataset, root)
-        wanted = targets(formats or ("text",), outputs, len(paths))
+        formats = formats or ("text",)
+        if verbose:
+            formats = tuple("verbose" if name == "text" else name for name in formats)
+        wanted = targets(formats, outputs, len(paths))
         work = [
             Job(path, name, policy, truth, rerun, dataset, root)
             for path, name in zip(paths, names_of(paths), strict=True)
@@ -125,9 +132,15 @@ def grade_runs(
 
 
 @click.command()
-@click.argument("name", metavar="PROPERTY", type=click.Choice(list(PROPERTIES)))
-def explain(name: str) -> None:
-    """Print the rule, formula and source of a property."""
+@click.argument("name", metavar="[PROPERTY]", required=False, type=click.Choice(list(PROPERTIES)))
+def explain(name: str | None) -> None:
+    """Print the rule, formula and source of a property; without one, what each property means."""
+    if name is None:
+        width = max(map(len, PROPERTIES))
+        for wanted in PROPERTIES.values():
+            click.echo(f"{wanted.name:{width}}  {int(wanted.level)}  {wanted.title}.")
+        click.echo("\nThe number is the level of evidence needed. `grader explain PROPERTY` prints the rule.")
+        return
     wanted = PROPERTIES[name]
     click.echo(f"{name} (evidence level {int(wanted.level)}: {wanted.level.description})\n\n{wanted.text}")
     if wanted.depends_on:
@@ -202,10 +215,14 @@ def _print(grades: Sequence[Grade], wanted: Sequence[Target]) -> None:
     from grader.formats.text import print_grade, print_table, to_table
 
     to_terminal = [target for target in wanted if target.path is None]
-    if to_terminal and to_terminal[0].format == "text" and sys.stdout and sys.stdout.isatty():
+    is_text = bool(to_terminal) and to_terminal[0].format in ("text", "verbose")
+    if is_text and sys.stdout and sys.stdout.isatty():
         from rich.console import Console
 
-        print_grade(grades[0], Console()) if len(grades) == 1 else print_table(grades, Console())
+        if len(grades) == 1:
+            print_grade(grades[0], Console(), to_terminal[0].format == "verbose")
+        else:
+            print_table(grades, Console())
     elif len(grades) > 1:
         click.echo(to_table(grades), nl=False)
     elif to_terminal:

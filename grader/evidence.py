@@ -23,11 +23,12 @@ Key = tuple[str, str]  # a run's name and a split
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Numbers set by the policy; all are shares, 0 to 1."""
+    """Numbers set by the policy, shares from 0 to 1, and what it requires of the experiment."""
 
     confidence: float = 0.95
     margin: float = 0.02
     gap_floor: float = 0.05
+    require: Mapping[str, str | int | bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _parse(content: bytes, shown: str, results: Results, run: Run, split: str) -
     from grader.predictions import parse_predictions
 
     # The two counts differ only in a doctored file, which split-counts reports.
-    counts = {results.splits[split].n_samples}
+    counts = {results.splits_of(run.seed)[split].n_samples}
     if run.best is not None:
         counts.add(run.best.on(split).n_samples)
     return parse_predictions(content, shown, counts, len(results.classes))

@@ -11,6 +11,7 @@ from grader.load import load
 from grader.policy import Policy
 from grader.record import SPLITS
 from grader.rerun import rerun
+from grader.sentences import scope_of
 from grader.truth import Truth
 from grader.verdict import Grade
 
@@ -60,6 +61,7 @@ def grade(job: Job) -> Grade:
         findings,
         levels=_reached(evidence, findings),
         created_at=submission.results.created_at,
+        scope=scope_of(evidence, findings),
         requested=frozenset(level for level, is_requested in requested.items() if is_requested),
     )
 

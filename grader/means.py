@@ -91,6 +91,39 @@ def _ranks(values: Sequence[float]) -> list[float]:
     return [first[value] + (ordered.count(value) - 1) / 2 for value in values]
 
 
+def difference_over_resplits(
+    differences: Sequence[float], test_to_train: float, confidence: float = 0.95, least: float = 0.0
+) -> tuple[Interval, float]:
+    """Mean difference over seeds that each have a random split of their own.
+
+    The training sets of such splits overlap, so the differences are correlated and their variance divided by
+    their number is too small. The corrected variance of the mean is s^2 (1/J + n_test/n_train), with
+    Student's t and J - 1 degrees of freedom. Two or three splits may give one difference by chance;
+    then s^2 is the variance that drawing the test images alone explains.
+
+    Source: C. Nadeau and Y. Bengio, *Inference for the generalization error*, Machine Learning 52 (2003)
+    239-281, section 4.
+
+    Args:
+        differences: One difference in test accuracy per split, at least 2.
+        test_to_train: Size of the test split divided by that of the training split.
+        confidence: Coverage probability of the interval.
+        least: Variance of one split's difference due to its test images; 0 if unknown.
+
+    Returns:
+        The interval and the two-sided p-value of no difference; without any variance, they tell nothing.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    n, mean = len(differences), fmean(differences)
+    error = sqrt((stdev(differences) ** 2 or least) * (1 / n + test_to_train))
+    if error == 0:
+        return Interval(mean, -1.0, 1.0), 1.0
+    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * error
+    p = 2 * float(stdtr(n - 1, -abs(mean) / error))
+    return Interval(mean, mean - half, mean + half), p
+
+
 def difference_over_seeds(
     differences: "NDArray[np.float64]", confidence: float = 0.95
 ) -> tuple[Interval, float, float]:

@@ -37,7 +37,7 @@ def targets(formats: Sequence[str], outputs: Sequence[Path], n_runs: int) -> lis
     if not outputs:
         if len(formats) > 1:
             raise UsageError(f"{len(formats)} formats need --output: one file each, or one folder for all.")
-        if n_runs > 1 and formats[0] != "text":
+        if n_runs > 1 and formats[0] not in ("text", "verbose"):
             raise UsageError(f"{n_runs} runs in {formats[0]} format need --output with a folder.")
         return [Target(formats[0], None)]
     paths = list(outputs)

@@ -41,7 +41,7 @@ class Policy:
         required_level: Level of evidence required to pass.
         inconclusive_passes: Whether a counted property that is inconclusive passes.
         not_checked_passes: Whether a counted property that was not checked passes.
-        thresholds: Numbers that the checks use.
+        thresholds: Numbers that the checks use, and what is required of the experiment.
         inconclusive_credit: Share of its points that an inconclusive property earns.
         not_checked_credit: Share of its points that a property that was not checked earns.
         weights: The counted properties, in order.
@@ -104,6 +104,8 @@ def parse_policy(text: str, shown: str) -> Policy:
     if problems:
         raise UsageError("\n".join(listed(problems)))
     thresholds, credit = document["thresholds"], document["credit"]
+    if document.get("require") and "as-required" not in document["properties"]:
+        raise UsageError(f"Policy {shown}: [require] needs the property as-required, which is not counted.")
     plain = {key: value for key, value in document.items() if not isinstance(value, dict) and key != "format"}
     return Policy(
         **plain,
@@ -111,6 +113,7 @@ def parse_policy(text: str, shown: str) -> Policy:
             confidence=thresholds["confidence"],
             margin=thresholds["margin_points"] / 100,
             gap_floor=thresholds["gap_floor_points"] / 100,
+            require=document.get("require", {}),
         ),
         inconclusive_credit=credit["inconclusive"],
         not_checked_credit=credit["not_checked"],

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
+from grader.trials import Choice, Round, Trial, Tuning
+
 SPLITS = ("val", "test")
 
 T = TypeVar("T")
@@ -145,54 +147,6 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """A round of tuning: epochs of a trial, for a variant with the recipe's, and how many rates it keeps."""
-
-    epochs: int
-    keep: int
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A training with one peak learning rate, evaluated on the validation split only."""
-
-    variant: str
-    learning_rate: float
-    seed: int
-    round: int
-    is_extension: bool
-    epochs: int
-    status: str
-    failure: str | None
-    initial_sha256: str
-    stream_sha256: str
-    validation: tuple[Metrics, ...]
-    train_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The peak learning rate chosen for a variant, and the trial of the last round that won."""
-
-    variant: str
-    learning_rate: float
-    trial: int
-    extensions: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """The trials that chose each variant's peak learning rate."""
-
-    mode: str
-    seed: int
-    rates: tuple[float, ...]
-    rounds: tuple[Round, ...]
-    trials: tuple[Trial, ...]
-    choices: tuple[Choice, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Results:
     """One experiment: its configuration, its data set and its runs."""
 
@@ -206,9 +160,12 @@ class Results:
     subset: int | None
     excluded: frozenset[str]
     seeds: tuple[int, ...]
+    resplit: bool
+    tune: str | None
     variants: tuple[VariantConfig, ...]
     epochs: int
     batch_size: int
+    image_size: int
     lr: float
     statistics: str
     precision: str
@@ -223,6 +180,11 @@ class Results:
     def variant(self, name: str) -> VariantConfig | None:
         """The configured variant of that name."""
         return next((v for v in self.variants if v.name == name), None)
+
+    def epochs_of(self, variant: str) -> int:
+        """The epochs configured for a variant."""
+        configured = self.variant(variant)
+        return (configured and configured.epochs) or self.epochs
 
     def splits_of(self, seed: int) -> Mapping[str, Split]:
         """The splits that runs with a seed use."""
@@ -248,9 +210,12 @@ def results_from(document: Mapping[str, Any]) -> Results:
         subset=config["subset"],
         excluded=frozenset(entry["sample_id"] for entry in dataset["excluded"]),
         seeds=tuple(config["seeds"]),
+        resplit=config.get("resplit", False),
+        tune=config.get("tune"),
         variants=tuple(_take(VariantConfig, VARIANT_1 | variant) for variant in config["variants"]),
         epochs=config["recipe"]["epochs"],
         batch_size=config["recipe"]["batch_size"],
+        image_size=config["recipe"]["image_size"],
         lr=config["recipe"]["lr"],
         statistics=config["recipe"].get("statistics", "running"),
         precision=config.get("precision", "fp32"),

@@ -190,6 +190,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def holm_steps(p_values: Sequence[float], alpha: float) -> list[int]:
+    """By how many Holm divides alpha for each test, in the order given.
+
+    The smallest p-value is compared with alpha / m, the next with alpha / (m - 1), up to the first that is
+    not rejected; that step's divisor also applies to all after it, which are not rejected either. An interval
+    at the confidence 1 - alpha / divisor agrees with Holm's test.
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    steps, divisor = [0] * len(order), len(order)
+    rejects = True
+    for rank, index in enumerate(order):
+        if rejects:
+            divisor = len(order) - rank
+            rejects = p_values[index] < alpha / divisor
+        steps[index] = divisor
+    return steps
+
+
 def images_needed(variance: float, distance: float, confidence: float = 0.95, power: float = 0.8) -> float:
     """Approximate number of test images at which an interval would exclude a bound.
 

@@ -1,12 +1,14 @@
 """Derive the verdict from the findings; it is never stored."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
+from grader.advice import advice
 from grader.checks import PROPERTIES
-from grader.findings import Finding, Level, Status, in_points
+from grader.findings import Finding, Level, Status
 from grader.policy import Policy
+from grader.sentences import Scope, cautions, choice, depth, pretraining, reach
 
 NO_NETWORK = (
     "Without evidence level 4 (--rerun), nothing shows that a network exists: "
@@ -26,6 +28,7 @@ class Grade:
         problems: Why the submission is unusable; empty if it is usable.
         created_at: Creation time according to the results file; empty if unusable.
         requested: Levels of evidence requested by an option; they are required under every policy.
+        scope: What the run was, which limits what the verdict may claim.
     """
 
     run: str
@@ -35,6 +38,12 @@ class Grade:
     problems: tuple[str, ...] = ()
     created_at: str = ""
     requested: frozenset[Level] = frozenset()
+    scope: Scope = field(default_factory=Scope)
+
+    @property
+    def nothing_trained(self) -> bool:
+        """Whether no training completed, so that there is nothing to earn points with."""
+        return bool(self.findings) and not self.scope.n_completed
 
     @property
     def missing(self) -> list[Level]:
@@ -60,11 +69,13 @@ class Grade:
 
     @cached_property
     def is_void(self) -> bool:
-        """Whether no points are earned: outside evidence refutes a claim, or required evidence is missing.
+        """Whether no points are earned: nothing trained, or outside evidence refutes a claim or is missing.
 
         A submission that merely contradicts itself fails but keeps its points: it may have been damaged.
         """
-        return bool(self.missing) or any(self.findings[name].level >= Level.TRUTH for name in self.refuted)
+        if self.missing or self.nothing_trained:
+            return True
+        return any(self.findings[name].level >= Level.TRUTH for name in self.refuted)
 
     def counts(self, name: str) -> bool:
         """Whether the policy counts a property."""
@@ -84,7 +95,7 @@ class Grade:
     @property
     def passed(self) -> bool:
         """Whether no property fails the submission and all required evidence was available."""
-        return not (self.problems or self.missing or self.failing)
+        return not (self.problems or self.missing or self.failing or self.nothing_trained)
 
     @property
     def exit_code(self) -> int:
@@ -118,6 +129,8 @@ class Grade:
     def objections(self) -> list[str]:
         """One sentence for each reason that fails the submission under every policy."""
         refuted = [f"{name} fails under every policy: {self.findings[name].summary}" for name in self.refuted]
+        if self.nothing_trained:
+            refuted.append("No training completed, so nothing can be judged and no points are earned.")
         return refuted + [self.why_missing(level) for level in self.missing]
 
     def why_missing(self, level: Level) -> str:
@@ -130,18 +143,22 @@ class Grade:
 
     @property
     def sentences(self) -> list[str]:
-        """The objections, then the verdict."""
-        return [*self.objections, *self.verdict]
+        """The objections, then the verdict, then what to do next."""
+        return [*self.objections, *self.verdict, *advice(self)]
 
     @property
     def verdict(self) -> list[str]:
         """The verdict in sentences; every number comes from a finding."""
         if self.problems:
             return ["The submission cannot be graded."]
+        findings, scope = self.findings, self.scope
         found = [
             _soundness(self),
-            _pretraining(self.findings, 100 * self.policy.thresholds.confidence),
-            _choice(self.findings),
+            *cautions(findings, scope),
+            *pretraining(findings, scope, 100 * self.policy.thresholds.confidence),
+            *choice(findings, scope),
+            *depth(findings),
+            *reach(findings, scope),
             "" if Level.CHECKPOINTS in self.levels else NO_NETWORK,
         ]
         return [sentence for sentence in found if sentence]
@@ -151,48 +168,3 @@ def _soundness(grade: Grade) -> str:
     fails = [name for name in grade.policy.weights if grade.findings[name].status is Status.FAILS]
     failed = [name for name in fails if name not in grade.refuted]
     return f"Failed: {', '.join(failed)}." if failed else ""
-
-
-def _pretraining(findings: Mapping[str, Finding], confidence: float) -> str:
-    finding = findings["b-beats-a"]
-    if not finding.numbers:
-        return ""
-    opening = {
-        Status.HOLDS: "Starting from pretrained weights pays",
-        Status.FAILS: "Starting from pretrained weights costs accuracy",
-    }.get(finding.status, "It is unclear whether starting from pretrained weights pays")
-    gap, low, high = (in_points(finding.numbers[name]) for name in ("difference", "low", "high"))
-    return f"{opening}: {gap} points ({confidence:.3g}% interval {low} to {high})."
-
-
-def _choice(findings: Mapping[str, Finding]) -> str:
-    finding, speed = findings["c-against-b"], findings["c-faster"]
-    if not finding.numbers:
-        return ""
-    low, high = finding.numbers["low"], finding.numbers["high"]
-    d, margin = (
-        100 * finding.numbers["difference"],
-        f"your margin of {100 * finding.numbers['margin']:g} points",
-    )
-    relation = (
-        "is as accurate as" if round(abs(d), 1) == 0
-        else f"scores {abs(d):.1f} points {'above' if d > 0 else 'below'}"
-    )  # fmt: skip
-    is_faster = speed.status is Status.HOLDS
-    match finding.status:
-        case Status.HOLDS:
-            doubt = "more than chance explains" if low > 0 else f"within {margin}"
-            advice = "choose C" if is_faster or low > 0 else "choose either"
-        case Status.FAILS:
-            doubt, advice = f"more than {margin}", "choose B"
-        case _:
-            doubt = "which could be chance" if high >= 0 else f"which may or may not exceed {margin}"
-            advice = (
-                "C is fine" if d >= 0 else "choose B unless time matters more" if is_faster else "choose B"
-            )
-    time = ""
-    if "ratio" in speed.numbers:
-        time = f", and takes {speed.numbers['ratio']:.2f} times as long"
-        time += " (could be chance)" if speed.status is Status.INCONCLUSIVE else ""
-    limits = f"({in_points(low)} to {in_points(high)})"
-    return f"Training only layer4 and fc {relation} training every layer {limits}, {doubt}{time}: {advice}."

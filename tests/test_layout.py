@@ -20,6 +20,8 @@ OWN_SUBJECT = {
     "tests/grader/test_fuzz.py",
     "tests/grader/test_hostile.py",
     "tests/grader/test_prediction_checks.py",  # the checks that read predictions
+    "tests/grader/test_rows.py",  # rows beside A, B and C, and splits by seed
+    "tests/grader/test_tuning.py",  # checks/tuning.py
     "tests/grader/test_simulation.py",  # what intervals and tests promise
 }
 """Test modules in tests/finetune and tests/grader whose subject is not one module of the product."""

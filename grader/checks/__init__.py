@@ -4,7 +4,18 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from grader.checks import architecture, claims, design, learning, prediction_files, rerun, training, truth
+from grader.checks import (
+    architecture,
+    claims,
+    design,
+    ladder,
+    learning,
+    prediction_files,
+    rerun,
+    training,
+    truth,
+    tuning,
+)
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, not_checked
 
@@ -49,7 +60,8 @@ _COUNTS = ("split-counts", "epochs-in-order")
 _DESIGN_AND_EFFECTS = {
     "complete", "roles", "equal-budget", "same-stream", "same-start", "same-schedule",
     "b-beats-a", "c-beats-a", "c-against-b", "c-trains-fewer", "c-faster",
-    "test-close-to-validation", "a-learns", "long-enough",
+    "b-beats-longer-a", "as-required", "smallest-sufficient", "statistics-settled",
+    "test-close-to-validation", "a-learns", "long-enough", "one-rate",
 }  # fmt: skip
 """A failure of these shows a weak experiment, not a false claim; the policy decides what they are worth."""
 
@@ -61,6 +73,7 @@ PROPERTIES = {
         Property("epochs-in-order", Level.FILE, training.epochs_in_order),
         Property("as-configured", Level.FILE, design.as_configured),
         Property("roles", Level.FILE, design.roles, ("complete", "as-configured")),
+        Property("as-required", Level.FILE, design.as_required),
         Property("parameter-totals", Level.FILE, architecture.parameter_totals),
         Property(
             "resnet18-layers",
@@ -77,6 +90,7 @@ PROPERTIES = {
         Property("best-epoch", Level.FILE, training.best_epoch, _COUNTS),
         Property("loss-fits-accuracy", Level.FILE, training.loss_fits_accuracy, _COUNTS),
         Property("times-add-up", Level.FILE, training.times_add_up, (*_COUNTS, "equal-budget")),
+        Property("fairly-tuned", Level.FILE, tuning.fairly_tuned, ("split-counts",)),
         Property("files-intact", Level.PREDICTIONS, prediction_files.files_intact),
         Property(
             "recomputed",
@@ -98,6 +112,7 @@ PROPERTIES = {
         Property("rerun-agrees", Level.CHECKPOINTS, rerun.rerun_agrees, ("checkpoints-intact",)),
         Property("b-beats-a", Level.FILE, claims.b_beats_a, _COUNTS),
         Property("c-beats-a", Level.FILE, claims.c_beats_a, _COUNTS),
+        Property("b-beats-longer-a", Level.FILE, claims.b_beats_longer_a, _COUNTS),
         Property("c-against-b", Level.FILE, claims.c_against_b, _COUNTS),
         Property(
             "c-trains-fewer",
@@ -114,6 +129,9 @@ PROPERTIES = {
         ),
         Property("a-learns", Level.FILE, learning.a_learns, _COUNTS),
         Property("long-enough", Level.FILE, learning.long_enough, _COUNTS),
+        Property("statistics-settled", Level.FILE, learning.statistics_settled, _COUNTS),
+        Property("one-rate", Level.FILE, learning.one_rate),
+        Property("smallest-sufficient", Level.FILE, ladder.smallest_sufficient, _COUNTS),
     )
 }
 

@@ -68,12 +68,15 @@ def frozen_unchanged(evidence: Evidence) -> Finding:
     """Training left the frozen layers unchanged, including their BatchNorm statistics.
 
     Rule: for each run, frozen_sha256_after equals frozen_sha256_before. The hash is that of empty input if
-    and only if every group is trained. Runs that freeze the same pretrained groups have the same hash.
+    and only if every group is trained. Runs that freeze the same pretrained groups have the same hash. In a
+    row configured with norm = "adapt", the statistics of frozen layers follow the images, so that they are
+    not part of what must stay; the hashes cover the frozen parameters.
 
     Source: the results schema.
     """
     problems: dict[str, list[str]] = {}
-    first: dict[frozenset[str], tuple[str, str]] = {}
+    first: dict[tuple[frozenset[str], bool], tuple[str, str]] = {}
+    adapting = {variant.name for variant in evidence.results.variants if variant.norm == "adapt"}
     for run in evidence.results.runs:
         found: list[str] = []
         before, after = run.frozen_sha256_before, run.frozen_sha256_after
@@ -87,7 +90,7 @@ def frozen_unchanged(evidence: Evidence) -> Finding:
         elif not frozen and before != EMPTY_SHA256:
             found.append(f"{run.name}: froze nothing, but the hash is not that of empty input.")
         elif frozen and "fc" not in frozen and run.init == "pretrained":
-            name, known = first.setdefault(frozen, (run.name, before))
+            name, known = first.setdefault((frozen, run.variant in adapting), (run.name, before))
             if known != before:
                 found.append(f"{run.name}: frozen layers differ from those of {name}.")
         problems[run.name] = found

@@ -1,9 +1,9 @@
 """The questions of the experiment: does pretraining pay, does freezing layers cost accuracy, is it faster?"""
 
-from math import ceil, isfinite
+from math import ceil, floor, isfinite, log10
 
 from grader import means
-from grader.checks.compare import Comparison, compare, p_text
+from grader.checks.compare import Comparison, compare, longer_scratch, p_text
 from grader.evidence import Evidence
 from grader.findings import MINUS, Finding, Level, Status, limits_in_points, not_checked
 
@@ -14,14 +14,16 @@ def b_beats_a(evidence: Evidence) -> Finding:
     """Pretraining pays: B beats A on the test images.
 
     Rule: holds if the difference in test accuracy, B − A, is positive with a Holm-adjusted p-value below 1 −
-    confidence; fails if it is negative with such a p-value; otherwise inconclusive. One seed: exact McNemar
-    test and Tango's interval. Two seeds: each must be conclusive by itself, and the interval spans both.
-    Three or more: mean difference with Student's t and the variance of a bootstrap over seeds and images, in
-    closed form. Without predictions: z test for two independent proportions, which is conservative for paired
-    data.
+    confidence; fails if it is negative with such a p-value; otherwise inconclusive. The interval has the
+    confidence of Holm's step, so that it agrees with the test. One seed: exact McNemar test and Tango's
+    interval; it is about these two networks. Two seeds: each must be conclusive by itself, and the interval
+    spans both. Three or more: mean difference with Student's t and the variance of a bootstrap over seeds and
+    images, in closed form. Seeds with a split each: Student's t with a variance for overlapping training
+    sets. Without predictions: z test for two independent proportions, which is conservative for paired data.
 
     Source: McNemar (1947); Tango, Statistics in Medicine 17 (1998) 891-908; Searle, Casella and
-    McCulloch, Variance Components (1992), chapter 4; Holm (1979).
+    McCulloch, Variance Components (1992), chapter 4; Nadeau and Bengio, Machine Learning 52 (2003) 239-281;
+    Holm (1979).
     """
     return _beats(evidence, "B", "A")
 
@@ -34,6 +36,20 @@ def c_beats_a(evidence: Evidence) -> Finding:
     Source: McNemar (1947); Tango, Statistics in Medicine 17 (1998) 891-908; Holm (1979).
     """
     return _beats(evidence, "C", "A")
+
+
+def b_beats_longer_a(evidence: Evidence) -> Finding:
+    """Pretraining pays even when training from random weights gets more epochs.
+
+    Rule: as for b-beats-a, against the row that trains every layer from random weights for more epochs than
+    the recipe's (`--longer-scratch`); not checked without such a row.
+
+    Source: K. He, R. Girshick and P. Dollar, Rethinking ImageNet Pre-training (2019); Holm (1979).
+    """
+    longer = longer_scratch(evidence)
+    if longer is None:
+        return not_checked("No row trains from random weights for longer (--longer-scratch).", Level.FILE)
+    return _beats(evidence, "B", longer)
 
 
 def c_against_b(evidence: Evidence) -> Finding:
@@ -59,10 +75,11 @@ def c_against_b(evidence: Evidence) -> Finding:
         status, word = Status.INCONCLUSIVE, "inconclusive"
     summary = f"C {MINUS} B = {limits_in_points(gap)}: {word} at a margin of {100 * margin:g} points."
     if status is Status.INCONCLUSIVE:
-        summary += _images_needed(found, gap.estimate + margin)
+        summary += _images_needed(evidence, found, gap.estimate + margin)
+    numbers = {name: n for name, n in found.numbers.items() if not name.startswith("corrected_")}
     return Finding(
         status, found.level, summary, found.details,
-        dict(found.numbers) | {"margin": margin}, int(status is Status.HOLDS), 1,
+        numbers | {"margin": margin}, int(status is Status.HOLDS), 1,
     )  # fmt: skip
 
 
@@ -100,8 +117,11 @@ def c_faster(evidence: Evidence) -> Finding:
     """
     pairs = evidence.pairs("C", "B")
     c, b = ([e for pair in pairs for e in pair[i].epochs[1:] if e.train_seconds > 0] for i in (0, 1))
+    if not pairs:
+        return not_checked(NO_COMMON_SEED.format("B", "C"), Level.FILE)
     if not c or not b:
-        return not_checked("B and C need at least two epochs with recorded times.", Level.FILE)
+        summary = "B and C need at least two epochs with recorded times; more epochs would settle it."
+        return Finding(Status.INCONCLUSIVE, Level.FILE, summary, judged=1)
     confidence = evidence.thresholds.confidence
     ratio = means.ratio_of_means([e.train_seconds for e in c], [e.train_seconds for e in b], confidence)
     waits = [sum(e.data_wait_seconds for e in runs) / sum(e.train_seconds for e in runs) for runs in (c, b)]
@@ -127,18 +147,27 @@ def _beats(evidence: Evidence, first: str, second: str) -> Finding:
     status = Status.INCONCLUSIVE
     if found.adjusted_p < alpha and gap.estimate != 0:
         status = Status.HOLDS if gap.estimate > 0 else Status.FAILS
-    summary = f"{first} {MINUS} {second} = {limits_in_points(gap)}, {found.test} {p_text(found.adjusted_p)}."
+    percent = f"{100 * evidence.thresholds.confidence:.3g}%"
+    corrected = found.corrected or gap
+    summary = f"{first} {MINUS} {second} = {limits_in_points(corrected)}, {found.test} {p_text(found.p)}"
+    if found.n_tests > 1:
+        summary += f"; {percent} interval and adjusted {p_text(found.adjusted_p)} with Holm's correction"
+    summary += "."
     if status is Status.INCONCLUSIVE:
-        summary += _images_needed(found, gap.estimate)
+        summary += _images_needed(evidence, found, gap.estimate)
     return Finding(
         status, found.level, summary, found.details, found.numbers, int(status is Status.HOLDS), 1
     )  # fmt: skip
 
 
-def _images_needed(found: Comparison, distance: float) -> str:
-    wanted = found.images_needed(distance)
+def _images_needed(evidence: Evidence, found: Comparison, distance: float) -> str:
+    """What would settle a comparison; a number of images is no more than an order of magnitude."""
+    alpha = 1 - evidence.thresholds.confidence
+    wanted = found.images_needed(distance, 1 - alpha / found.n_tests)
     if wanted > 1e7:
         return " No realistic number of test images would settle it."
-    if ceil(wanted) <= found.n_images:
-        return " More seeds, rather than more test images, would settle it."
-    return f" About {ceil(wanted):,} test images would settle it; there are {found.n_images:,}."
+    if ceil(wanted) <= found.n_images or evidence.results.split_rule == "official":
+        return " More seeds would tell more about the recipe; these test images do not settle it."
+    digits = 10 ** floor(log10(wanted))
+    rounded = ceil(wanted / digits) * digits
+    return f" In the order of {rounded:,} test images would settle it; there are {found.n_images:,}."

@@ -1,12 +1,30 @@
 """How training progressed; for information in the bundled policies."""
 
+from collections import defaultdict
+from math import log, sqrt
 from statistics import fmean
 
-from grader import means
+from grader import means, stats
+from grader.checks.tuning import summary_of
 from grader.evidence import Evidence
-from grader.findings import MINUS, Finding, Level, Status, not_checked
+from grader.findings import MINUS, Finding, Level, Status, from_problems, not_checked
+from grader.record import Epoch, Results, Run
 
 POINT = 0.01
+FAST = 0.05
+"""A gain in validation accuracy in the last epoch by which a training was clearly cut short."""
+
+FLAT = 0.2
+"""A share of the peak learning rate below which a curve flattens whether or not training was long enough."""
+
+MEMORY_STEPS = 100
+"""Steps after which BatchNorm's moving averages (momentum 0.1) keep 0.9^100 < 0.003% of their start."""
+
+GAP = 0.25
+"""Training accuracy above validation accuracy, within MEMORY_STEPS, that more images cannot explain alone."""
+
+HEALED = 0.20
+SAME_TRAINING = 0.10
 
 
 def a_learns(evidence: Evidence) -> Finding:
@@ -18,11 +36,10 @@ def a_learns(evidence: Evidence) -> Finding:
 
     Source: C. Spearman, American Journal of Psychology 15 (1904) 72-101.
     """
-    runs = evidence.of("A")
-    n = min((len(run.epochs) for run in runs), default=0)
+    accuracy = validation_curve(evidence, "A")
+    n = len(accuracy)
     if n < 3:
         return not_checked("A needs at least three epochs.", Level.FILE)
-    accuracy = [fmean(run.epochs[i].val.accuracy for run in runs) for i in range(n)]
     rho, p = means.spearman(list(range(n)), accuracy)
     status = Status.INCONCLUSIVE
     if p < 1 - evidence.thresholds.confidence:
@@ -42,28 +59,35 @@ def long_enough(evidence: Evidence) -> Finding:
     """Training was long enough: no variant was still improving at the end.
 
     Rule: a variant's plateau starts at the last epoch in which its validation accuracy (mean over seeds) rose
-    more than one point above the accuracy at the previous such epoch. Holds if every variant reaches its
-    plateau before the last epoch.
+    more than one point above the accuracy at the previous such epoch. Fails if a variant's plateau starts in
+    the last epoch. Otherwise holds if the learning rate was still above a fifth of its peak, and is
+    inconclusive if it had fallen below: as the rate goes to zero every curve flattens, so that a plateau
+    shows nothing; only a longer training does.
 
-    Source: the definition of the experiment.
+    Source: the definition of the experiment; K. He, R. Girshick and P. Dollar, Rethinking ImageNet
+    Pre-training (2019), on schedules that end too early for random weights.
     """
     plateaus: dict[str, tuple[int, int]] = {}
     for name in dict.fromkeys(run.variant for run in evidence.chosen):
-        runs = evidence.of(name)
-        n = min((len(run.epochs) for run in runs), default=0)
-        if n >= 2:
-            accuracy = [fmean(run.epochs[i].val.accuracy for run in runs) for i in range(n)]
-            plateaus[name] = (plateau(accuracy), n)
+        accuracy = validation_curve(evidence, name)
+        if len(accuracy) >= 2:
+            plateaus[name] = (plateau(accuracy), len(accuracy))
     if not plateaus:
         return not_checked("At least two epochs are needed.", Level.FILE)
     improving = [name for name, (last, n) in plateaus.items() if last == n]
-    summary = "Long enough: no variant was still improving in the last epoch."
+    share = max(run.epochs[-1].learning_rate / run.learning_rate for run in evidence.chosen if run.epochs)
     if improving:
         names = " and ".join(filter(None, (", ".join(improving[:-1]), improving[-1])))
         verb = "was" if len(improving) == 1 else "were"
-        summary = f"Too short: {names} {verb} still improving in the last epoch."
+        status, summary = Status.FAILS, f"Too short: {names} {verb} still improving in the last epoch."
+    elif share < FLAT:
+        status = Status.INCONCLUSIVE
+        summary = f"No variant improved in the last epoch, at {share:.0%} of the peak rate: there every "
+        summary += "curve flattens. Only a longer training would tell (--epochs, --longer-scratch)."
+    else:
+        status, summary = Status.HOLDS, "Long enough: no variant was still improving in the last epoch."
     return Finding(
-        Status.FAILS if improving else Status.HOLDS,
+        status,
         Level.FILE,
         summary,
         tuple(
@@ -73,6 +97,136 @@ def long_enough(evidence: Evidence) -> Finding:
         held=len(plateaus) - len(improving),
         judged=len(plateaus),
     )
+
+
+def statistics_settled(evidence: Evidence) -> Finding:
+    """BatchNorm's statistics kept up with training, so that evaluation saw the network that was trained.
+
+    Rule: with running statistics, a run lags if in an epoch within its first 100 steps its training accuracy
+    is at least 25 points above its validation accuracy, validation is no better than the most frequent class
+    (Wilson interval) with a mean loss above that of guessing, ln K, and either the loss is above 2 ln K, or
+    validation later rises by 20 points and more than twice as much as training. A network that merely
+    overfits does not recover. Fails if a run lags and its best epoch still has training accuracy 10 points
+    above validation, beyond sampling; its accuracy then says little about its weights. Training accuracy is
+    measured in training mode, with the statistics of each batch.
+
+    Source: S. Ioffe and C. Szegedy, Batch Normalization (2015); Y. Wu and J. Johnson, Rethinking "Batch" in
+    BatchNorm (2021), on statistics for evaluation (PreciseBN).
+    """
+    results = evidence.results
+    if results.statistics != "running":
+        summary = "Statistics of trained layers were recomputed on training images before each evaluation."
+        return Finding(Status.HOLDS, Level.FILE, summary, held=1, judged=1)
+    problems: dict[str, list[str]] = {}
+    for run in evidence.chosen:
+        found = _lag(results, run)
+        best = run.best
+        problems[run.name] = []
+        if found is None or best is None:
+            continue
+        sides = ((m.n_correct, m.n_samples) for m in (best.train, best.val))
+        train, val = (stats.wilson(x, n, evidence.thresholds.confidence) for x, n in sides)
+        if stats.difference_of_independent(train, val).low > SAME_TRAINING:
+            problems[run.name] = [
+                f"{run.name}: in epoch {found.epoch} it had {found.train.accuracy:.1%} in training, but "
+                f"{found.val.accuracy:.1%} on validation: BatchNorm's running statistics lagged behind the "
+                f"weights, and in the best epoch still did ({best.train.accuracy:.1%}, "
+                f"{best.val.accuracy:.1%})."
+            ]
+    summary = "No sign that BatchNorm's statistics lagged behind the weights."
+    return from_problems(problems, Level.FILE, summary)
+
+
+def _lag(results: Results, run: Run) -> Epoch | None:
+    """An epoch in which evaluation cannot have seen the network that was trained; None if there is none."""
+    counts = results.splits_of(run.seed)["val"].class_counts
+    chance, guessing = max(counts) / max(1, sum(counts)), log(len(results.classes))
+    steps = max(1, run.budget.steps // max(1, len(run.epochs)))
+    for epoch in run.epochs:
+        if epoch.epoch * steps > MEMORY_STEPS:
+            break
+        loss = epoch.val.loss_sum / epoch.val.n_samples
+        at_chance = stats.wilson(epoch.val.n_correct, epoch.val.n_samples).low <= chance
+        if epoch.train.accuracy - epoch.val.accuracy < GAP or not at_chance or loss <= guessing:
+            continue
+        best = max(run.epochs[epoch.epoch - 1 :], key=lambda later: later.val.n_correct)
+        gained = best.val.accuracy - epoch.val.accuracy
+        if loss > 2 * guessing or (
+            gained >= HEALED and gained > 2 * (best.train.accuracy - epoch.train.accuracy)
+        ):
+            return epoch
+    return None
+
+
+def one_rate(evidence: Evidence) -> Finding:
+    """The order of the variants does not rest on one learning rate that was not tuned for each of them.
+
+    Rule: holds if the results record the trials that chose each variant's rate; fails if the variants ran at
+    one peak rate, or at rates whose choice is not recorded. The best rate depends on the variant, so the
+    order of variants at one rate may be that rate's doing.
+
+    Source: Godbole et al., Deep Learning Tuning Playbook (2023): optimizer hyperparameters "must be tuned
+    separately to make fair comparisons"; Choi et al., On Empirical Comparisons of Optimizers (2019).
+    """
+    results = evidence.results
+    rates: dict[float, list[str]] = defaultdict(list)
+    for run in results.runs:
+        if run.variant not in rates[run.learning_rate]:
+            rates[run.learning_rate].append(run.variant)
+    if results.tuning is not None:
+        chosen = {choice.variant for choice in results.tuning.choices}
+        missing = [variant.name for variant in results.variants if variant.name not in chosen]
+        if not missing:
+            return Finding(Status.HOLDS, Level.FILE, summary_of(results.tuning), held=1, judged=1)
+        summary = f"No rate could be chosen for {' and '.join(missing)}: every trial failed."
+        return Finding(Status.FAILS, Level.FILE, summary, judged=1)
+    if len(rates) == 1:
+        summary = (
+            f"Every variant ran at the peak rate {next(iter(rates)):g}, which was not tuned per variant."
+        )
+    else:
+        found = ", ".join(f"{' and '.join(names)} at {rate:g}" for rate, names in sorted(rates.items()))
+        summary = f"The peak rates differ ({found}), but the results do not record how they were chosen."
+    summary += " At other rates the order may differ: finetune train --tune."
+    return Finding(Status.FAILS, Level.FILE, summary, judged=1)
+
+
+def at_chance(evidence: Evidence) -> list[str]:
+    """Variants none of whose runs became better on validation than the most frequent class."""
+    found: list[str] = []
+    for name in dict.fromkeys(run.variant for run in evidence.chosen):
+        learned = False
+        for run in evidence.of(name):
+            counts = evidence.results.splits_of(run.seed)["val"].class_counts
+            chance = max(counts) / max(1, sum(counts))
+            m = run.best.val if run.best else None
+            confidence = evidence.thresholds.confidence
+            learned |= m is not None and stats.wilson(m.n_correct, m.n_samples, confidence).low > chance
+        if evidence.of(name) and not learned:
+            found.append(name)
+    return found
+
+
+def cut_short(evidence: Evidence) -> dict[str, float]:
+    """Variants whose validation accuracy (mean over seeds) rose fast in the last epoch, with the gain."""
+    found: dict[str, float] = {}
+    for name in dict.fromkeys(run.variant for run in evidence.chosen):
+        accuracy = validation_curve(evidence, name)
+        if len(accuracy) < 2:
+            continue
+        gain, before = accuracy[-1] - max(accuracy[:-1]), max(accuracy[:-1])
+        n = sum(run.epochs[-1].val.n_samples for run in evidence.of(name))
+        chance = sqrt(2 * before * (1 - before) / n)  # standard deviation of the gain from sampling alone
+        if gain > max(FAST, chance):
+            found[name] = gain
+    return found
+
+
+def validation_curve(evidence: Evidence, variant: str) -> list[float]:
+    """Validation accuracy of each epoch, mean over seeds."""
+    runs = evidence.of(variant)
+    n = min((len(run.epochs) for run in runs), default=0)
+    return [fmean(run.epochs[i].val.accuracy for run in runs) for i in range(n)]
 
 
 def plateau(accuracy: list[float]) -> int:

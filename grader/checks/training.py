@@ -6,7 +6,7 @@ from math import log
 
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, counted, from_problems
-from grader.record import SPLITS, Epoch, Run
+from grader.record import SPLITS, Epoch, Results, Run, Split
 
 TIME_SLACK = 1.01  # seconds may be rounded
 RELATIVE = 1e-4  # rounding of losses near ties
@@ -24,7 +24,7 @@ def split_counts(evidence: Evidence) -> Finding:
     """
     results = evidence.results
     problems: dict[str, list[str]] = {}
-    for name, split in results.splits.items():
+    for name, split in _all_splits(results):
         found = problems.setdefault(f"split {name}", [])
         if len(split.class_counts) != len(results.classes):
             found.append(
@@ -38,30 +38,55 @@ def split_counts(evidence: Evidence) -> Finding:
             found.append(
                 f"{name}: {max(split.class_counts)} images of a class; the subset limit is {results.subset}."
             )
-    if len({split.fingerprint for split in results.splits.values()}) < len(results.splits):
-        problems["fingerprints"] = ["Two of the three splits have the same fingerprint."]
+    for splits in (results.splits, *(results.resplits or {}).values()):
+        if len({split.fingerprint for split in splits.values()}) < len(splits):
+            problems["fingerprints"] = ["Two of the three splits have the same fingerprint."]
+    problems["resplits"] = list(_resplit_problems(results))
     for run in results.runs:
+        splits = results.splits_of(run.seed)
         problems[run.name] = [
             f"{run.name}, epoch {epoch.epoch}, {split}: {m.n_correct:,} of {m.n_samples:,} correct, "
-            f"but the split has {counted(results.splits[split].n_samples, 'image')}."
+            f"but the split has {counted(splits[split].n_samples, 'image')}."
             for epoch in run.epochs
             for split in ("train", *SPLITS)
-            if (m := epoch.on(split)).n_samples != results.splits[split].n_samples
-            or m.n_correct > m.n_samples
+            if (m := epoch.on(split)).n_samples != splits[split].n_samples or m.n_correct > m.n_samples
         ]
     return from_problems(problems, Level.FILE, "All counts match the splits.")
+
+
+def _all_splits(results: Results) -> Iterator[tuple[str, Split]]:
+    """The splits with their names; with resplits, those of every seed."""
+    yield from results.splits.items()
+    for seed, splits in (results.resplits or {}).items():
+        yield from ((f"{name} of seed {seed}", split) for name, split in splits.items())
+
+
+def _resplit_problems(results: Results) -> Iterator[str]:
+    if results.resplit != (results.resplits is not None):
+        yield f"config.resplit is {str(results.resplit).lower()}, but dataset.resplits says otherwise."
+    if results.resplits is None:
+        return
+    if set(results.resplits) != set(results.seeds):
+        yield "dataset.resplits must have one entry for every seed."
+    first = results.resplits.get(results.seeds[0])
+    if first is not None and first != results.splits:
+        yield f"dataset.splits must be those of the first seed, {results.seeds[0]}."
+    if len({splits["test"].fingerprint for splits in results.resplits.values()}) < len(results.resplits):
+        yield "Two seeds have the same test split despite resplit."
 
 
 def epochs_in_order(evidence: Evidence) -> Finding:
     """The epochs are consecutive, and their number matches the budget and the recipe.
 
-    Rule: epochs are numbered 1, 2, …, n, where n = budget.epochs and, for a completed run, n = recipe.epochs.
+    Rule: epochs are numbered 1, 2, …, n, where n = budget.epochs and, for a completed run, n = recipe.epochs,
+    or the variant's epochs if it has its own.
 
     Source: the results schema.
     """
     problems: dict[str, list[str]] = {}
     for run in evidence.results.runs:
-        n = evidence.results.epochs if run.status == "completed" else run.budget.epochs
+        wanted = evidence.results.epochs_of(run.variant)
+        n = wanted if run.status == "completed" else run.budget.epochs
         found = [epoch.epoch for epoch in run.epochs]
         problems[run.name] = []
         if found != list(range(1, len(found) + 1)):
@@ -69,9 +94,11 @@ def epochs_in_order(evidence: Evidence) -> Finding:
         elif not len(found) == run.budget.epochs == n:
             listed = counted(len(found), "epoch")
             problems[run.name] = [
-                f"{run.name}: {listed} listed, {run.budget.epochs} in the budget, {n} in the recipe."
+                f"{run.name}: {listed} listed, {run.budget.epochs} in the budget, {n} configured."
             ]
-    return from_problems(problems, Level.FILE, f"{counted(evidence.results.epochs, 'epoch')} in every run.")
+    lengths = sorted({evidence.results.epochs_of(run.variant) for run in evidence.results.runs})
+    summary = f"{' or '.join(map(str, lengths))} epoch{'' if lengths == [1] else 's'} in every run."
+    return from_problems(problems, Level.FILE, summary)
 
 
 def best_epoch(evidence: Evidence) -> Finding:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from grader.formats.gradescope import to_gradescope
 from grader.formats.json import to_json
 from grader.formats.junit import to_junit
-from grader.formats.text import to_text
+from grader.formats.text import to_text, to_verbose_text
 from grader.verdict import Grade
 
 
@@ -20,6 +20,7 @@ class Format:
 
 FORMATS = {
     "text": Format(to_text, "txt"),
+    "verbose": Format(to_verbose_text, "txt"),
     "json": Format(to_json, "json"),
     "junit": Format(to_junit, "xml"),
     "gradescope": Format(to_gradescope, "gradescope.json"),

@@ -19,7 +19,7 @@ def to_gradescope(grade: Grade) -> str:
     if grade.problems:
         for test in tests:
             test["output"] = "Not checked because the submission is unusable."
-    output = [*grade.sentences, *listed(grade.problems), closing(grade)]
+    output = [closing(grade), *listed(grade.problems), *grade.sentences]
     document = {
         "output": clean_lines(output),
         "output_format": "text",

@@ -1,7 +1,7 @@
 """Write grades as text, for a terminal."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from grader.errors import listed
@@ -23,9 +23,18 @@ Row = tuple[str, ...]
 
 
 def to_text(grade: Grade) -> str:
-    """One line per property, then the verdict, without colors or line wrapping."""
-    first = [clean(text) for text in (grade.run, *listed(grade.problems), *grade.objections)]
-    lines = [*first, *_aligned(_rows(grade)), "", *map(clean, grade.verdict), closing(grade)]
+    """The verdict, then what does not hold, then a count of the rest; without colors or line wrapping."""
+    return _text(grade, _open(grade))
+
+
+def to_verbose_text(grade: Grade) -> str:
+    """The verdict, then every property."""
+    return _text(grade, grade.findings)
+
+
+def _text(grade: Grade, names: Iterable[str]) -> str:
+    names = list(names)
+    lines = [*_head(grade), *_aligned(_rows(grade, names)), *_rest(grade, names)]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -35,20 +44,25 @@ def to_table(grades: Sequence[Grade]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def print_grade(grade: Grade, console: "Console") -> None:
+def print_grade(grade: Grade, console: "Console", verbose: bool = False) -> None:
     """Print a grade to a terminal, with colors and wrapped to its width."""
     from rich.table import Table
     from rich.text import Text
 
-    console.print(Text(clean(grade.run), "bold"))
-    for problem in (*listed(grade.problems), *grade.objections):
-        console.print(Text(clean(problem), "red"))
+    names = list(grade.findings if verbose else _open(grade))
+    run, result, *sentences = _head(grade)
+    console.print(Text(run, "bold"))
+    console.print(Text(result, "bold green" if grade.passed else "bold red"))
+    n_red = len(listed(grade.problems)) + len(grade.objections)
+    for number, sentence in enumerate(sentences):
+        console.print(Text(sentence, "red" if number < n_red else ""))
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    for status, *cells in _rows(grade):
+    for status, *cells in _rows(grade, names):
         table.add_row(Text(status, COLORS.get(status, "")), *map(Text, cells))
-    console.print(table)
-    for sentence in ("", *map(clean, grade.verdict), closing(grade)):
-        console.print(Text(sentence))
+    if names:
+        console.print(table)
+    for line in _rest(grade, names):
+        console.print(Text(line))
 
 
 def print_table(grades: Sequence[Grade], console: "Console") -> None:
@@ -64,10 +78,39 @@ def print_table(grades: Sequence[Grade], console: "Console") -> None:
     console.print(_count(grades))
 
 
-def _rows(grade: Grade) -> list[Row]:
+def _head(grade: Grade) -> list[str]:
+    """The run, the result, and the verdict; a blank line if properties follow."""
+    sentences = [*listed(grade.problems), *grade.sentences]
+    end = [""] if grade.findings else []
+    return [clean(grade.run), closing(grade), *map(clean, sentences), *end]
+
+
+def _open(grade: Grade) -> list[str]:
+    """Properties that do not hold although they were checked, and those that fail the submission."""
+    failing = set(grade.failing)
+    return [
+        name
+        for name, finding in grade.findings.items()
+        if finding.status in (Status.FAILS, Status.INCONCLUSIVE) or name in failing
+    ]
+
+
+def _rest(grade: Grade, shown: Sequence[str]) -> list[str]:
+    """How many properties are not listed."""
+    counts = Counter(finding.status for name, finding in grade.findings.items() if name not in set(shown))
+    if not counts:
+        return []
+    n_hold, n_open = counts[Status.HOLDS], counts[Status.NOT_CHECKED]
+    parts = [f"{n_hold} {'property holds' if n_hold == 1 else 'properties hold'}"] if n_hold else []
+    parts += [f"{n_open} could not be checked"] if n_open else []
+    return [f"{' and '.join(parts)}; --verbose lists them."]
+
+
+def _rows(grade: Grade, names: Iterable[str]) -> list[Row]:
     """Status, property, level and summary of each finding, with details on separate rows."""
     rows: list[Row] = []
-    for name, finding in grade.findings.items():
+    for name in names:
+        finding = grade.findings[name]
         mark = "" if grade.counts(name) or name in grade.failing else " (not counted)"
         rows.append((finding.status, name, str(int(finding.level)), clean(finding.summary + mark)))
         rows += [("", "", "", clean(detail)) for detail in finding.details[:DETAILS_SHOWN]]
@@ -90,7 +133,7 @@ def _row(grade: Grade) -> Row:
 
 def _aligned(rows: Sequence[Row]) -> list[str]:
     """Pad all columns but the last to equal width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if rows else []
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths[:-1], 0], strict=True)).rstrip()
         for row in rows
@@ -103,16 +146,22 @@ def _count(grades: Sequence[Grade]) -> str:
 
 
 def closing(grade: Grade) -> str:
-    """The last line: whether the run passed, under which policy and on what evidence."""
+    """Whether the run passed, under which policy, what held, and on what evidence."""
     if grade.problems:
         return f"Unusable: {counted(len(grade.problems), 'problem')}."
     policy, statuses = grade.policy, Counter(grade.findings[name].status for name in grade.policy.weights)
-    others = [f", {statuses[s]} {s.removesuffix('s')}" for s in list(Status)[1:] if statuses[s]]
+    words = {
+        Status.FAILS: "fails" if statuses[Status.FAILS] == 1 else "fail",
+        Status.INCONCLUSIVE: "undecided",
+        Status.NOT_CHECKED: "not checked",
+    }
+    others = [f", {statuses[status]} {word}" for status, word in words.items() if statuses[status]]
     reached = ", ".join(f"{int(level)} ({level.description})" for level in grade.levels)
-    why = f" because {'evidence is missing' if grade.missing else 'a claim is refuted'}"
+    cause = "nothing trained" if grade.nothing_trained else "a claim is refuted"
+    why = f" because {'evidence is missing' if grade.missing else cause}"
     return (
         f"{'PASSED' if grade.passed else 'FAILED'} under policy {policy.name} v{policy.version}: "
-        f"{statuses[Status.HOLDS]} of {len(policy.weights)} counted properties hold{''.join(others)}; "
+        f"of {len(policy.weights)} counted properties, {statuses[Status.HOLDS]} hold{''.join(others)}; "
         f"{grade.score:g} of {grade.max_score:g} points{why if grade.is_void else ''}. "
         f"Evidence levels: {reached}."
     )

@@ -246,12 +246,6 @@ def b_starts_from_random_weights(f: Forger) -> None:
     _configure(f, "B", init="random")
 
 
-@forgery("roles")
-def no_a_at_all(f: Forger) -> None:
-    f.doc["config"]["variants"] = [v for v in f.doc["config"]["variants"] if v["name"] != "A"]
-    f.doc["runs"] = [r for r in f.doc["runs"] if r["variant"] != "A"]
-
-
 @forgery("parameter-totals")
 def fewer_trained_parameters_claimed(f: Forger) -> None:
     f.run("C")["n_trained"] = 5130

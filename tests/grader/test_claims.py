@@ -50,7 +50,7 @@ class TestBeats:
         finding = found.findings["b-beats-a"]
         assert finding.status is Status.INCONCLUSIVE
         assert "test images would settle it; there are 270." in finding.summary
-        assert found.sentences[0].startswith("It is unclear whether")
+        assert any(sentence.startswith("It is unclear whether") for sentence in found.sentences)
         assert found.exit_code == 0
 
     @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ class TestCAgainstB:
     @pytest.mark.parametrize(
         ("skill", "status", "word", "advice"),
         [
-            (8.5, Status.HOLDS, "superior", "choose C."),
-            (6.5, Status.HOLDS, "non-inferior", "choose C."),
-            (4.5, Status.FAILS, "inferior", "choose B."),
+            (8.5, Status.HOLDS, "superior", "in these runs C has the advantage."),
+            (6.5, Status.HOLDS, "non-inferior", "in these runs C has the advantage."),
+            (4.5, Status.FAILS, "inferior", "in these runs B has the advantage."),
         ],
     )
     def test_the_four_answers(
@@ -117,13 +117,15 @@ class TestCAgainstB:
         finding = found.findings["c-against-b"]
         assert finding.status is status, finding.summary
         assert f": {word} at a margin of 2 points." in finding.summary
-        assert found.verdict[-2].endswith(advice)
+        assert any(sentence.endswith(advice) for sentence in found.verdict)
         assert found.exit_code == 0  # for information: either answer is a good result
 
     def test_undecided(self, graded: Graded) -> None:
         found = graded(Size(), {"B": 6.5, "C": 6.2})
         assert found.findings["c-against-b"].status is Status.INCONCLUSIVE
-        assert "inconclusive at a margin of 2 points. About" in found.findings["c-against-b"].summary
+        assert (
+            "inconclusive at a margin of 2 points. In the order of" in found.findings["c-against-b"].summary
+        )
 
     def test_the_margin_is_the_policys(self, graded: Graded, policy: Policy) -> None:
         wide = replace(policy, thresholds=replace(policy.thresholds, margin=0.3))
@@ -153,16 +155,17 @@ class TestSpeed:
         assert found.exit_code == 0
 
     def test_one_epoch_is_inconclusive(self, graded: Graded) -> None:
-        assert graded(Size(epochs=1)).findings["c-faster"].status is Status.NOT_CHECKED
+        assert graded(Size(epochs=1)).findings["c-faster"].status is Status.INCONCLUSIVE
 
 
 class TestVerdict:
     def test_every_number_is_a_findings(self, graded: Graded) -> None:
         found = graded(Size())
         gap, against = found.findings["b-beats-a"].numbers, found.findings["c-against-b"].numbers
-        first, second, caution = found.sentences
-        assert caution == NO_NETWORK
-        for number in (gap["difference"], gap["low"], gap["high"]):
+        first, second, scope, limit, _ = (s for s in found.sentences if not s.startswith("Caution"))
+        assert limit == NO_NETWORK
+        assert scope.startswith("Scope: ")
+        for number in (gap["difference"], gap["corrected_low"], gap["corrected_high"]):
             assert f"{100 * number:.1f}" in first
         for number in (against["difference"], against["low"], against["high"]):
             assert f"{abs(100 * number):.1f}" in second

@@ -58,9 +58,10 @@ class TestOneRun:
         assert found.exit_code == 1
         assert "Evidence level 3 (ground truth) is required: true-labels was not checked." in found.output
         counts = (
-            "27 of 31 counted properties hold, 4 not checked; 0 of 31 points because evidence is missing."
+            "of 33 counted properties, 27 hold, 1 fails, 5 not checked; 0 of 33 points because evidence is "
+            "missing."
         )
-        assert f"FAILED under policy strict v2: {counts}" in found.output
+        assert f"FAILED under policy strict v3: {counts}" in found.output
 
 
 class TestNewest:

@@ -60,7 +60,7 @@ class TestGradescope:
             (submission / "results.json").write_bytes(content)
         found = autograde(tmp_path / "autograder", environment)
         assert found["score"] == 0
-        assert str(found["output"]).startswith("The submission cannot be graded.")
+        assert str(found["output"]).startswith("Unusable: ")
         assert len(found["tests"]) == len(load_policy("homework-no-checkpoints").weights)  # type: ignore[arg-type]
 
     def test_setup_is_a_valid_script(self) -> None:

@@ -114,15 +114,19 @@ def test_junit_outcomes(grades: dict[str, Grade]) -> None:
     assert unusable.find("testsuite/testcase/error") is not None
 
 
-def test_text_ends_with_the_verdict(grades: dict[str, Grade]) -> None:
+def test_text_begins_with_the_verdict(grades: dict[str, Grade]) -> None:
     lines = FORMATS["text"].write(grades["passed"]).splitlines()
     assert lines[0] == "passed"
-    counts = "27 of 27 counted properties hold; 100 of 100 points. Evidence levels: "
-    assert lines[-1].startswith(f"PASSED under policy homework-no-checkpoints v1: {counts}")
-    assert lines[-2] == NO_NETWORK
-    assert lines[-4].startswith("Starting from pretrained weights pays: +")
+    counts = "of 27 counted properties, 27 hold; 100 of 100 points. Evidence levels: "
+    assert lines[1].startswith(f"PASSED under policy homework-no-checkpoints v2: {counts}")
+    assert NO_NETWORK in lines[:-1]
+    assert any(line.startswith("Starting from pretrained weights pays: +") for line in lines[2:5])
+    assert not any(line.startswith("holds") for line in lines)
+    assert lines[-1] == "28 properties hold and 8 could not be checked; --verbose lists them."
+    verbose = FORMATS["verbose"].write(grades["passed"]).splitlines()
+    assert sum(line.startswith("holds") for line in verbose) == 28
     assert "FAILED under policy" in FORMATS["text"].write(grades["failed"])
-    assert FORMATS["text"].write(grades["unusable"]).endswith("Unusable: 1 problem.\n")
+    assert FORMATS["text"].write(grades["unusable"]).splitlines()[1] == "Unusable: 1 problem."
 
 
 def test_text_shows_fifty_problems_and_counts_the_rest(grades: dict[str, Grade]) -> None:

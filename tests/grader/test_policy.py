@@ -43,7 +43,7 @@ def test_the_homework_is_worth_a_hundred_points() -> None:
 def test_homework_requires_checkpoints_and_its_twin_differs_in_nothing_else() -> None:
     homework, twin = load_policy("homework"), load_policy("homework-no-checkpoints")
     assert (homework.required_level, twin.required_level) == (4, 2)
-    assert replace(homework, name="", version=1, description="", required_level=2) == replace(
+    assert replace(homework, name="", version=2, description="", required_level=2) == replace(
         twin, name="", description=""
     )
 

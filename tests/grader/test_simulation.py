@@ -120,6 +120,44 @@ def test_two_seeds_cover_more_than_nominal(experiments: int, spread: float) -> N
 
 
 @pytest.mark.parametrize("experiments", [N, SLOW])
+@pytest.mark.parametrize(("n_splits", "spread"), [(2, 0.1), (3, 0.05), (3, 0.2), (5, 0.05), (5, 0.2)])
+def test_intervals_over_resplits_cover(experiments: int, n_splits: int, spread: float) -> None:
+    """Two nearest-centroid classifiers, trained and tested on new 70-15-15 splits of the same 400 images."""
+    rng = np.random.default_rng(27)
+    centers, features = np.full(10, 0.35), (10, 8)
+    n, n_train, n_test = 400, 280, 60
+
+    def weights(x: np.ndarray, y: np.ndarray, k: int) -> np.ndarray:
+        return x[y][:, :k].mean(axis=0) - x[~y][:, :k].mean(axis=0) + rng.normal(size=k) * spread
+
+    def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
+        y = rng.random(size) < 0.5
+        return rng.normal(size=(size, 10)) + np.where(y[:, None], centers, -centers), y
+
+    exact = []  # the accuracy of fresh classifiers has a closed form
+    for _ in range(4000):
+        x, y = draw(n_train)
+        w = [weights(x, y, k) for k in features]
+        first, second = (probability(v @ centers[: len(v)] / np.linalg.norm(v)) for v in w)
+        exact.append(first - second)
+    covered = []
+    for _ in range(experiments):
+        x, y = draw(n)
+        gaps, sampling = [], []
+        for _ in range(n_splits):
+            order = rng.permutation(n)
+            train, test = order[:n_train], order[-n_test:]
+            right = [(x[test][:, :k] @ weights(x[train], y[train], k) > 0) == y[test] for k in features]
+            table = counted(*right)
+            gaps.append(table.difference)
+            sampling.append(((table.first + table.second) / n_test - table.difference**2) / n_test)
+        least = float(np.mean(sampling))
+        interval = means.difference_over_resplits(gaps, n_test / n_train, least=least)[0]
+        covered.append(covers(interval, float(np.mean(exact))))
+    assert is_nominal(covered, 0.94, 1.0)
+
+
+@pytest.mark.parametrize("experiments", [N, SLOW])
 def test_ratio_intervals_cover(experiments: int) -> None:
     rng = np.random.default_rng(25)
     covered = [

@@ -249,3 +249,18 @@ class TestOthers:
         found, _, _ = means.difference_over_seeds(one)
         standard_error = one[0].std(ddof=1) / math.sqrt(8)
         assert found.high - found.estimate == pytest.approx(2.364624 * standard_error, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("p_values", "steps"),
+    [
+        ([0.001, 0.02, 0.04], [3, 2, 1]),
+        ([0.04, 0.001, 0.03], [2, 3, 2]),  # 0.03 is not below 0.05 / 2, so nothing after it is rejected
+        ([0.5, 0.4, 0.3], [3, 3, 3]),
+        ([], []),
+    ],
+)
+def test_holms_steps_stop_where_his_test_does(p_values: list[float], steps: list[int]) -> None:
+    assert stats.holm_steps(p_values, 0.05) == steps
+    for p, adjusted, step in zip(p_values, stats.holm(p_values), steps, strict=True):
+        assert (p < 0.05 / step) == (adjusted < 0.05)

@@ -1,0 +1,77 @@
+"""One line that says what to do next, to whoever trained the run."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from grader.findings import Finding, Level, Status
+from grader.sentences import Scope
+
+
+class Judged(Protocol):
+    """What advice needs to know of a grade."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the submission is unusable."""
+
+    @property
+    def missing(self) -> list[Level]:
+        """Required evidence that was not there."""
+
+    @property
+    def refuted(self) -> list[str]:
+        """Integrity properties that fail."""
+
+    @property
+    def failing(self) -> list[str]:
+        """All properties that fail the submission."""
+
+    @property
+    def findings(self) -> Mapping[str, Finding]:
+        """By property."""
+
+    @property
+    def scope(self) -> Scope:
+        """What the run was."""
+
+
+REMEDIES = {
+    "complete": "train every variant with every seed and submit them together",
+    "as-required": "train the experiment that the policy asks for",
+    "long-enough": "train for more epochs (--epochs)",
+    "c-faster": "time the training on a machine that does nothing else",
+    "test-close-to-validation": "look for test images among those trained on",
+}
+
+
+def advice(grade: Judged) -> list[str]:
+    """What to do next, in one sentence; nothing if nothing is open.
+
+    The first cause that applies speaks: what makes the file unusable, then doctored or damaged evidence, then
+    missing evidence, then trainings that failed, then what would make the answer better.
+    """
+    if grade.problems or grade.refuted:
+        return [
+            "To do: submit the run folder exactly as finetune train wrote it; if it was damaged, train again."
+        ]
+    if grade.missing:
+        needs = {
+            Level.PREDICTIONS: "submit the folder predictions/ too",
+            Level.TRUTH: "give the grader the true labels (--labels or --dataset)",
+            Level.CHECKPOINTS: "submit the folder checkpoints/ too, and grade with --rerun",
+        }
+        return [f"To do: {needs.get(grade.missing[0], 'submit the whole run folder')}."]
+    scope, findings = grade.scope, grade.findings
+    if scope.diverged:
+        return [
+            f"To do: {', '.join(scope.diverged[:3])} diverged; train again with a lower --lr, or let --tune "
+            "choose the rate."
+        ]
+    if findings["statistics-settled"].status is Status.FAILS or scope.cut_short or scope.at_chance:
+        return ["To do: train for more epochs (--epochs), or on more images, before comparing the variants."]
+    if grade.failing:
+        name = grade.failing[0]
+        return [f"To do: {REMEDIES.get(name, f'see `grader explain {name}`')}."]
+    if scope.to_settle:
+        return [f"To do: add {scope.to_settle} to the command, so that the answer reaches beyond this run."]
+    return []

@@ -1,0 +1,174 @@
+"""The verdict in sentences: what spoils it, what holds, how far it reaches, and what to do next."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from grader.checks.learning import at_chance, cut_short
+from grader.evidence import Evidence
+from grader.findings import Finding, Status, in_points
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a run was, so that its verdict claims no more.
+
+    Attributes:
+        is_tuned: Whether the peak learning rates were tuned per variant.
+        one_rate: Whether all variants ran at one peak rate.
+        n_seeds: Seeds that completed.
+        resplit: Whether every seed has a split of its own.
+        at_chance: Variants that never learned more than the most frequent class.
+        cut_short: Variants that still improved fast in the last epoch, with the gain in validation accuracy.
+        diverged: Names of runs that failed.
+        n_completed: Runs that completed.
+    """
+
+    is_tuned: bool = False
+    one_rate: bool = True
+    n_seeds: int = 1
+    resplit: bool = False
+    at_chance: tuple[str, ...] = ()
+    cut_short: Mapping[str, float] | None = None
+    diverged: tuple[str, ...] = ()
+    n_completed: int = 1
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a choice can be recommended: tuned, with several seeds."""
+        return not self.to_settle
+
+    @property
+    def to_settle(self) -> str:
+        """The options of finetune train with which the question would be settled; empty if it is."""
+        return " ".join(
+            filter(None, ("" if self.is_tuned else "--tune", "--seeds 3" if self.n_seeds < 2 else ""))
+        )
+
+
+def scope_of(evidence: Evidence, findings: Mapping[str, Finding]) -> Scope:
+    """The scope of a submission's verdict."""
+    results = evidence.results
+    completed = [run for run in evidence.chosen if run.status == "completed"]
+    return Scope(
+        is_tuned=findings["one-rate"].status is Status.HOLDS,
+        one_rate=len({run.learning_rate for run in results.runs}) == 1,
+        n_seeds=len({run.seed for run in completed}),
+        resplit=results.resplit,
+        at_chance=tuple(at_chance(evidence)),
+        cut_short=cut_short(evidence),
+        diverged=tuple(run.name for run in results.runs if run.status != "completed"),
+        n_completed=len(completed),
+    )
+
+
+def cautions(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
+    """What must be known before the verdict is read."""
+    lag = findings["statistics-settled"]
+    if lag.status is Status.FAILS:
+        yield f"Caution, an artefact: {lag.summary}"
+    if scope.at_chance:
+        names = _listed(scope.at_chance)
+        yield (
+            f"Caution: {names} never became better on validation than the most frequent class, so a "
+            f"comparison with {names} says nothing about what training could reach."
+        )
+    if scope.cut_short:
+        gains = _listed([f"{name} by {100 * gain:.1f} points" for name, gain in scope.cut_short.items()])
+        yield f"Caution: training ended while validation accuracy still rose in the last epoch ({gains})."
+
+
+def pretraining(findings: Mapping[str, Finding], scope: Scope, confidence: float) -> Iterator[str]:
+    """Whether pretraining pays, at equal budget and against a longer training."""
+    finding = findings["b-beats-a"]
+    longer = findings["b-beats-longer-a"]
+    lag = findings["statistics-settled"]
+    spoiled = "A" in scope.at_chance or (
+        lag.status is Status.FAILS and any(text.startswith("A-seed") for text in (lag.summary, *lag.details))
+    )
+    if finding.numbers:
+        budget = " at equal budget" if longer.numbers else ""
+        yield _pays(finding, confidence, budget, spoiled)
+    if longer.numbers:
+        yield _pays(longer, confidence, " even when training from random weights gets more epochs")
+
+
+def _pays(finding: Finding, confidence: float, when: str, spoiled: bool = False) -> str:
+    opening = {
+        Status.HOLDS: f"Starting from pretrained weights pays{when}",
+        Status.FAILS: f"Starting from pretrained weights costs accuracy{when}",
+    }.get(finding.status, f"It is unclear whether starting from pretrained weights pays{when}")
+    if spoiled:
+        opening = f"Whether starting from pretrained weights pays{when} cannot be told from this A"
+    low, high = (finding.numbers.get(f"corrected_{side}", finding.numbers[side]) for side in ("low", "high"))
+    gap = in_points(finding.numbers["difference"])
+    return f"{opening}: {gap} points ({confidence:.3g}% interval {in_points(low)} to {in_points(high)})."
+
+
+def choice(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
+    """C against B, with a recommendation only where the run can carry one."""
+    finding, speed = findings["c-against-b"], findings["c-faster"]
+    if not finding.numbers:
+        return
+    low, high = finding.numbers["low"], finding.numbers["high"]
+    d = 100 * finding.numbers["difference"]
+    margin = f"your margin of {100 * finding.numbers['margin']:g} points"
+    relation = (
+        "is as accurate as" if round(abs(d), 1) == 0
+        else f"scores {abs(d):.1f} points {'above' if d > 0 else 'below'}"
+    )  # fmt: skip
+    is_faster = speed.status is Status.HOLDS
+    match finding.status:
+        case Status.HOLDS:
+            doubt = "more than chance explains" if low > 0 else f"within {margin}"
+            favored = "C" if is_faster or low > 0 else "either"
+        case Status.FAILS:
+            doubt, favored = f"more than {margin}", "B"
+        case _:
+            doubt = "which could be chance" if high >= 0 else f"which may or may not exceed {margin}"
+            favored = "C" if d >= 0 else "B unless time matters more" if is_faster else "B"
+    time = ""
+    if "ratio" in speed.numbers:
+        time = f", and takes {speed.numbers['ratio']:.2f} times as long"
+        time += " (could be chance)" if speed.status is Status.INCONCLUSIVE else ""
+    limits = f"({in_points(low)} to {in_points(high)})"
+    advice = f"choose {favored}"
+    if not scope.is_settled:
+        variant, _, unless = favored.partition(" ")
+        variant = "neither" if variant == "either" else variant
+        advice = f"in these runs {variant} has the advantage{f', {unless}' if unless else ''}"
+    yield f"Training only layer4 and fc {relation} training every layer {limits}, {doubt}{time}: {advice}."
+
+
+def depth(findings: Mapping[str, Finding]) -> Iterator[str]:
+    """How many layers must be trained, if there is a ladder."""
+    finding = findings["smallest-sufficient"]
+    if finding.numbers:
+        yield f"How deep to train: {finding.summary}"
+
+
+def reach(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
+    """How far the verdict reaches, and what would take it further."""
+    if not any(findings[name].numbers for name in ("b-beats-a", "c-beats-a", "c-against-b")):
+        return
+    rate = (
+        "each variant at the learning rate that its trials chose"
+        if scope.is_tuned
+        else "at one learning rate that was not tuned per variant"
+        if scope.one_rate
+        else "at learning rates whose choice is not recorded"
+    )
+    split = f"over {scope.n_seeds} splits" if scope.resplit and scope.n_seeds > 1 else "for this split"
+    networks = (
+        "for these two networks alone"
+        if scope.n_seeds == 1
+        else f"for networks trained like these ({scope.n_seeds} seeds)"
+    )
+    sentence = f"Scope: with this recipe, {rate}, {split} and {networks}"
+    if scope.to_settle:
+        yield f"{sentence}; `finetune train ... {scope.to_settle}` would settle more."
+    else:
+        yield f"{sentence}."
+
+
+def _listed(names: tuple[str, ...] | list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
