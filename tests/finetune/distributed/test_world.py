@@ -439,7 +439,7 @@ class TestTuned:
     def options(self, narrow_weights: Path, tmp_path: Path) -> tuple[str, ...]:
         (tmp_path / "own.toml").write_text("[tune]\nrates = [0.01, 0.02, 0.04]\n")
         tiny = [option for option in TINY if option not in ("--lr", "0.02")]
-        return ("train", "--preset", "own.toml", *tiny, "--weights", str(narrow_weights))
+        return ("train", "--preset", str(tmp_path / "own.toml"), *tiny, "--weights", str(narrow_weights))
 
     def alone(self, run: Path, out: Path) -> dict[str, Any]:
         """What a single process makes of the configuration of a run."""
