@@ -27,13 +27,15 @@ from finetune.distributed.launcher import LaunchInfo, launch_info
 from finetune.distributed.world import DataParallel, SingleProcess, World
 from finetune.errors import ConfigError
 from finetune.run import shards as parallel
+from finetune.run.experiment import run_experiment
+from finetune.run.folder import RunFolder
 from finetune.system.signals import Stopped, StopRequest
 from finetune.training.requirements import require_batch_statistics
 from finetune.training.trainer import Trainer
 from grader.findings import Status
 from grader.grade import Job, grade
 from grader.policy import load_policy
-from tests.builders.runs import results_of
+from tests.builders.runs import RecordingReporter, results_of
 from tests.builders.trainers import RECIPE, ignore_epoch, random_images, tiny_trainer
 from tests.compare_runs import file_digests, without_times
 from tests.machine import free_port
@@ -428,6 +430,81 @@ class TestCommandLine:
             assert "Each of 2 processes needs two images of every batch" in said
             assert said.count("\n") == 1
         assert not (tmp_path / "run").exists()
+
+
+class TestTuned:
+    """Trials dealt out among two processes, or trained by both together."""
+
+    @pytest.fixture
+    def options(self, narrow_weights: Path, tmp_path: Path) -> tuple[str, ...]:
+        (tmp_path / "own.toml").write_text("[tune]\nrates = [0.01, 0.02, 0.04]\n")
+        tiny = [option for option in TINY if option not in ("--lr", "0.02")]
+        return ("train", "--preset", str(tmp_path / "own.toml"), *tiny, "--weights", str(narrow_weights))
+
+    def alone(self, run: Path, out: Path) -> dict[str, Any]:
+        """What a single process makes of the configuration of a run."""
+        return dict(run_experiment(RunFolder(run).config(), out, RecordingReporter(), StopRequest()))
+
+    @pytest.mark.parametrize("variants", ["a,c", "c"])  # with one run, the other process has trials only
+    def test_trials_dealt_out_are_those_of_one_process(
+        self, together: Together, options: tuple[str, ...], tmp_path: Path, variants: str
+    ) -> None:
+        options = (*options, "--variants", variants, "--parallel", "runs", "--out", "run")
+        for _ in range(2):  # the second time it has ended
+            assert together(*options) == [0, 0], together.said("err")
+        found = results_of(tmp_path / "run")
+        assert without_times(found) == without_times(self.alone(tmp_path / "run", tmp_path / "alone"))
+        assert file_digests(tmp_path / "run" / "predictions") == file_digests(
+            tmp_path / "alone" / "predictions"
+        )
+
+    def test_each_process_has_its_share(
+        self, together: Together, options: tuple[str, ...], tmp_path: Path
+    ) -> None:
+        assert together(*options, "--parallel", "runs", "--out", "run") == [0, 0], together.said("err")
+        counts = [said.count("Trial, round") for said in together.said("out")]
+        assert sum(counts) == len(results_of(tmp_path / "run")["tuning"]["trials"])
+        assert max(counts) - min(counts) <= 3  # at most one in each round
+
+    def test_a_process_that_fails_before_the_trials_is_told_to_the_other(
+        self, together: Together, options: tuple[str, ...]
+    ) -> None:
+        def broken() -> None:
+            if os.environ["RANK"] == "1":
+                (Path("run") / "shard-001").mkdir(parents=True)
+                (Path("run") / "shard-001" / "mine.txt").touch()
+
+        codes = together(*options, "--parallel", "runs", "--out", "run", before=broken)
+        assert codes == [2, 2]
+        first, second = together.said("err")
+        assert "has content (mine.txt)" in second
+        assert first.startswith("Error: Process 1 failed, so the runs are not merged: --out must name")
+
+    @pytest.mark.parametrize("how", ["runs", "data"])
+    def test_stopped_in_a_trial_both_go_on(
+        self, together: Together, options: tuple[str, ...], tmp_path: Path, how: str
+    ) -> None:
+        options = (*options, "--parallel", how, "--out")
+        assert together(*options, "whole") == [0, 0], together.said("err")
+        stopped = together(*options, "run", before=signalled(signal.SIGTERM, "01"))
+        assert stopped == [143, 143], together.said("err")
+        again = ("train", "--parallel", how, "--resume", "run") if how == "data" else (*options, "run")
+        assert together(*again) == [0, 0], together.said("err")
+        assert "resumed after 2 steps" in together.said("out")[0]
+        assert without_times(results_of(tmp_path / "run")) == without_times(results_of(tmp_path / "whole"))
+        assert results_of(tmp_path / "run")["config"]["processes"] == (2 if how == "data" else 1)
+
+    def test_processes_that_cannot_reach_one_another(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+    ) -> None:
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.delenv("MASTER_ADDR", raising=False)
+        said = refused(capsys, monkeypatch, *options, "--parallel", "runs", "--out", "run")
+        assert said == (
+            "--tune with --parallel runs needs processes that can reach one another, because they share the "
+            "trials, but MASTER_ADDR is not set; start them with torchrun."
+        )
 
 
 def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
