@@ -127,7 +127,7 @@ def _run(
     missing = put_head(network, variant, seed, folder, prepared.record["runs"])
     peak = variant.lr or prepared.config.recipe.lr
     start = records.start_record(variant, seed, network, fingerprint(network.state_dict()), peak)
-    reporter.say(start_line(start))
+    reporter.say(start_line(start, variant))
     stem = records.run_stem(variant.name, seed)
     saving = _Saving(Checkpoints(folder.state, stem), folder, stop, world, started)
     training = untrained(missing) if missing else _train(prepared, variant, start, network, saving, reporter)
