@@ -138,7 +138,7 @@ def _run(
     choice = chosen(prepared.record["tuning"], variant, prepared.config)
     network, start, missing = _begin(prepared, variant, seed, choice.rate, folder)
     start["trial"] = choice.trial
-    reporter.say(start_line(start))
+    reporter.say(start_line(start, variant))
     stem = records.run_stem(variant.name, seed)
     saving = Saving(Checkpoints(folder.state, stem), folder, stop, world, started)
     failure = choice.failure or missing

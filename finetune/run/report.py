@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from finetune.config.experiment import Variant
 from finetune.system.files import write_atomically
 from finetune.training.record import Epoch
 from grader.record import Results, Run
@@ -16,13 +17,16 @@ COLORS = {"train": "#7f7f7f", "val": "#1f77b4", "test": "#d62728"}
 NAMES = {"train": "train", "val": "validation", "test": "test"}
 
 
-def start_line(run: dict[str, Any]) -> str:
-    """The starting weights of a run and the layers it trains."""
+def start_line(run: dict[str, Any], variant: Variant) -> str:
+    """The starting weights of a run, the layers it trains, and what sets its variant apart."""
     total = run["n_trained"] + run["n_frozen"]
     return (
         f"{run['variant']} seed {run['seed']}: {run['init']} start; trains "
         f"{', '.join(run['trained_groups'])}: {run['n_trained']:,} of {total:,} parameters; "
         f"learning rate {run['learning_rate']:g}"
+        + (f"; {variant.epochs} epochs" if variant.epochs else "")
+        + (f"; fc from the best epoch of {variant.head}" if variant.head else "")
+        + ("; BatchNorm statistics of frozen layers follow the images" if variant.adapts else "")
     )
 
 

@@ -145,7 +145,7 @@ class TestRefused:
             (lambda r: r["config"].update(subset=9), r"same settings.*config\.subset was 2 and is 9"),
             (
                 lambda r: r["dataset"]["splits"]["test"].update(fingerprint="0" * 64),
-                r"one --seed, which determines the split: --seeds N --parallel runs",
+                r"one --split-seed; with --resplit, also with the same --seeds",
             ),
         ],
     )
