@@ -53,8 +53,8 @@ class TestWhole:
         one, two = experiment(tmp_path / "1"), experiment(tmp_path / "2", workers=3)
         assert without_times(one) == without_times(two)
         assert file_digests(
-            tmp_path / "1", (".lock", "results.json", "curves.png", "config.toml")
-        ) == file_digests(tmp_path / "2", (".lock", "results.json", "curves.png", "config.toml"))
+            tmp_path / "1", (".lock", "results.json", "report.html", "config.toml")
+        ) == file_digests(tmp_path / "2", (".lock", "results.json", "report.html", "config.toml"))
 
     def test_files_are_the_same_to_the_byte(self, experiment: Run, tmp_path: Path) -> None:
         for name in ("1", "2"):
@@ -140,7 +140,7 @@ class TestFailure:
         assert "1e+12" in a["failure"]
         assert c["failure"] is None
         assert (tmp_path / "run" / "results.json").is_file()
-        assert (tmp_path / "run" / "curves.png").is_file()
+        assert (tmp_path / "run" / "report.html").is_file()
         if a["best_epoch"] is None:
             assert a["artifacts"] is None
 
@@ -247,7 +247,7 @@ class TestShard:
             )
             assert sorted((run["variant"], run["seed"]) for run in record["runs"]) == sorted(self.pairs)
         assert threads == [2, 2, 2]
-        assert not (out / "curves.png").exists()
+        assert not (out / "report.html").exists()
 
 
 class TestGradable:
