@@ -18,6 +18,7 @@ from grader.formats.text import closing
 from grader.stats import Interval
 from grader.verdict import NO_NETWORK
 
+SPLITS = {"val": "Validation", "test": "Test"}
 PARTS = ("config", "dataset", "weights", "environment", "tool")
 MOST_RUNS_PAIRED = 4
 """Of more runs, only the differences from the first are drawn."""
@@ -35,8 +36,8 @@ def comparison_context(runs: Sequence[JudgedRun]) -> Values:
         "scopes": [scope(run) for run in runs],
         "differing": differing(runs),
         "names": names,
-        "panels": [figures.by_run(runs, name, split) for name in names for split in ("val", "test")],
-        "forests": {name: forest for name in names if (forest := _forest(runs, name))},
+        "panels": {words: figures.by_run(runs, names, split) for split, words in SPLITS.items()},
+        "forest": _forest(runs, names),
         "confidence": runs[0].confidence,
     }
 
@@ -52,19 +53,19 @@ def differing(runs: Sequence[JudgedRun]) -> list[tuple[str, list[str]]]:
 
 
 def _title(key: str) -> str:
-    return key.removeprefix("config.").removeprefix("recipe.").replace("_", " ").replace(".", ", ")
+    path = key.removeprefix("config.").removeprefix("recipe.")
+    return "peak learning rate" if path == "lr" else path.replace("_", " ").replace(".", ", ")
 
 
-def _forest(runs: Sequence[JudgedRun], name: str) -> Markup | None:
-    """Differences of one variant between runs whose test images and seeds are the same; None if none are."""
-    pairs = combinations(range(len(runs)), 2)
+def _forest(runs: Sequence[JudgedRun], names: Sequence[str]) -> Markup | None:
+    """Differences of each variant between runs whose test images are the same; None if none are."""
+    pairs = [(i, j) for i, j in combinations(range(len(runs)), 2) if i == 0 or len(runs) <= MOST_RUNS_PAIRED]
     rows = []
-    for i, j in pairs:
-        if len(runs) > MOST_RUNS_PAIRED and i > 0:
-            break
-        interval = _difference(runs[j].evidence, runs[i].evidence, name, runs[0].confidence)
-        if interval is not None:
-            rows.append((f"{name}: {j + 1} {MINUS} {i + 1}", interval, ()))
+    for name in names:
+        for i, j in pairs:
+            interval = _difference(runs[j].evidence, runs[i].evidence, name, runs[0].confidence)
+            if interval is not None:
+                rows.append((f"{name}: {j + 1} {MINUS} {i + 1}", interval, ()))
     return figures.forest(rows, {}) if rows else None
 
 

@@ -81,7 +81,9 @@ def _curve(panel: Panel, row: VariantRow, split: str, measure: Measure) -> None:
         if run.best:
             value = measure(run.best.on(split))
             tip = f"{run.name}, chosen epoch {run.best_epoch}: {_told(value, measure)}"
-            panel.marker(run.best.epoch, value, row.index, tip, ring=True)
+            if len(row.runs) == 1:
+                panel.marker(run.best.epoch, value, row.index, tip)
+            panel.ring(run.best.epoch, value, row.index, tip, 7.5 if len(row.runs) == 1 else 4.0)
     panel.name_end(*mean[-1], row.name)
 
 
@@ -214,19 +216,25 @@ def tuning(tuned: Mapping[str, Any], best: Sequence[float | None], indices: Mapp
             panel.name_end(*points[-1], name)
     for (name, rate), (number, value) in latest.items():
         tip = f"{name}, learning rate {rate:g}: {value:.1%}"
-        panel.marker(rate, value, indices[name], tip, ring=(name, number) in chosen)
+        panel.marker(rate, value, indices[name], tip)
+        if (name, number) in chosen:
+            panel.ring(rate, value, indices[name], f"{tip}, chosen")
     return panel.markup()
 
 
-def by_run(runs: Sequence[JudgedRun], name: str, split: str) -> Markup:
-    """Accuracy of one variant by epoch in several experiments, each with a color of its own."""
-    found = [(n, r) for n, run in enumerate(runs) for r in run.rows if r.name == name]
-    rows = [VariantRow(runs[n].name, n, row.runs) for n, row in found]
-    epochs = [epoch for row in rows for run in row.runs for epoch in run.epochs]
-    label = f"Accuracy of {name} on the {SPLITS[split]} images. {_ends(rows, split, accuracy)}"
+def by_run(runs: Sequence[JudgedRun], names: Sequence[str], split: str) -> list[Markup]:
+    """Accuracy by epoch in several experiments, each with a color of its own, a panel for each variant."""
+    rows = {
+        name: [VariantRow(run.name, n, row.runs) for n, run in enumerate(runs) if (row := run.row(name))]
+        for name in names
+    }
+    epochs = [e for found in rows.values() for row in found for run in row.runs for e in run.epochs]
     y = linear_axis([epoch.on(split).accuracy for epoch in epochs], percent)
-    title = f"{name}, {SPLITS[split]}"
-    panel = Panel(epoch_axis(max(e.epoch for e in epochs)), y, label, title, "epoch")
-    for row in rows:
-        _curve(panel, row, split, accuracy)
-    return panel.markup()
+    panels = []
+    for name, found in rows.items():
+        label = f"Accuracy of {name} on the {SPLITS[split]} images. {_ends(found, split, accuracy)}"
+        panel = Panel(epoch_axis(max(e.epoch for e in epochs)), y, label, name, "epoch")
+        for row in found:
+            _curve(panel, row, split, accuracy)
+        panels.append(panel.markup())
+    return panels

@@ -81,10 +81,16 @@ def linear_axis(values: Iterable[float], show: Callable[[float], str], at_most: 
 
 
 def log_axis(values: Iterable[float], show: Callable[[float], str] = "{:g}".format) -> Axis:
-    """A logarithmic axis with ticks at powers of ten times 1, 2, 5, or 1, 3, or 1, so that few remain."""
+    """A logarithmic axis with ticks at powers of ten times 1, 2, 5, or 1, 3, or 1, so that few remain.
+
+    A range of less than a power of ten is extended to such ticks, so that there are at least two.
+    """
     known = [v for v in values if v > 0] or [1.0]
     low, high = min(known) / 1.08, max(known) * 1.08
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    if high < 10 * low:
+        round_values = [f * 10.0**p for p in powers for f in (1, 2, 5)]
+        low, high = max(v for v in round_values if v <= low), min(v for v in round_values if v >= high)
     every = -(-len(powers) // MOST_TICKS)
     for factors in ((1, 2, 5), (1, 3), (1,)):
         candidates = [f * 10.0**p for p in powers if p % every == 0 for f in factors]
@@ -97,8 +103,7 @@ def log_axis(values: Iterable[float], show: Callable[[float], str] = "{:g}".form
 def loss_axis(values: Sequence[float]) -> Axis:
     """Logarithmic if the largest loss is so much above the smallest that the last epochs would look alike.
 
-    A first epoch from random weights can have a hundred times the last one's loss. Five times the smallest
-    value spans at least two of the ticks 1, 2, 5; below that, a linear axis has more.
+    A first epoch from random weights can have a hundred times the last one's loss.
     """
     positive = [v for v in values if v > 0]
     if positive and max(positive) > 5 * min(positive):
@@ -176,19 +181,22 @@ class Panel:
         (x1, y1), (x2, y2) = self.at(*low), self.at(*high)
         self.add("line", f"bar s{index % N_COLORS}", x1=x1, y1=y1, x2=x2, y2=y2)
 
-    def marker(self, x: float, y: float, index: int, tip: str = "", *, ring: bool = False) -> None:
-        """The marker of a variant, with text that appears under a pointer; ringed if chosen."""
+    def ring(self, x: float, y: float, index: int, tip: str, radius: float = 7.5) -> None:
+        """A ring around what was chosen, with text that appears under a pointer."""
         left, top = self.at(x, y)
-        if ring:
-            self.add("circle", f"ring s{index % N_COLORS}", cx=left, cy=top, r=7.5)
+        around = self.add("circle", f"ring s{index % N_COLORS}", cx=left, cy=top, r=radius)
+        ET.SubElement(around, "title").text = tip
+
+    def marker(self, x: float, y: float, index: int, tip: str) -> None:
+        """The marker of a variant, with text that appears under a pointer."""
+        left, top = self.at(x, y)
         shape = self.add(
             "path",
             f"mark s{index % N_COLORS}",
             d=MARKERS[index % N_COLORS],
             transform=f"translate({left:.1f},{top:.1f})",
         )
-        if tip:
-            ET.SubElement(shape, "title").text = tip
+        ET.SubElement(shape, "title").text = tip
 
     def name_end(self, x: float, y: float, name: str) -> None:
         """Write a name right of a point, once all are known and can be kept apart."""
