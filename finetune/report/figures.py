@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -225,7 +226,11 @@ def tuning(tuned: Mapping[str, Any], best: Sequence[float | None], indices: Mapp
 def by_run(runs: Sequence[JudgedRun], names: Sequence[str], split: str) -> list[Markup]:
     """Accuracy by epoch in several experiments, each with a color of its own, a panel for each variant."""
     rows = {
-        name: [VariantRow(run.name, n, row.runs) for n, run in enumerate(runs) if (row := run.row(name))]
+        name: [
+            dataclasses.replace(row, name=run.name, index=n)
+            for n, run in enumerate(runs)
+            if (row := run.row(name))
+        ]
         for name in names
     }
     epochs = [e for found in rows.values() for row in found for run in row.runs for e in run.epochs]

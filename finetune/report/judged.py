@@ -18,7 +18,7 @@ from grader.grade import reached
 from grader.load import load
 from grader.output import names_of
 from grader.policy import load_policy
-from grader.record import Results, Run
+from grader.record import Results, Run, VariantConfig
 from grader.verdict import Grade
 
 POLICY = "default"
@@ -30,11 +30,13 @@ class VariantRow:
 
     Args:
         name: of the variant.
+        config: its row of the configuration.
         index: its place in the configuration, which decides its color and marker.
         runs: ordered by seed; at least one.
     """
 
     name: str
+    config: VariantConfig
     index: int
     runs: tuple[Run, ...]
 
@@ -44,9 +46,18 @@ class VariantRow:
         return self.runs[0]
 
     @property
+    def starts_from(self) -> str:
+        """Its initial weights, in words."""
+        head = self.config.head
+        return self.first.init if head is None else f"{self.first.init} and {head}'s fc"
+
+    @property
     def trains(self) -> str:
         """The layer groups that it trains, in words."""
-        return "every layer" if self.first.n_frozen == 0 else ", ".join(self.first.trained_groups)
+        if self.first.n_frozen == 0:
+            return "every layer"
+        groups = ", ".join(self.first.trained_groups)
+        return groups if self.config.norm == "frozen" else f"{groups}; frozen layers' statistics adapt"
 
     @property
     def epochs(self) -> int:
@@ -111,7 +122,9 @@ class JudgedRun:
         for index, variant in enumerate(self.results.variants):
             runs = [run for run in self.results.runs if run.variant == variant.name and run.best]
             if runs:
-                found.append(VariantRow(variant.name, index, tuple(sorted(runs, key=lambda run: run.seed))))
+                found.append(
+                    VariantRow(variant.name, variant, index, tuple(sorted(runs, key=lambda run: run.seed)))
+                )
         return found
 
     def row(self, name: str) -> VariantRow | None:
@@ -150,8 +163,8 @@ def _judged(path: Path, name: str) -> JudgedRun:
         findings = judge(evidence)
     except UnusableError as error:
         raise RunFolderError(
-            f"A report needs a run folder with the results.json that finetune wrote, but in {path} "
-            f"{error.problems[0].rstrip('.')}; name another folder."
+            f"A report needs run folders that the grader can read, but {path} is none "
+            f"({error.problems[0].rstrip('.')}); name another folder."
         ) from error
     grade = Grade(
         name,

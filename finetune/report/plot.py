@@ -33,7 +33,7 @@ MOST_TICKS = 6
 """On a logarithmic axis."""
 
 N_COLORS = 6
-"""`--c0` and on in style.css; after them, colors and markers begin again."""
+"""`--c0` and on in style.css; after them, colors and dashes begin again."""
 
 Point = tuple[float, float]
 
@@ -193,7 +193,7 @@ class Panel:
         shape = self.add(
             "path",
             f"mark s{index % N_COLORS}",
-            d=MARKERS[index % N_COLORS],
+            d=_shape(index),
             transform=f"translate({left:.1f},{top:.1f})",
         )
         ET.SubElement(shape, "title").text = tip
@@ -219,9 +219,14 @@ def swatch(index: int) -> Markup:
     svg = ET.Element("svg", {"viewBox": "0 0 30 12", "class": "swatch", "aria-hidden": "true"})
     line = {"class": f"line s{number}", "points": "1,6 29,6"}
     ET.SubElement(svg, "polyline", line | ({"stroke-dasharray": DASHES[number]} if DASHES[number] else {}))
-    place = {"class": f"mark s{number}", "d": MARKERS[number], "transform": "translate(15,6)"}
+    place = {"class": f"mark s{number}", "d": _shape(index), "transform": "translate(15,6)"}
     ET.SubElement(svg, "path", place)
     return Markup(ET.tostring(svg, encoding="unicode"))  # noqa: S704 - no text in it
+
+
+def _shape(index: int) -> str:
+    """A variant's marker; the seventh has the first one's color, so it gets another shape."""
+    return MARKERS[(index + index // N_COLORS) % len(MARKERS)]
 
 
 def _joined(points: Iterable[Point]) -> str:

@@ -104,8 +104,10 @@ def report(record: Document, folder: RunFolder, reporter: Reporter) -> None:
         RunFolderError: report.html cannot be written.
     """
     reporter.table(summary(results_from(record)))
+    files = f"Results: {folder.results_file}   "
     try:
         write_report([folder.path], folder.report_file)
+        files += f"Report: {folder.report_file}   "
     except RunFolderError:
         raise
     except Exception as error:  # a bug in a page for people must not make a job of hours look failed
@@ -113,9 +115,7 @@ def report(record: Document, folder: RunFolder, reporter: Reporter) -> None:
             f"The results are complete, but their report could not be made ({type(error).__name__}: "
             f"{error}); please report this bug. `finetune report {folder.path}` tries again."
         )
-    reporter.say(
-        f"Results: {folder.results_file}   Report: {folder.report_file}   Grade: grader {folder.path}"
-    )
+    reporter.say(f"{files}Grade: grader {folder.path}")
 
 
 def _run(

@@ -269,7 +269,7 @@ class TestTuned:
 
 class TestBadInput:
     def test_not_a_run_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(RunFolderError, match=r"A report needs a run folder .*; name another folder\.$"):
+        with pytest.raises(RunFolderError, match=r"^A report needs run folders .*; name another folder\.$"):
             page([tmp_path])
 
     def test_a_place_that_cannot_be_written(self, run: Path, tmp_path: Path) -> None:

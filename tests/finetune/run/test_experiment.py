@@ -27,6 +27,7 @@ from finetune.errors import (
     WeightsError,
 )
 from finetune.run import environment
+from finetune.run import experiment as experiment_module
 from finetune.run.experiment import run_experiment
 from finetune.run.folder import RunFolder
 from finetune.run.records import VALUES_PER_EPOCH, VALUES_PER_RUN, Shard, n_values_of
@@ -143,6 +144,23 @@ class TestFailure:
         assert (tmp_path / "run" / "report.html").is_file()
         if a["best_epoch"] is None:
             assert a["artifacts"] is None
+
+    @pytest.mark.parametrize("error", [TypeError("a bug"), RecursionError()])
+    def test_of_the_report_does_not_fail_the_job(
+        self, narrow_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        def broken(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(experiment_module, "write_report", broken)
+        reporter, out = RecordingReporter(), tmp_path / "run"
+        config = tiny_config(weights=str(narrow_weights), variants=(C,))
+        record = run_experiment(config, out, reporter, StopRequest())
+        assert json.loads((out / "results.json").read_text())["runs"] == record["runs"]
+        (said,) = [line for line in reporter.said if "report could not be made" in line]
+        assert f"{type(error).__name__}: {error}" in said
+        assert f"finetune report {out}" in said
+        assert "report.html" not in reporter.said[-1]
 
     def test_of_all(self, experiment: Run, tmp_path: Path) -> None:
         record = experiment(tmp_path / "run", variants=(A,), lr=1e12)
