@@ -24,8 +24,7 @@ RUN groupadd --gid 10001 finetune \
 ENV PATH=/opt/finetune/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    HOME=/tmp \
-    MPLCONFIGDIR=/tmp/matplotlib
+    HOME=/tmp
 WORKDIR /workspace
 
 # Build tools. The stages below mount /opt/pip while they install, so that none of it ends up in an image.

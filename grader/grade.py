@@ -59,7 +59,7 @@ def grade(job: Job) -> Grade:
         job.name,
         job.policy,
         findings,
-        levels=_reached(evidence, findings),
+        levels=reached(evidence, findings),
         created_at=submission.results.created_at,
         scope=scope_of(evidence, findings),
         requested=frozenset(level for level, is_requested in requested.items() if is_requested),
@@ -80,7 +80,7 @@ def crashed(job: Job, error: BaseException) -> Grade:
     return Grade(job.name, job.policy, {}, problems=(problem,))
 
 
-def _reached(evidence: Evidence, findings: dict[str, Finding]) -> tuple[Level, ...]:
+def reached(evidence: Evidence, findings: dict[str, Finding]) -> tuple[Level, ...]:
     """The levels of evidence that were available for all predictions of all completed runs."""
     required = {(run.name, split) for run in evidence.chosen for split in SPLITS}
     if not required or not required <= evidence.predictions.keys():

@@ -2,7 +2,7 @@
 
 Prints each difference and exits with 1, or prints "identical" and exits with 0. The SHA-256 digests of the
 prediction files that are the same in both runs follow. Durations, rates, memory, the tool's version and the
-curves are left out; everything else counts: results.json value by value, all other files byte by byte.
+report are left out; everything else counts: results.json value by value, all other files byte by byte.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 TIMES = ("created_at", "timings", "images_per_second", "peak_memory_bytes", "tool", "free_memory_bytes")
-WITH_TIMES = ("results.json", ".lock", "curves.png")
+WITH_TIMES = ("results.json", ".lock", "report.html")
 """Files that differ between two runs of the same experiment."""
 MISSING = "nothing"
 
@@ -49,7 +49,7 @@ def assert_same_run(found: Path, expected: Path, ignore: Sequence[str] = ("confi
     """Fail unless two run folders are equal but for times; config.toml names the weights file's folder."""
     different = differences(found, expected, ignore)
     assert not different, "\n".join(different)
-    assert (found / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert (found / "report.html").read_bytes().startswith(b"<!DOCTYPE html>")
 
 
 def _differing(at: str, a: Any, b: Any) -> Iterator[str]:

@@ -42,7 +42,7 @@ def edit(run: str, change: Edit) -> None:
 )
 def test_only_times_differ(runs: tuple[str, str], change: Edit, capsys: pytest.CaptureFixture[str]) -> None:
     edit(runs[1], change)
-    (Path(runs[1]) / "curves.png").write_bytes(b"drawn again")
+    (Path(runs[1]) / "report.html").write_bytes(b"drawn again")
     assert main(runs) == 0
     first, *digests = capsys.readouterr().out.splitlines()
     assert first == "identical"

@@ -46,7 +46,7 @@ def train(
     """Train the variants and write a run folder.
 
     Options override the preset; the defaults shown are those of the preset flowers102. The run folder
-    contains results.json, curves.png, config.toml, and the predictions and the checkpoint of each variant's
+    contains results.json, report.html, config.toml, and the predictions and the checkpoint of each variant's
     best epoch.
     """
     if resume is not None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from torchvision.datasets import Flowers102
 
 from finetune.data.imagefolder import find_images
 from finetune.errors import DataError, counted
@@ -115,6 +114,8 @@ def _digits() -> Dataset:
 
 def _flowers102(root: Path) -> Dataset:
     """8,189 photos of 102 flowers, officially 1,020 / 1,020 / 6,149 (Nilsback and Zisserman 2008)."""
+    from torchvision.datasets import Flowers102  # takes seconds, with torch, and no other data set needs it
+
     if not (root / "flowers-102" / "jpg").is_dir():
         check_writable(root, "data root", FLOWERS102_BYTES)
     started = time.perf_counter()

@@ -16,15 +16,17 @@ from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.data.augment import Views
 from finetune.distributed.group import Peers
 from finetune.distributed.world import SingleProcess, World
+from finetune.errors import RunFolderError
 from finetune.network.network import Network, fingerprint
 from finetune.network.resnet18 import build
+from finetune.report.page import write_report
 from finetune.run import environment, records
 from finetune.run.folder import RunFolder
 from finetune.run.heads import put_head
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.progress import Progress
 from finetune.run.records import Document, Json, Shard
-from finetune.run.report import curves, epoch_line, start_line, summary
+from finetune.run.report import epoch_line, start_line, summary
 from finetune.run.saving import Saving
 from finetune.run.trials import chosen, not_trained, trial_record, tune
 from finetune.run.tuning import Trial
@@ -113,13 +115,24 @@ def run_experiment(
 
 
 def report(record: Document, folder: RunFolder, reporter: Reporter) -> None:
-    """Draw the curves, print the table and say where the results are."""
-    results = results_from(record)
-    curves(results, folder.curves_file)
-    reporter.table(summary(results))
-    reporter.say(
-        f"Results: {folder.results_file}   Curves: {folder.curves_file}   Grade: grader {folder.path}"
-    )
+    """Print the table, write report.html and say where the results are.
+
+    Raises:
+        RunFolderError: report.html cannot be written.
+    """
+    reporter.table(summary(results_from(record)))
+    files = f"Results: {folder.results_file}   "
+    try:
+        write_report([folder.path], folder.report_file)
+        files += f"Report: {folder.report_file}   "
+    except RunFolderError:
+        raise
+    except Exception as error:  # a bug in a page for people must not make a job of hours look failed
+        reporter.say(
+            f"The results are complete, but their report could not be made ({type(error).__name__}: "
+            f"{error}); please report this bug. `finetune report {folder.path}` tries again."
+        )
+    reporter.say(f"{files}Grade: grader {folder.path}")
 
 
 def _run(

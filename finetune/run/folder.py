@@ -3,7 +3,7 @@
     RUN/
       config.toml                     the resolved configuration; the run has started once it exists
       results.json                    the results so far, rewritten after each run
-      curves.png
+      report.html                     what the run found, for people
       predictions/A-seed0-val.csv     predictions of each run's chosen epoch, also -test.csv
       checkpoints/A-seed0.safetensors the network after each run's chosen epoch
       shard.json                      the runs assigned to this folder, if it is a shard
@@ -31,6 +31,7 @@ from finetune.config.experiment import ExperimentConfig
 from finetune.config.presets import load_preset, to_table
 from finetune.data.splits import Splits
 from finetune.errors import RunFolderError, listed
+from finetune.report.page import REPORT_NAME
 from finetune.run import records
 from finetune.run.records import Document, Json, Shard
 from finetune.system import host
@@ -75,7 +76,7 @@ class RunFolder:
         self.writes = writes
         self.config_file = path / "config.toml"
         self.results_file = path / load.RESULTS_NAME
-        self.curves_file = path / "curves.png"
+        self.report_file = path / REPORT_NAME
         self.shard_file = path / "shard.json"
         self.state = path / "state"
         self.identity_file = self.state / "identity.json"

@@ -54,9 +54,9 @@ _digits = functools.cache(sklearn.datasets.load_digits)
 
 
 def use_narrow_network(monkeypatch: pytest.MonkeyPatch, *, draw: bool = True) -> None:
-    """Give ResNet-18 few channels, read the digits once, ask neither git nor the disk; draw curves or not."""
+    """Give ResNet-18 few channels, read the digits once, ask neither git nor the disk; report or not."""
     if not draw:
-        monkeypatch.setattr(experiment, "curves", lambda _, path: path.write_bytes(b"a picture"))
+        monkeypatch.setattr(experiment, "write_report", lambda _, path: path.write_bytes(b"a page"))
     monkeypatch.setattr(resnet18, "stages", narrow_stages)
     monkeypatch.setattr(environment, "SOURCE_TREE", Path("/nonexistent"))
     monkeypatch.setattr(sklearn.datasets, "load_digits", _digits)

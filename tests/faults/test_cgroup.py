@@ -193,7 +193,7 @@ def test_killed_by_the_kernel_and_resumed(
     assert process.returncode == -signal.SIGKILL, said
     assert group.kills() == 1
     readable(out)
-    assert not (out / "curves.png").exists()
+    assert not (out / "report.html").exists()
     group.limit(4 * LIMIT)
     done = group.run("train", "--resume", out, XDG_CACHE_HOME=cache)
     assert done.code == 0, done

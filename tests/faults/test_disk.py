@@ -89,7 +89,7 @@ def test_no_disk_space_for_the_decoded_images(
         pytest.param(job.Checkpoints, "save", 4, 1, id="checkpoint"),
         pytest.param(folder.RunFolder, "write_artifacts", 2, 1, id="predictions"),
         pytest.param(folder.RunFolder, "write_results", 3, 2, id="last results"),
-        pytest.param(job, "curves", 1, 3, id="curves"),
+        pytest.param(job, "write_report", 1, 3, id="report"),
     ],
 )
 @pytest.mark.usefixtures("small_needs")

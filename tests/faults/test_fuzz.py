@@ -138,7 +138,7 @@ class TestConfiguration:
 
 @pytest.fixture
 def finished(tmp_path: Path, experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished run folder that is resumed without decoding anything or drawing curves."""
+    """A finished run folder that is resumed without decoding anything or writing a report."""
     out = tmp_path / "run"
     experiment(out, epochs=1)
     prepared = job.prepare(load_preset(str(out / "config.toml")), RecordingReporter(), SingleProcess())
@@ -149,7 +149,7 @@ def finished(tmp_path: Path, experiment: Callable[..., Any], monkeypatch: pytest
     )
     ready = prepare_images(prepared.config, split_dataset(prepared.config), RecordingReporter())
     monkeypatch.setattr(reevaluate, "prepare_images", lambda *_, **__: ready)
-    monkeypatch.setattr(job, "curves", lambda *_: None)
+    monkeypatch.setattr(job, "write_report", lambda *_: None)
     return out
 
 

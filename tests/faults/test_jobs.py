@@ -133,7 +133,7 @@ def test_loss_of_one_variant_turns_nan(
         "C": "completed",
     }
     assert not list(schema_problems(record))
-    assert (out / "curves.png").is_file()
+    assert (out / "report.html").is_file()
     assert run_finetune(capsys, "train", "--resume", out).code == 1
     assert results_of(out)["runs"] == record["runs"]
     monkeypatch.setattr(sys, "argv", ["grader", str(out)])
@@ -199,7 +199,7 @@ def test_class_names_of_every_kind(
     assert done.code == 0, done
     record = results_of(out)
     assert record["dataset"]["classes"] == sorted(NAMES)
-    assert (out / "curves.png").stat().st_size > 10_000
+    assert (out / "report.html").stat().st_size > 10_000
     seen = set()
     for split in ("val", "test"):
         with (out / "predictions" / f"B-seed0-{split}.csv").open(encoding="utf-8", newline="") as file:

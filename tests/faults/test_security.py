@@ -146,7 +146,7 @@ def test_files_that_are_links_out(tmp_path: Path, whole: Path, capsys: pytest.Ca
     run, precious = tmp_path / "run", tmp_path / "precious"
     shutil.copytree(whole, run)
     precious.mkdir()
-    names = ["curves.png", "curves.png.partial", "results.json.partial"]
+    names = ["report.html", "report.html.partial", "results.json.partial"]
     names += [
         f"predictions/B-seed0-{split}.csv{end}" for split in ("val", "test") for end in ("", ".partial")
     ]
@@ -158,7 +158,7 @@ def test_files_that_are_links_out(tmp_path: Path, whole: Path, capsys: pytest.Ca
         (run / name).symlink_to(target)
     assert run_finetune(capsys, "train", "--resume", run).code == 0
     assert {p.read_text() for p in precious.iterdir()} == {"dear diary"}
-    assert not (run / "curves.png").is_symlink()
+    assert not (run / "report.html").is_symlink()
 
 
 def test_lock_that_is_a_link(tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

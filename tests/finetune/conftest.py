@@ -35,8 +35,8 @@ def _no_waiting_for_disks(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def narrow(narrow: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - extends it
-    """The same, and without drawing curves, which takes longest."""
-    monkeypatch.setattr(experiment_module, "curves", lambda _, path: path.write_bytes(b"a picture"))
+    """The same, and without a report, which takes longest."""
+    monkeypatch.setattr(experiment_module, "write_report", lambda _, path: path.write_bytes(b"a page"))
 
 
 @pytest.fixture

@@ -386,7 +386,7 @@ def trap(tmp_path: Path, honest: Path) -> Path:
     bait = f"import pathlib\npathlib.Path({str(tmp_path / 'executed')!r}).touch()\n"
     for name in PLANTED:
         (folder / f"{name}.py").write_text(bait)
-    for package in ("finetune", "matplotlib"):
+    for package in ("finetune", "jinja2"):
         (folder / package / "cli").mkdir(parents=True)
         for name in ("__init__.py", "__main__.py", "cli/__init__.py"):
             (folder / package / name).write_text(bait)

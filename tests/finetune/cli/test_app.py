@@ -74,7 +74,7 @@ class TestErrors:
 
 BASE_ONLY = """
 import sys
-EXTRA = "torch", "torchvision", "psutil", "PIL", "safetensors", "sklearn", "tomli_w", "matplotlib"
+EXTRA = "torch", "torchvision", "psutil", "PIL", "safetensors", "sklearn", "tomli_w", "jinja2"
 class NotInstalled:
     def find_spec(self, name, path=None, target=None):
         if name in EXTRA:
@@ -94,6 +94,7 @@ class TestBaseInstallation:
             "train",
             "evaluate run --output out",
             "merge run --out out",
+            "report run",
             "profile",
             "data prepare",
             "data list",
@@ -143,7 +144,7 @@ class TestClosedPipes:
         assert self.run("train", *options, folder=tmp_path, lines=1) == 0
         record = json.loads((tmp_path / "run" / "results.json").read_text())
         assert [(run["variant"], run["status"]) for run in record["runs"]] == [("C", "completed")]
-        assert (tmp_path / "run" / "curves.png").is_file()
+        assert (tmp_path / "run" / "report.html").is_file()
 
     @pytest.mark.parametrize(("words", "code"), [("presets", 0), ("--help", 0), ("train --nope", 2)])
     def test_a_short_command_ends_as_usual(self, tmp_path: Path, words: str, code: int) -> None:

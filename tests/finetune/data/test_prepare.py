@@ -100,7 +100,7 @@ class TestStores:
         assert other["config"].pop("store", mode) == mode
         memory["config"].pop("store", None)
         assert without_times(other) == without_times(memory)
-        skip = ("results.json", ".lock", "curves.png", "config.toml")
+        skip = ("results.json", ".lock", "report.html", "config.toml")
         assert file_digests(tmp_path / "other", skip) == file_digests(tmp_path / "memory", skip)
 
     def test_a_second_run_decodes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from finetune.errors import (
     WeightsError,
 )
 from finetune.run import environment
+from finetune.run import experiment as experiment_module
 from finetune.run.experiment import run_experiment
 from finetune.run.folder import RunFolder
 from finetune.run.records import VALUES_PER_EPOCH, VALUES_PER_RUN, Shard, n_values_of
@@ -55,8 +56,8 @@ class TestWhole:
         one, two = experiment(tmp_path / "1"), experiment(tmp_path / "2", workers=3)
         assert without_times(one) == without_times(two)
         assert file_digests(
-            tmp_path / "1", (".lock", "results.json", "curves.png", "config.toml")
-        ) == file_digests(tmp_path / "2", (".lock", "results.json", "curves.png", "config.toml"))
+            tmp_path / "1", (".lock", "results.json", "report.html", "config.toml")
+        ) == file_digests(tmp_path / "2", (".lock", "results.json", "report.html", "config.toml"))
 
     def test_files_are_the_same_to_the_byte(self, experiment: Run, tmp_path: Path) -> None:
         for name in ("1", "2"):
@@ -142,9 +143,26 @@ class TestFailure:
         assert "1e+12" in a["failure"]
         assert c["failure"] is None
         assert (tmp_path / "run" / "results.json").is_file()
-        assert (tmp_path / "run" / "curves.png").is_file()
+        assert (tmp_path / "run" / "report.html").is_file()
         if a["best_epoch"] is None:
             assert a["artifacts"] is None
+
+    @pytest.mark.parametrize("error", [TypeError("a bug"), RecursionError()])
+    def test_of_the_report_does_not_fail_the_job(
+        self, narrow_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        def broken(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(experiment_module, "write_report", broken)
+        reporter, out = RecordingReporter(), tmp_path / "run"
+        config = tiny_config(weights=str(narrow_weights), variants=(C,))
+        record = run_experiment(config, out, reporter, StopRequest())
+        assert json.loads((out / "results.json").read_text())["runs"] == record["runs"]
+        (said,) = [line for line in reporter.said if "report could not be made" in line]
+        assert f"{type(error).__name__}: {error}" in said
+        assert f"finetune report {out}" in said
+        assert "report.html" not in reporter.said[-1]
 
     def test_of_all(self, experiment: Run, tmp_path: Path) -> None:
         record = experiment(tmp_path / "run", variants=(A,), lr=1e12)
@@ -250,7 +268,7 @@ class TestShard:
             )
             assert sorted((run["variant"], run["seed"]) for run in record["runs"]) == sorted(self.pairs)
         assert threads == [2, 2, 2]
-        assert not (out / "curves.png").exists()
+        assert not (out / "report.html").exists()
 
 
 class TestGradable:

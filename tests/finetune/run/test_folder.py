@@ -170,7 +170,7 @@ class TestFolder:
         assert names - {".lock"} == {
             "results.json",
             "config.toml",
-            "curves.png",
+            "report.html",
             *(f"checkpoints/{v}-seed0.safetensors" for v in "ABC"),
             *(f"predictions/{v}-seed0-{s}.csv" for v in "ABC" for s in ("val", "test")),
         }

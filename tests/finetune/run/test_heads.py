@@ -59,7 +59,7 @@ class TestHead:
             experiment(tmp_path / "run", variants=rows, stop=StopAt(n))
         again = experiment(tmp_path / "run", variants=rows, resume=True)
         assert without_times(again) == without_times(whole)
-        same = (".lock", "results.json", "curves.png", "config.toml")
+        same = (".lock", "results.json", "report.html", "config.toml")
         assert file_digests(tmp_path / "run", same) == file_digests(tmp_path / "whole", same)
 
     def test_of_a_run_that_failed_is_a_failure_that_names_it(self, experiment: Run, tmp_path: Path) -> None:

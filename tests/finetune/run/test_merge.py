@@ -30,7 +30,7 @@ A, B, C = STANDARD_VARIANTS
 
 @pytest.fixture(autouse=True)
 def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiment, "curves", lambda _, path: path.write_bytes(b"a picture"))
+    monkeypatch.setattr(experiment, "write_report", lambda _, path: path.write_bytes(b"a page"))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ class TestJoined:
         merge_runs(shards, tmp_path / "out", RecordingReporter())
         assert without_times(results(tmp_path / "out")) == without_times(results(trained / "whole"))
         assert file_digests(tmp_path / "out") == file_digests(trained / "whole")
-        assert (tmp_path / "out" / "curves.png").is_file()
+        assert (tmp_path / "out" / "report.html").is_file()
 
     def test_is_what_one_process_leaves_in_the_folder_of_the_shards(
         self, trained: Path, dealt: list[Path], tmp_path: Path
@@ -86,7 +86,7 @@ class TestJoined:
             merge_runs(dealt, tmp_path / "out", RecordingReporter())
             assert without_times(results(tmp_path / "out")) == without_times(results(trained / "whole"))
             shards = tuple(p.relative_to(tmp_path / "out").as_posix() for d in dealt for p in d.rglob("*"))
-            skipped = ("results.json", ".lock", "curves.png", *shards)
+            skipped = ("results.json", ".lock", "report.html", *shards)
             assert file_digests(tmp_path / "out", skipped) == file_digests(trained / "whole")
 
     def test_is_graded_as_what_one_process_leaves(

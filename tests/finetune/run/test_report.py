@@ -1,4 +1,4 @@
-"""What people see: lines, table, curves."""
+"""What people see: lines and a table."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import io
 from pathlib import Path
 from typing import Any
 
-import pytest
-from PIL import Image
 from rich.console import Console
 
 from finetune.config.experiment import ExperimentConfig
-from finetune.errors import RunFolderError
-from finetune.run.report import curves, epoch_line, summary
+from finetune.run.report import epoch_line, summary
 from finetune.system.console import Reporter
 from finetune.training.record import Epoch, Metrics
 from grader.record import results_from
@@ -28,10 +25,10 @@ def shown(table: Any) -> str:
     return text.getvalue()
 
 
-def failed(record: dict[str, Any], *, all_of_them: bool = False) -> dict[str, Any]:
-    """The same results, had the first variant, or all, failed in their first epoch."""
+def failed(record: dict[str, Any]) -> dict[str, Any]:
+    """The same results, had the first variant failed in its first epoch."""
     record = copy.deepcopy(record)
-    for run in record["runs"] if all_of_them else record["runs"][:1]:
+    for run in record["runs"][:1]:
         run |= {"status": "failed", "failure": "It did.", "best_epoch": None, "artifacts": None, "epochs": []}
     return record
 
@@ -51,7 +48,7 @@ class TestSaid:
         text = "\n".join(finished[3].said)
         assert "resnet18-tinyimagenet.safetensors" in text
         assert str(finished[0] / "results.json") in text
-        assert str(finished[0] / "curves.png") in text
+        assert str(finished[0] / "report.html") in text
 
 
 def test_epoch_line() -> None:
@@ -80,30 +77,6 @@ class TestSummary:
         late = copy.deepcopy(finished[2])
         late["runs"][1]["status"] = "failed"
         assert "(failed)" in shown(summary(results_from(late)))
-
-
-class TestCurves:
-    def test_of_the_run(self, finished: Finished) -> None:
-        with Image.open(finished[0] / "curves.png") as image:
-            assert image.format == "PNG"
-            assert image.width > image.height > 600
-        assert 30_000 < (finished[0] / "curves.png").stat().st_size < 1_000_000
-
-    def test_one_variant_is_narrower(self, finished: Finished, tmp_path: Path) -> None:
-        curves(results_from({**finished[2], "runs": finished[2]["runs"][:1]}), tmp_path / "one.png")
-        with Image.open(tmp_path / "one.png") as one, Image.open(finished[0] / "curves.png") as three:
-            assert one.width < three.width
-            assert one.height == three.height
-
-    @pytest.mark.parametrize("all_of_them", [False, True])
-    def test_with_failed_runs(self, finished: Finished, tmp_path: Path, all_of_them: bool) -> None:
-        curves(results_from(failed(finished[2], all_of_them=all_of_them)), tmp_path / "x.png")
-        assert (tmp_path / "x.png").stat().st_size > 10_000
-
-    def test_a_path_that_cannot_be_written(self, finished: Finished, tmp_path: Path) -> None:
-        (tmp_path / "none").touch()
-        with pytest.raises(RunFolderError, match=r"x\.png cannot be written"):
-            curves(results_from(finished[2]), tmp_path / "none" / "x.png")
 
 
 class TestReporter:

@@ -198,7 +198,7 @@ class TestFailure:
             assert run["status"] == "failed"
             assert f"No learning rate could be chosen for {run['variant']}" in run["failure"]
             assert (run["trial"], run["artifacts"], run["budget"]["steps"]) == (None, None, 0)
-        assert (tmp_path / "run" / "curves.png").exists()
+        assert (tmp_path / "run" / "report.html").exists()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,84 @@
+"""What the comparison of several runs shows: what differs between them, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+from markupsafe import Markup
+
+from finetune.report import figures
+from finetune.report.contents import flat, scope, shown
+from finetune.report.judged import JudgedRun
+from grader import stats
+from grader.evidence import Evidence
+from grader.findings import MINUS
+from grader.formats.text import closing
+from grader.stats import Interval
+from grader.verdict import NO_NETWORK
+
+SPLITS = {"val": "Validation", "test": "Test"}
+PARTS = ("config", "dataset", "weights", "environment", "tool")
+MOST_RUNS_PAIRED = 4
+"""Of more runs, only the differences from the first are drawn."""
+
+Values = dict[str, Any]
+
+
+def comparison_context(runs: Sequence[JudgedRun]) -> Values:
+    """Everything that comparison.html refers to."""
+    names = list(dict.fromkeys(row.name for run in runs for row in run.rows))
+    return {
+        "runs": runs,
+        "verdicts": [[*r.grade.objections, *(s for s in r.grade.verdict if s != NO_NETWORK)] for r in runs],
+        "closings": [closing(run.grade) for run in runs],
+        "scopes": [scope(run) for run in runs],
+        "differing": differing(runs),
+        "names": names,
+        "panels": {words: figures.by_run(runs, names, split) for split, words in SPLITS.items()},
+        "forest": _forest(runs, names),
+        "confidence": runs[0].confidence,
+    }
+
+
+def differing(runs: Sequence[JudgedRun]) -> list[tuple[str, list[str]]]:
+    """Settings, images, weights and machines that are not the same in all runs: name, and value in each."""
+    tables = [
+        flat({part: run.document[part] for part in PARTS if run.document[part] is not None}) for run in runs
+    ]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    rows = [(key, [shown(table[key]) if key in table else "\N{EN DASH}" for table in tables]) for key in keys]
+    return [(_title(key), values) for key, values in rows if len(set(values)) > 1]
+
+
+def _title(key: str) -> str:
+    path = key.removeprefix("config.").removeprefix("recipe.")
+    return "peak learning rate" if path == "lr" else path.replace("_", " ").replace(".", ", ")
+
+
+def _forest(runs: Sequence[JudgedRun], names: Sequence[str]) -> Markup | None:
+    """Differences of each variant between runs whose test images are the same; None if none are."""
+    pairs = [(i, j) for i, j in combinations(range(len(runs)), 2) if i == 0 or len(runs) <= MOST_RUNS_PAIRED]
+    rows = []
+    for name in names:
+        for i, j in pairs:
+            interval = _difference(runs[j].evidence, runs[i].evidence, name, runs[0].confidence)
+            if interval is not None:
+                rows.append((f"{name}: {j + 1} {MINUS} {i + 1}", interval, ()))
+    return figures.forest(rows, {}) if rows else None
+
+
+def _difference(first: Evidence, second: Evidence, name: str, confidence: float) -> Interval | None:
+    """Tango's interval for one seed that both have trained; None without predictions for the same images."""
+    seeds = {run.seed: run for run in second.of(name)}
+    shared = [(run, seeds[run.seed]) for run in first.of(name) if run.seed in seeds]
+    if not shared:
+        return None
+    one, other = shared[0]
+    x, y = first.predictions.get((one.name, "test")), second.predictions.get((other.name, "test"))
+    if x is None or y is None or x.sample_ids != y.sample_ids or (x.labels != y.labels).any():
+        return None
+    a, b = x.correct, y.correct
+    table = stats.PairedCounts(*(int(part.sum()) for part in (a & b, a & ~b, ~a & b, ~a & ~b)))
+    return stats.difference_of_paired(table, confidence)

@@ -1,0 +1,236 @@
+"""What the report of one run shows: values for the templates, computed from the judged run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from finetune.report import figures
+from finetune.report.classes import class_rows, confusion, counts
+from finetune.report.gallery import Thumbnails, confident_mistakes, disagreements
+from finetune.report.judged import JudgedRun, VariantRow
+from grader.errors import UnusableError
+from grader.files import read_bytes
+from grader.findings import MINUS, Status, counted
+from grader.formats.text import closing
+from grader.resnet18 import GROUPS, count, of_groups
+from grader.strict_json import MAX_BYTES
+from grader.verdict import NO_NETWORK
+
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+MOST_EXCLUDED = 100
+"""Excluded files that are listed."""
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch of a variant; means over the seeds, in the order training, validation, test."""
+
+    number: int
+    accuracy: tuple[float, ...]
+    loss: tuple[float, ...]
+    chosen: bool
+
+
+def run_context(run: JudgedRun) -> Values:
+    """Everything that run.html and the templates it includes refer to."""
+    grade = run.grade
+    compared = figures.comparisons(run)
+    margin = run.evidence.thresholds.margin
+    rows = [(name, c.interval, seeds) for name, c, seeds in compared]
+    return {
+        "run": run,
+        "grade": grade,
+        "closing": closing(grade),
+        "answer": [*grade.objections, *(s for s in grade.verdict if s != NO_NETWORK)],
+        "caveats": [s for s in grade.verdict if s == NO_NETWORK],
+        "scope": scope(run),
+        "open_findings": _open_findings(run),
+        "failures": [r for r in run.results.runs if r.failure],
+        "several_seeds": len(run.results.seeds) > 1,
+        "curves": figures.curves(run.rows, run.dataset) if run.rows else {},
+        "epoch_tables": [(row, _epochs(row)) for row in run.rows],
+        "comparisons": compared,
+        "margin": margin,
+        "forest": figures.forest(rows, {f"C {MINUS} B": margin}) if rows else "",
+        "tradeoff": figures.tradeoff(run) if run.rows else [],
+        **_tuning(run),
+        **_classes(run),
+        **_setup(run),
+        "sections": list(_sections(run)),
+    }
+
+
+def _sections(run: JudgedRun) -> Iterator[tuple[str, str]]:
+    yield "verdict", "Verdict"
+    if run.rows:
+        yield from (("results", "Results"), ("curves", "Curves"), ("differences", "Differences"))
+        if run.document.get("tuning"):
+            yield "tuning", "Tuning"
+    if run.favorite:
+        yield from (("photos", "Photos"), ("confusion", "Confusions"), ("classes", "Classes"))
+    if run.rows:
+        yield "layers", "Layers"
+    yield "setup", "Set-up"
+
+
+def scope(run: JudgedRun) -> str:
+    """What the verdict holds for."""
+    results, recipe = run.results, run.document["config"]["recipe"]
+    weights = run.document["config"]["weights"]
+    seeds = counted(len(results.seeds), "seed")
+    return (
+        f"This holds for {counted(results.splits['test'].n_samples, 'test image')} of {run.dataset} "
+        f"(split {results.split_rule}) at {recipe['image_size']} pixels, {counted(results.epochs, 'epoch')} "
+        f"and {seeds}, with the pretrained weights “{weights}”. Other images, sizes, budgets or weights may "
+        "order the variants differently."
+    )
+
+
+def _open_findings(run: JudgedRun) -> list[Any]:
+    """Counted properties that fail, or were inconclusive; failures first."""
+    order = {Status.FAILS: 0, Status.INCONCLUSIVE: 1}
+    found = [f for f in run.grade.findings.values() if f.status in order]
+    return sorted(found, key=lambda finding: order[finding.status])
+
+
+def _epochs(row: VariantRow) -> list[EpochRow]:
+    chosen = {run.best_epoch for run in row.runs}
+    by_number: dict[int, list[Any]] = {}
+    for run in row.runs:
+        for epoch in run.epochs:
+            by_number.setdefault(epoch.epoch, []).append(epoch)
+    return [
+        EpochRow(
+            number,
+            tuple(fmean(figures.accuracy(e.on(s)) for e in epochs) for s in SPLITS),
+            tuple(fmean(figures.loss(e.on(s)) for e in epochs) for s in SPLITS),
+            number in chosen,
+        )
+        for number, epochs in by_number.items()
+    ]
+
+
+def _tuning(run: JudgedRun) -> Values:
+    tuned = run.document.get("tuning")
+    if not tuned:
+        return {"tuned": None}
+    indices = {variant.name: index for index, variant in enumerate(run.results.variants)}
+    best = [
+        max((v["n_correct"] / v["n_samples"] for v in trial["validation"]), default=None)
+        for trial in tuned["trials"]
+    ]
+    return {
+        "tuned": tuned,
+        "tuning": figures.tuning(tuned, best, indices),
+        "trials": list(zip(tuned["trials"], best, strict=True)),
+    }
+
+
+def _classes(run: JudgedRun) -> Values:
+    """Photos, confusions and per-class measures; only `favorite` where there are no predictions."""
+    favorite, values = run.favorite, {"favorite": run.favorite, "classes": run.results.classes}
+    if favorite is None:
+        return values
+    tables = {row.name: table for row in run.rows if (table := counts(run, row)) is not None}
+    measured = [row for row in run.rows if row.name in tables]
+    ordered = [favorite, *(row for row in measured if row.name != favorite.name)]
+    predictions = run.evidence.predictions
+    own = predictions[favorite.first.name, "test"]
+    thumbnails = Thumbnails(run)
+    b, c = (predictions.get((row.first.name, "test")) if row else None for row in map(run.row, "BC"))
+    pair = None if b is None or c is None or b.sample_ids != c.sample_ids else (b, c)
+    return values | {
+        "mistakes": thumbnails.of(confident_mistakes(favorite.name, own)),
+        "has_confidence": getattr(own, "confidence", None) is not None,
+        "disagreements": thumbnails.of(disagreements(("B", "C"), *pair)) if pair else None,
+        "n_disagreements": int(np.sum(pair[0].predicted != pair[1].predicted)) if pair else 0,
+        "n_test": len(own.labels),
+        "thumbnail_problem": thumbnails.problem,
+        "confusions": [confusion(row, tables[row.name]) for row in ordered],
+        "measured": measured,
+        "class_rows": class_rows([tables[row.name] for row in measured], tables[favorite.name]),
+    }
+
+
+def _setup(run: JudgedRun) -> Values:
+    document, n_classes = run.document, len(run.results.classes)
+    excluded = document["dataset"]["excluded"]
+    timings = {f"{k.removesuffix('_seconds')}, seconds": f"{v:.1f}" for k, v in document["timings"].items()}
+    tool = {k: v for k, v in document["tool"].items() if k != "name" and v is not None}
+    if "git_commit" in tool:
+        tool["git_commit"] = tool["git_commit"][:12]
+    command = shlex.join(["finetune", "train", "--preset", f"{run.folder.absolute().name}/config.toml"])
+    return {
+        "layer_groups": [(group, count(of_groups(n_classes, (group,)))) for group in GROUPS],
+        "splits": [(words, run.results.splits[split]) for split, words in SPLITS.items()],
+        "notes": document["dataset"]["notes"],
+        "excluded": excluded[:MOST_EXCLUDED],
+        "n_excluded": len(excluded),
+        "recipe": [
+            (words(key), shown(value))
+            for key, value in flat(document["config"]).items()
+            if not key.startswith("variants.")  # the tables above have them
+        ],
+        "environment": [
+            (words(key), shown(value))
+            for part in (document["environment"], tool, timings)
+            for key, value in part.items()
+        ],
+        "can_repeat": (run.folder / "config.toml").is_file(),
+        "command": command,
+        "hashes": list(_hashes(run)),
+    }
+
+
+def _hashes(run: JudgedRun) -> Iterator[tuple[str, str]]:
+    try:
+        content = read_bytes(run.folder / "results.json", "results.json", MAX_BYTES)
+        yield "results.json", hashlib.sha256(content).hexdigest()
+    except UnusableError:
+        pass  # the file was named directly, by another name
+    weights = run.document["weights"]
+    if weights:
+        yield f"pretrained weights, {weights['source']}", weights["sha256"]
+    for split, name in SPLITS.items():
+        yield f"{name} images (fingerprint)", run.results.splits[split].fingerprint
+    for one in run.results.runs:
+        yield f"{one.name}, initial weights", one.initial_sha256
+        if one.artifacts:
+            for artifact in (one.artifacts.checkpoint, *map(one.artifacts.predictions, ("val", "test"))):
+                yield artifact.path, artifact.sha256
+
+
+def flat(part: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, with paths such as `recipe.lr` for keys; variants by name."""
+    found: dict[str, Any] = {}
+    for key, value in part.items():
+        if key == "variants":
+            value = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in value}
+        path = f"{prefix}.{key}" if prefix else key
+        found |= flat(value, path) if isinstance(value, Mapping) and value else {path: value}
+    return found
+
+
+def words(key: str) -> str:
+    """A key of the results in words."""
+    name = key.rpartition(".")[2]
+    return "peak learning rate" if name == "lr" else name.replace("_", " ")
+
+
+def shown(value: Any) -> str:
+    """A value of the results in words."""
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return ", ".join(map(shown, value))
+    return json.dumps(value) if isinstance(value, bool) else str(value)
