@@ -61,6 +61,17 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """The temperature fitted on validation, and expected calibration errors, 0 to 1."""
+
+    temperature: float
+    ece_val: float
+    ece_test: float
+    ece_test_scaled: float
+    n_bins: int
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """A file in the run folder."""
 
@@ -101,6 +112,7 @@ class Run:
     budget: Budget
     epochs: tuple[Epoch, ...]
     best_epoch: int | None
+    calibration: Calibration | None
     total_seconds: float
     images_per_second: float
     peak_memory_bytes: int
@@ -140,6 +152,7 @@ class Split:
 class Results:
     """One experiment: its configuration, its data set and its runs."""
 
+    schema_version: str
     created_at: str
     dataset_name: str
     classes: tuple[str, ...]
@@ -165,6 +178,7 @@ def results_from(document: Mapping[str, Any]) -> Results:
     """Build the records from a valid document."""
     config, dataset = document["config"], document["dataset"]
     return Results(
+        schema_version=document["schema_version"],
         created_at=document["created_at"],
         dataset_name=dataset["name"],
         classes=tuple(dataset["classes"]),
@@ -190,6 +204,7 @@ def _run(run: Mapping[str, Any]) -> Run:
         run,
         trainable_parameters=tuple(_take(Parameter, p) for p in run["trainable_parameters"]),
         budget=_take(Budget, run["budget"]),
+        calibration=run.get("calibration") and _take(Calibration, run["calibration"]),
         epochs=tuple(
             _take(Epoch, epoch, **{split: _take(Metrics, epoch[split]) for split in ("train", "val", "test")})
             for epoch in run["epochs"]

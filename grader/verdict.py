@@ -134,6 +134,11 @@ class Grade:
         return [*self.objections, *self.verdict]
 
     @property
+    def advised(self) -> str | None:
+        """The variant that the verdict says to choose, `B` or `C`; None if it leaves that open."""
+        return None if self.problems else _advised(self.findings)
+
+    @property
     def verdict(self) -> list[str]:
         """The verdict in sentences; every number comes from a finding."""
         if self.problems:
@@ -163,6 +168,20 @@ def _pretraining(findings: Mapping[str, Finding], confidence: float) -> str:
     }.get(finding.status, "It is unclear whether starting from pretrained weights pays")
     gap, low, high = (in_points(finding.numbers[name]) for name in ("difference", "low", "high"))
     return f"{opening}: {gap} points ({confidence:.3g}% interval {low} to {high})."
+
+
+def _advised(findings: Mapping[str, Finding]) -> str | None:
+    """The end of the sentence that `_choice` gives, less its reservations, if pretraining costs nothing."""
+    finding = findings["c-against-b"]
+    if not finding.numbers or findings["b-beats-a"].status is Status.FAILS:
+        return None
+    is_faster = findings["c-faster"].status is Status.HOLDS
+    match finding.status:
+        case Status.HOLDS:
+            return "C" if is_faster or finding.numbers["low"] > 0 else None
+        case Status.FAILS:
+            return "B"
+    return "C" if finding.numbers["difference"] >= 0 else "B"
 
 
 def _choice(findings: Mapping[str, Finding]) -> str:

@@ -13,8 +13,11 @@ import click
 from finetune import __version__
 from finetune.cli.data import data
 from finetune.cli.evaluate import evaluate
+from finetune.cli.explain import explain
+from finetune.cli.export import export
 from finetune.cli.layers import layers
 from finetune.cli.merge import merge
+from finetune.cli.predict import predict
 from finetune.cli.presets import presets
 from finetune.cli.profile import profile
 from finetune.cli.train import train
@@ -24,6 +27,8 @@ from finetune.system.signals import Stopped
 
 EXIT_FAILED_VARIANT = 1
 EXIT_BAD_INPUT = 2
+EXTRAS = {"captum": "explain", "onnx": "export", "onnxruntime": "export", "onnxscript": "export"}
+"""The extra that installs a module, where it is not `train`."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -39,7 +44,7 @@ def cli() -> None:
     """
 
 
-for command in (train, evaluate, merge, profile, data, layers, presets):
+for command in (train, predict, explain, export, evaluate, merge, profile, data, layers, presets):
     cli.add_command(command)
 
 
@@ -65,7 +70,7 @@ def main() -> None:
             raise  # a bug; only top-level packages of others can be missing from an installation
         click.echo(
             f"Error: This command needs more than the base installation, but {error.name} is not installed; "
-            'run: pip install "finetune[train]".',
+            f'run: pip install "finetune[{EXTRAS.get(error.name, "train")}]".',
             err=True,
         )
         code = EXIT_BAD_INPUT

@@ -7,17 +7,24 @@ from typing import Any
 
 import click
 
-from finetune.cli.options import FOLDER, option
+from finetune.cli.options import FOLDER, dataset_of, option
 
 
 @click.command()
 @click.argument("run", type=FOLDER)
 @click.option("--output", type=FOLDER, required=True, help="Folder for the predictions.")
-@click.option("--dataset", help="The run's images; needed for imagefolder:PATH.  [default: as recorded]")
+@click.option("--dataset", help="The run's images; needed for an image folder.  [default: as recorded]")
 @option("data_root")
 @option("device")
 @option("threads")
-def evaluate(run: Path, output: Path, device: str | None, threads: int | None, **options: Any) -> None:
+def evaluate(
+    run: Path,
+    output: Path,
+    dataset: str | None,
+    device: str | None,
+    threads: int | None,
+    **options: Any,
+) -> None:
     """Recompute the predictions of RUN from its checkpoints, for the grader to compare."""
     from finetune.system.host import choose_threads
 
@@ -25,4 +32,5 @@ def evaluate(run: Path, output: Path, device: str | None, threads: int | None, *
     from finetune.run.reevaluate import evaluate_run
     from finetune.system.console import Reporter
 
+    options["dataset"] = None if dataset is None else dataset_of(dataset)
     evaluate_run(run, output, Reporter(), device=device or "auto", threads=threads, **options)

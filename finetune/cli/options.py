@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from finetune.config.experiment import (
+    DATASETS,
     DEVICES,
     ON_BAD_IMAGE,
     PRECISIONS,
@@ -43,7 +44,9 @@ RECIPE = STANDARD.recipe
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "preset": _option("Preset name, or path of a TOML file in the same format.", STANDARD.preset),
-    "dataset": _option("flowers102, digits, or imagefolder:PATH (a folder per class).", STANDARD.dataset),
+    "dataset": _option(
+        "flowers102, digits, or a folder with a folder of images per class.", STANDARD.dataset
+    ),
     "data_root": _option("Folder for downloads.", STANDARD.data_root),
     "split": _option(
         "How to split the images: randomly, or as the data set's authors did.",
@@ -174,6 +177,8 @@ def configure(given: Mapping[str, Any]) -> ExperimentConfig:
         ConfigError: an unknown preset or variant, or a value that breaks its rule.
     """
     fields = dict(given)
+    if "dataset" in fields:
+        fields["dataset"] = dataset_of(fields["dataset"])
     config = load_preset(fields.pop("preset", STANDARD.preset))
     variants = fields.pop("variants", None)
     recipe = {name: fields.pop(name) for name in RECIPE_FIELDS & fields.keys()}
@@ -184,6 +189,17 @@ def configure(given: Mapping[str, Any]) -> ExperimentConfig:
     fields |= {"processes": 1, "variants": rows, "recipe": dataclasses.replace(config.recipe, **recipe)}
     config = dataclasses.replace(config, **fields)
     return config if variants is None else config.pick(variants)
+
+
+def dataset_of(value: str) -> str:
+    """A data set as the configuration names it: an existing folder is an image folder.
+
+    `./digits` is the folder of that name, `digits` the data set.
+    """
+    is_name = value in DATASETS or value.startswith("imagefolder:")
+    # os.path.isdir() is false for names that the operating system does not allow; Path.is_dir() raises.
+    is_folder = not is_name and os.path.isdir(os.path.expanduser(value))  # noqa: PTH111, PTH112
+    return f"imagefolder:{value}" if is_folder else value
 
 
 def begin_training(config: ExperimentConfig) -> StopRequest:
@@ -199,3 +215,15 @@ def begin_training(config: ExperimentConfig) -> StopRequest:
     stop = StopRequest()
     stop.install()
     return stop
+
+
+def takes_model(command: Command) -> Command:
+    """Give a command the argument RUN, and the options that choose one of the networks that it trained."""
+    seed = click.option("--seed", type=int, help="Seed of the network.  [default: the best on validation]")
+    variant = click.option(
+        "--variant",
+        help="Variant of the network.  [default: the one that the verdict advises, else the best on "
+        "validation]",
+    )
+    decorated: Command = click.argument("run", type=FOLDER)(variant(seed(command)))
+    return decorated

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from finetune.system.files import write_atomically
 from finetune.training.record import Epoch
 from grader.record import Results, Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLORS = {"train": "#7f7f7f", "val": "#1f77b4", "test": "#d62728"}
 NAMES = {"train": "train", "val": "validation", "test": "test"}
@@ -60,11 +63,18 @@ def summary(results: Results) -> Table:
 
 
 def curves(results: Results, path: Path) -> None:
-    """Accuracy and loss by epoch, a column for each variant, the chosen epoch marked.
+    """Write `curves_figure` as a PNG.
 
     Raises:
         RunFolderError: the picture cannot be written.
     """
+    picture = io.BytesIO()
+    curves_figure(results).savefig(picture, format="png", dpi=120)
+    write_atomically(path, picture.getvalue())
+
+
+def curves_figure(results: Results) -> Figure:
+    """Accuracy and loss by epoch, a column for each variant, the chosen epoch marked."""
     from matplotlib.figure import Figure  # slow to import, needed once
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -90,9 +100,7 @@ def curves(results: Results, path: Path) -> None:
     handles, labels = axes[0][0].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=4, frameon=False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    write_atomically(path, picture.getvalue())
+    return figure
 
 
 def _draw(accuracy: Any, loss: Any, run: Run) -> None:
