@@ -15,6 +15,7 @@ from finetune.errors import ConfigError, DataError
 from finetune.run import environment
 from finetune.run.folder import RunFolder
 from finetune.run.records import predictions_csv
+from finetune.run.records import recorded as from_record
 from finetune.run.trained import load_network, precision_of
 from finetune.system import host
 from finetune.system.console import Reporter
@@ -124,5 +125,5 @@ def _recorded_config(
         subset=recorded["subset"],
         seed=recorded["seeds"][0],
         precision=recorded.get("precision", "fp32"),
-        recipe=Recipe(**recorded["recipe"]),
+        recipe=from_record(Recipe, recorded["recipe"]),
     )
