@@ -270,7 +270,7 @@ def results_from(document: Mapping[str, Any]) -> Results:
         precision=config.get("precision", "fp32"),
         timings=document["timings"],
         tuning=_tuning(document.get("tuning")),
-        runs=tuple(_run({"trial": None} | run) for run in document["runs"]),
+        runs=tuple(_run({"trial": None, "calibration": None} | run) for run in document["runs"]),
     )
 
 
@@ -300,7 +300,7 @@ def _run(run: Mapping[str, Any]) -> Run:
         run,
         trainable_parameters=tuple(_take(Parameter, p) for p in run["trainable_parameters"]),
         budget=_take(Budget, run["budget"]),
-        calibration=run.get("calibration") and _take(Calibration, run["calibration"]),
+        calibration=run["calibration"] and _take(Calibration, run["calibration"]),
         epochs=tuple(
             _take(Epoch, epoch, **{split: _take(Metrics, epoch[split]) for split in ("train", "val", "test")})
             for epoch in run["epochs"]
