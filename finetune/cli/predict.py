@@ -57,10 +57,12 @@ def predict(
     n_threads = choose_threads(
         threads
     )  # before PyTorch is imported, whose OpenMP prints a warning of its own
+    from finetune.data.inputs import require_paths
     from finetune.run.listing import lines, printable
     from finetune.run.predict import predict as predicted
     from finetune.run.trained import open_model
 
+    require_paths(paths)
     model = open_model(run, variant, seed, device or "auto", n_threads)
     click.echo(model.why, err=True)
     n_bad = 0

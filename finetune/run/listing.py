@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from finetune.run.predict import Prediction
 
 FORMATS = ("table", "json", "csv")
-PATH_WIDTH = 48
-"""Characters of a path in the table; a longer one pushes its row to the right."""
+CLASS_WIDTH = 24
+"""Characters of a class in the table; a longer name pushes its row's path to the right."""
 
 _FORMULA = re.compile(r"[=@+-]")
 
@@ -39,7 +39,7 @@ def printable(text: str) -> str:
 def _table(prediction: Prediction) -> Iterator[str]:
     path = printable(str(prediction.path))
     for name, probability in prediction.classes:
-        yield f"{path:<{PATH_WIDTH}}  {probability:6.1%}  {printable(name)}"
+        yield f"{probability:6.1%}  {printable(name):<{CLASS_WIDTH}}  {path}".rstrip()
         path = ""
 
 

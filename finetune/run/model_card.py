@@ -67,7 +67,11 @@ def model_card(model: TrainedModel, folder: RunFolder, file: str, library: str) 
     verdict = grade(Job(folder.path, folder.path.name, load_policy("default"))).verdict
     dataset = document["config"]["dataset"].removeprefix("imagefolder:")
     weakest, smallest = _classes(model, folder)
-    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined)  # noqa: S701 - Markdown, escaped by the filter `text`
+    environment = jinja2.Environment(
+        autoescape=False,  # noqa: S701 - Markdown, which the filter `text` escapes
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
     environment.filters |= {
         "text": _text,
         "quoted": json.dumps,
@@ -94,7 +98,7 @@ def model_card(model: TrainedModel, folder: RunFolder, file: str, library: str) 
         test_high=interval.high,
         weakest=weakest,
         smallest=smallest,
-        verdict=[sentence for sentence in verdict if sentence != NO_NETWORK],
+        verdict=[s.replace("your margin", "a margin") for s in verdict if s != NO_NETWORK],
     )
 
 
