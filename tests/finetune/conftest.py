@@ -102,6 +102,7 @@ def photos_run(tmp_path_factory: pytest.TempPathFactory, narrow_file: Path) -> t
             weights=str(narrow_file),
             subset=None,
             precision="fp32",
+            lr=0.001,
             image_size=32,
         ).pick("b,c")
         run_experiment(config, root / "run", RecordingReporter(), StopRequest())
