@@ -39,8 +39,8 @@ def cli() -> None:
     Trains ResNet-18 from random weights (A), from pretrained weights (B), and from pretrained weights with
     only the last two layers trained (C), on the same images with the same budget, and records the evidence.
 
-    Exit codes: 0 success; 1 the training of a variant failed (the results say which); 2 invalid input; 130
-    stopped by Ctrl-C; 143 stopped by SIGTERM.
+    Exit codes: 0 success; 1 the training of a variant failed (the results say which) or predict could not
+    read some files; 2 invalid input; 130 stopped by Ctrl-C; 143 stopped by SIGTERM.
     """
 
 

@@ -43,7 +43,8 @@ def explain(
     from finetune.system.files import write_atomically
 
     model = open_model(run, variant, seed, device or "auto", n_threads)
-    click.echo(model.why, err=True)
+    if model.why:
+        click.echo(model.why, err=True)
     found = explained(model, image, class_name)
     out = out or Path(f"{image.stem}-{model.run.variant}.png")
     write_atomically(out, found.picture)

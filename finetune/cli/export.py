@@ -39,6 +39,7 @@ def export(
     from finetune.run.trained import open_model
 
     model = open_model(run, variant, seed, "cpu", n_threads)
-    click.echo(model.why, err=True)
+    if model.why:
+        click.echo(model.why, err=True)
     for path in exported(model, RunFolder(run), form, out or run / "export" / f"{model.run.name}-{form}"):
         click.echo(path)

@@ -20,6 +20,7 @@ from finetune.config.experiment import (
     STORES,
     ExperimentConfig,
     Recipe,
+    require,
 )
 from finetune.config.presets import load_preset
 from finetune.system.signals import StopRequest
@@ -195,11 +196,16 @@ def dataset_of(value: str) -> str:
     """A data set as the configuration names it: an existing folder is an image folder.
 
     `./digits` is the folder of that name, `digits` the data set.
+
+    Raises:
+        ConfigError: it is neither a name nor a folder.
     """
-    is_name = value in DATASETS or value.startswith("imagefolder:")
+    if value in DATASETS or value.startswith("imagefolder:"):
+        return value
     # os.path.isdir() is false for names that the operating system does not allow; Path.is_dir() raises.
-    is_folder = not is_name and os.path.isdir(os.path.expanduser(value))  # noqa: PTH111, PTH112
-    return f"imagefolder:{value}" if is_folder else value
+    is_folder = os.path.isdir(os.path.expanduser(value))  # noqa: PTH111, PTH112
+    require(is_folder, "dataset", "flowers102, digits or an existing folder of images", value)
+    return f"imagefolder:{value}"
 
 
 def begin_training(config: ExperimentConfig) -> StopRequest:

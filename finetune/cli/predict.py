@@ -64,7 +64,8 @@ def predict(
 
     require_paths(paths)
     model = open_model(run, variant, seed, device or "auto", n_threads)
-    click.echo(model.why, err=True)
+    if model.why:
+        click.echo(model.why, err=True)
     n_bad = 0
 
     def noted(predictions: Iterator[Prediction]) -> Iterator[Prediction]:

@@ -30,7 +30,7 @@ class TrainedModel:
         results: of the experiment.
         image_size: height and width of the input, pixels.
         precision: to compute in, `fp32` or `bf16`.
-        why: why this run was chosen, as a sentence.
+        why: which run was chosen and why, as a sentence; empty if there was nothing to choose.
     """
 
     network: Network
@@ -81,7 +81,7 @@ def load_model(
 def choose_run(
     folder: RunFolder, results: Results, variant: str | None = None, seed: int | None = None
 ) -> tuple[Run, str]:
-    """The run to use, and why, as a sentence.
+    """The run to use, and why, as a sentence; empty if there was nothing to choose.
 
     Raises:
         ConfigError: no run of that variant and seed has finished an epoch.
@@ -105,7 +105,8 @@ def choose_run(
             raise ConfigError(f"seed must be one of {seeds}, but {seed} was given.")
     run = max(found, key=_score)
     of = f", the seed of its highest validation accuracy ({_score(run):.1%})" if len(found) > 1 else ""
-    return run, f"Using {run.variant}, seed {run.seed}{of}{f': {why}' if why else ''}."
+    chosen = f"Using {run.variant}, seed {run.seed}{of}{f': {why}' if why else ''}."
+    return run, chosen if of or why else ""
 
 
 def _score(run: Run) -> float:

@@ -122,3 +122,15 @@ class TestHelp:
             *("--preset", "--dataset", "--data-root", "--split", "--subset", "--image-size", "--seed"),
             *("--on-bad-image", "--workers", "--cache-limit", "--help"),
         }
+
+
+def test_a_folder_is_a_data_set(configure: Configure, tmp_path: Path) -> None:
+    for name in ("photos", "digits"):
+        (tmp_path / name).mkdir()
+    wanted = {
+        "photos": "imagefolder:photos",
+        "./digits": "imagefolder:./digits",
+        "digits": "digits",
+        "imagefolder:photos": "imagefolder:photos",
+    }
+    assert {given: configure("--dataset", given).dataset for given in wanted} == wanted
