@@ -120,8 +120,9 @@ def _picture(shown: Image.Image, heat: npt.NDArray[np.float32], title: str, labe
     large = Image.fromarray(strength.astype(np.float32)).resize(shown.size, Image.Resampling.BICUBIC)
     strength = np.clip(np.asarray(large), 0, 1)[..., None]
     colors = colormaps["inferno"](strength[..., 0])[..., :3]
-    # Where there is no evidence the photo is dimmed, where there is much it shows through the color.
-    overlay = np.asarray(shown) / 255 * (0.45 + 0.1 * strength) + colors * (0.45 * strength)
+    # The map's colors must not be taken for the photo's, which is gray below them.
+    gray = np.asarray(shown.convert("L"))[..., None] / 255
+    overlay = gray * (0.75 - 0.35 * strength) + colors * (0.65 * strength)
     figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, content, text in (
@@ -131,7 +132,7 @@ def _picture(shown: Image.Image, heat: npt.NDArray[np.float32], title: str, labe
         axis.imshow(content)
         axis.set_title(text.replace("$", r"\$"), fontsize=11)
         axis.set_axis_off()
-    figure.supxlabel(f"Grad-CAM of {label}", fontsize=9)
+    figure.supxlabel(f"Grad-CAM of {label}; the brighter, the more evidence", fontsize=9)
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class name may have letters that the font has not

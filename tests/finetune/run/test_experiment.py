@@ -341,7 +341,7 @@ class TestResume:
     def test_finished_variants_are_not_run_again(
         self, stopped_at: Copy, tmp_path: Path, narrow_weights: Path
     ) -> None:
-        stopped_at(tmp_path / "run", 25)
+        stopped_at(tmp_path / "run", 31)
         config = tiny_config(weights=str(narrow_weights), variants=(A, C))
         for expected in (["C"], []):  # the second time the experiment is finished
             reporter = RecordingReporter()
