@@ -134,10 +134,11 @@ def gather(submission: Submission, thresholds: Thresholds, truth: "Truth | None"
 
 
 def _parse(content: bytes, shown: str, results: Results, run: Run, split: str) -> "Predictions":
-    from grader.predictions import parse_predictions
+    from grader.predictions import header_of, parse_predictions
 
     # The two counts differ only in a doctored file, which split-counts reports.
     counts = {results.splits_of(run.seed)[split].n_samples}
     if run.best is not None:
         counts.add(run.best.on(split).n_samples)
-    return parse_predictions(content, shown, counts, len(results.classes))
+    header = header_of(results.schema_version)
+    return parse_predictions(content, shown, counts, len(results.classes), header)

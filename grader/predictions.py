@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from grader.errors import UnusableError
 from grader.strict_json import short
 
-HEADER = ["sample_id", "label", "predicted", "nll"]
+HEADER = ("sample_id", "label", "predicted", "nll", "confidence")
+HEADER_1 = HEADER[:4]
+"""The columns of files that belong to version 1 of the results schema."""
+
 MAX_LINE_CHARACTERS = 8192
 MAX_ID_CHARACTERS = 4096
 
 _CLASS = r"\d{1,7}"
-_NLL = r"-?\d{1,20}(?:\.\d{1,20})?(?:e[+-]?\d{1,3})?"
+_NUMBER = r"-?\d{1,20}(?:\.\d{1,20})?(?:e[+-]?\d{1,3})?"
 # Spreadsheet formulas. A leading sign alone is allowed, since a class folder may be named "+1".
 _FORMULA = re.compile(r"[=@]|[+-].*[(|!]", re.DOTALL)
 _ODD = re.compile(r"^(?:[=@+-]|$)|[\x00-\x09\x0b-\x1f\x7f]|^.{4096}", re.MULTILINE)
@@ -32,12 +35,14 @@ class Predictions:
         labels: Their class indices.
         predicted: The predicted class indices.
         nll: Negative log-likelihood of the label, in nats.
+        confidence: Softmax probability of the predicted class; None in a file of schema version 1.
     """
 
     sample_ids: tuple[str, ...]
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
     nll: NDArray[np.float64]
+    confidence: NDArray[np.float64] | None = None
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -50,7 +55,14 @@ class Predictions:
         return n_correct.astype(np.int64), np.bincount(self.labels, minlength=n_classes).astype(np.int64)
 
 
-def parse_predictions(content: bytes, shown: str, counts: Collection[int], n_classes: int) -> Predictions:
+def header_of(schema_version: str) -> tuple[str, ...]:
+    """The columns of the prediction files of a results file."""
+    return HEADER_1 if schema_version.startswith("1.") else HEADER
+
+
+def parse_predictions(
+    content: bytes, shown: str, counts: Collection[int], n_classes: int, header: Sequence[str] = HEADER
+) -> Predictions:
     """Parse a predictions CSV strictly.
 
     Args:
@@ -58,22 +70,31 @@ def parse_predictions(content: bytes, shown: str, counts: Collection[int], n_cla
         shown: How messages refer to the file.
         counts: Allowed numbers of rows, not counting the header.
         n_classes: Number of classes; labels and predictions must be below it.
+        header: The columns that the file must have: `HEADER` or `HEADER_1`.
 
     Raises:
         UnusableError: The content is malformed; each problem names its line.
     """
-    rows = _rows(content, shown, counts)
-    ids, labels, predicted, nll = zip(*rows, strict=True)
+    rows = _rows(content, shown, counts, header)
+    ids, labels, predicted, nll, *rest = zip(*rows, strict=True)
     problems = [
         *_malformed(labels, _CLASS, f"{shown}, column label", "a class index"),
         *_malformed(predicted, _CLASS, f"{shown}, column predicted", "a class index"),
-        *_malformed(nll, _NLL, f"{shown}, column nll", "a decimal number"),
+        *_malformed(nll, _NUMBER, f"{shown}, column nll", "a decimal number"),
+        *(
+            p
+            for column in rest
+            for p in _malformed(column, _NUMBER, f"{shown}, column confidence", "a decimal number")
+        ),
         *_bad_ids(ids, shown),
     ]
     if problems:
         raise UnusableError(problems)
     read = Predictions(
-        ids, np.array(labels, np.int64), np.array(predicted, np.int64), np.array(nll, dtype=np.float64)
+        ids,
+        np.array(labels, np.int64),
+        np.array(predicted, np.int64),
+        *(np.array(column, np.float64) for column in (nll, *rest)),
     )
     problems = [
         *_outside(read.labels, n_classes, f"{shown}, column label"),
@@ -82,14 +103,24 @@ def parse_predictions(content: bytes, shown: str, counts: Collection[int], n_cla
             f"{shown}, line {row + 2}: nll must be at least 0, found {nll[row]}."
             for row in np.flatnonzero(~(read.nll >= 0) | np.isinf(read.nll)).tolist()
         ),
+        *_no_probability(read.confidence, shown),
     ]
     if problems:
         raise UnusableError(problems)
     return read
 
 
-def _rows(content: bytes, shown: str, counts: Collection[int]) -> list[list[str]]:
-    """Split into rows of four cells; raise on the first malformed line."""
+def _no_probability(confidence: NDArray[np.float64] | None, shown: str) -> list[str]:
+    if confidence is None:
+        return []
+    return [
+        f"{shown}, line {row + 2}: confidence must be above 0 and at most 1, found {confidence[row]}."
+        for row in np.flatnonzero(~((confidence > 0) & (confidence <= 1))).tolist()
+    ]
+
+
+def _rows(content: bytes, shown: str, counts: Collection[int], header: Sequence[str]) -> list[list[str]]:
+    """Split into rows of as many cells as the header; raise on the first malformed line."""
     if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         raise UnusableError([f"{shown}, line 1: byte order mark; save it as UTF-8 without BOM."])
     try:
@@ -118,13 +149,13 @@ def _rows(content: bytes, shown: str, counts: Collection[int]) -> list[list[str]
         rows.extend(csv.reader(lines, strict=True))
     except csv.Error as error:
         raise UnusableError([f"{shown}, line {len(rows) + 1}: not CSV: {error}."]) from error
-    uneven = next((line for line, row in enumerate(rows, 1) if len(row) != len(HEADER)), None)
+    uneven = next((line for line, row in enumerate(rows, 1) if len(row) != len(header)), None)
     if uneven:
         raise UnusableError(
-            [f"{shown}, line {uneven}: expected {len(HEADER)} columns, found {len(rows[uneven - 1])}."]
+            [f"{shown}, line {uneven}: expected {len(header)} columns, found {len(rows[uneven - 1])}."]
         )
-    if rows[0] != HEADER:
-        raise UnusableError([f"{shown}, line 1: the header must be {','.join(HEADER)}."])
+    if rows[0] != list(header):
+        raise UnusableError([f"{shown}, line 1: the header must be {','.join(header)}."])
     if len(rows) != len(lines):
         raise UnusableError([f"{shown}: a quoted cell contains a line break."])
     return rows[1:]

@@ -63,6 +63,17 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """The temperature fitted on validation, and expected calibration errors, 0 to 1."""
+
+    temperature: float
+    ece_val: float
+    ece_test: float
+    ece_test_scaled: float
+    n_bins: int
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """A file in the run folder."""
 
@@ -104,6 +115,7 @@ class Run:
     budget: Budget
     epochs: tuple[Epoch, ...]
     best_epoch: int | None
+    calibration: Calibration | None
     total_seconds: float
     images_per_second: float
     peak_memory_bytes: int
@@ -150,6 +162,7 @@ class Split:
 class Results:
     """One experiment: its configuration, its data set and its runs."""
 
+    schema_version: str
     created_at: str
     dataset_name: str
     classes: tuple[str, ...]
@@ -200,6 +213,7 @@ def results_from(document: Mapping[str, Any]) -> Results:
     config, dataset = document["config"], document["dataset"]
     resplits = dataset.get("resplits")
     return Results(
+        schema_version=document["schema_version"],
         created_at=document["created_at"],
         dataset_name=dataset["name"],
         classes=tuple(dataset["classes"]),
@@ -221,7 +235,7 @@ def results_from(document: Mapping[str, Any]) -> Results:
         precision=config.get("precision", "fp32"),
         timings=document["timings"],
         tuning=_tuning(document.get("tuning")),
-        runs=tuple(_run({"trial": None} | run) for run in document["runs"]),
+        runs=tuple(_run({"trial": None, "calibration": None} | run) for run in document["runs"]),
     )
 
 
@@ -251,6 +265,7 @@ def _run(run: Mapping[str, Any]) -> Run:
         run,
         trainable_parameters=tuple(_take(Parameter, p) for p in run["trainable_parameters"]),
         budget=_take(Budget, run["budget"]),
+        calibration=run["calibration"] and _take(Calibration, run["calibration"]),
         epochs=tuple(
             _take(Epoch, epoch, **{split: _take(Metrics, epoch[split]) for split in ("train", "val", "test")})
             for epoch in run["epochs"]

@@ -147,6 +147,11 @@ class Grade:
         return [*self.objections, *self.verdict, *advice(self)]
 
     @property
+    def advised(self) -> str | None:
+        """The variant that the verdict says to choose, `B` or `C`; None if it leaves that open."""
+        return None if self.problems else _advised(self.findings)
+
+    @property
     def verdict(self) -> list[str]:
         """The verdict in sentences; every number comes from a finding."""
         if self.problems:
@@ -168,3 +173,17 @@ def _soundness(grade: Grade) -> str:
     fails = [name for name in grade.policy.weights if grade.findings[name].status is Status.FAILS]
     failed = [name for name in fails if name not in grade.refuted]
     return f"Failed: {', '.join(failed)}." if failed else ""
+
+
+def _advised(findings: Mapping[str, Finding]) -> str | None:
+    """What the sentence `choice` advises, less its reservations, if pretraining costs nothing."""
+    finding = findings["c-against-b"]
+    if not finding.numbers or findings["b-beats-a"].status is Status.FAILS:
+        return None
+    is_faster = findings["c-faster"].status is Status.HOLDS
+    match finding.status:
+        case Status.HOLDS:
+            return "C" if is_faster or finding.numbers["low"] > 0 else None
+        case Status.FAILS:
+            return "B"
+    return "C" if finding.numbers["difference"] >= 0 else "B"

@@ -13,8 +13,11 @@ import click
 from finetune import __version__
 from finetune.cli.data import data
 from finetune.cli.evaluate import evaluate
+from finetune.cli.explain import explain
+from finetune.cli.export import export
 from finetune.cli.layers import layers
 from finetune.cli.merge import merge
+from finetune.cli.predict import predict
 from finetune.cli.presets import presets
 from finetune.cli.profile import profile
 from finetune.cli.report import report
@@ -25,6 +28,8 @@ from finetune.system.signals import Stopped
 
 EXIT_FAILED_VARIANT = 1
 EXIT_BAD_INPUT = 2
+EXTRAS = {"captum": "explain", "onnx": "export", "onnxruntime": "export", "onnxscript": "export"}
+"""The extra that installs a module, where it is not `train`."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -35,12 +40,12 @@ def cli() -> None:
     Trains ResNet-18 from random weights (A), from pretrained weights (B), and from pretrained weights with
     only the last two layers trained (C), on the same images with the same budget, and records the evidence.
 
-    Exit codes: 0 success; 1 the training of a variant failed (the results say which); 2 invalid input; 130
-    stopped by Ctrl-C; 143 stopped by SIGTERM.
+    Exit codes: 0 success; 1 the training of a variant failed (the results say which) or predict could not
+    read some files; 2 invalid input; 130 stopped by Ctrl-C; 143 stopped by SIGTERM.
     """
 
 
-for command in (train, report, evaluate, merge, profile, data, layers, presets):
+for command in (train, report, predict, explain, export, evaluate, merge, profile, data, layers, presets):
     cli.add_command(command)
 
 
@@ -66,7 +71,7 @@ def main() -> None:
             raise  # a bug; only top-level packages of others can be missing from an installation
         click.echo(
             f"Error: This command needs more than the base installation, but {error.name} is not installed; "
-            'run: pip install "finetune[train]".',
+            f'run: pip install "finetune[{EXTRAS.get(error.name, "train")}]".',
             err=True,
         )
         code = EXIT_BAD_INPUT

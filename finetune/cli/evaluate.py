@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from finetune.cli.options import FOLDER, option
+from finetune.cli.options import FOLDER, dataset_of, option
 
 
 @click.command()
@@ -20,7 +20,14 @@ from finetune.cli.options import FOLDER, option
 @option("data_root")
 @option("device")
 @option("threads")
-def evaluate(run: Path, output: Path, device: str | None, threads: int | None, **options: Any) -> None:
+def evaluate(
+    run: Path,
+    output: Path,
+    dataset: str | None,
+    device: str | None,
+    threads: int | None,
+    **options: Any,
+) -> None:
     """Recompute the predictions of RUN from its checkpoints, for the grader to compare."""
     from finetune.system.host import choose_threads
 
@@ -28,4 +35,5 @@ def evaluate(run: Path, output: Path, device: str | None, threads: int | None, *
     from finetune.run.reevaluate import evaluate_run
     from finetune.system.console import Reporter
 
+    options["dataset"] = None if dataset is None else dataset_of(dataset)
     evaluate_run(run, output, Reporter(), device=device or "auto", threads=threads, **options)

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from finetune.config.experiment import (
+    DATASETS,
     DEVICES,
     ON_BAD_IMAGE,
     PRECISIONS,
@@ -19,6 +20,7 @@ from finetune.config.experiment import (
     STORES,
     ExperimentConfig,
     Recipe,
+    require,
 )
 from finetune.config.presets import load_preset
 from finetune.config.tune import MODES, Tune
@@ -45,7 +47,9 @@ RECIPE = STANDARD.recipe
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "preset": _option("Preset name, or path of a TOML file in the same format.", STANDARD.preset),
-    "dataset": _option("flowers102, digits, or imagefolder:PATH (a folder per class).", STANDARD.dataset),
+    "dataset": _option(
+        "flowers102, digits, or a folder with a folder of images per class.", STANDARD.dataset
+    ),
     "data_root": _option("Folder for downloads.", STANDARD.data_root),
     "split": _option(
         "How to split the images: randomly, or as the data set's authors did.",
@@ -195,6 +199,8 @@ def configure(given: Mapping[str, Any]) -> ExperimentConfig:
         ConfigError: an unknown preset or variant, or a value that breaks its rule.
     """
     fields = dict(given)
+    if "dataset" in fields:
+        fields["dataset"] = dataset_of(fields["dataset"])
     config = load_preset(fields.pop("preset", STANDARD.preset))
     variants, longer = fields.pop("variants", None), fields.pop("longer_scratch", None)
     recipe = {name: fields.pop(name) for name in RECIPE_FIELDS & fields.keys()}
@@ -234,6 +240,22 @@ def _tune(given: str | None, preset: Tune | None, lr: float | None) -> Tune | No
     return tune
 
 
+def dataset_of(value: str) -> str:
+    """A data set as the configuration names it: an existing folder is an image folder.
+
+    `./digits` is the folder of that name, `digits` the data set.
+
+    Raises:
+        ConfigError: it is neither a name nor a folder.
+    """
+    if value in DATASETS or value.startswith("imagefolder:"):
+        return value
+    # os.path.isdir() is false for names that the operating system does not allow; Path.is_dir() raises.
+    is_folder = os.path.isdir(os.path.expanduser(value))  # noqa: PTH111, PTH112
+    require(is_folder, "dataset", "flowers102, digits or an existing folder of images", value)
+    return f"imagefolder:{value}"
+
+
 def begin_training(config: ExperimentConfig) -> StopRequest:
     """Prepare this process for training, before PyTorch is imported; returns what signals stop it through.
 
@@ -247,3 +269,15 @@ def begin_training(config: ExperimentConfig) -> StopRequest:
     stop = StopRequest()
     stop.install()
     return stop
+
+
+def takes_model(command: Command) -> Command:
+    """Give a command the argument RUN, and the options that choose one of the networks that it trained."""
+    seed = click.option("--seed", type=int, help="Seed of the network.  [default: the best on validation]")
+    variant = click.option(
+        "--variant",
+        help="Variant of the network.  [default: the one that the verdict advises, else the best on "
+        "validation]",
+    )
+    decorated: Command = click.argument("run", type=FOLDER)(variant(seed(command)))
+    return decorated

@@ -56,13 +56,18 @@ def train(
         raise ConfigError(
             "--parallel needs one run folder for all processes, but --out was not given; add --out FOLDER."
         )
-    out = out or RUNS / f"{config.dataset.partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
+    out = out or default_folder(config)
     stop = begin_training(config)
     try:
         return _train(config, out, resume is not None, parallel, stop)
     except Stopped:
         click.echo(f"Interrupted. {_how_to_resume(out, parallel)}", err=True)
         raise
+
+
+def default_folder(config: ExperimentConfig) -> Path:
+    """The run folder of an experiment that was given none."""
+    return RUNS / f"{config.dataset.partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _folder_to_resume(resume: Path) -> Path:

@@ -6,6 +6,7 @@ validation and test images are as the network sees them, resized and cropped fro
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -132,20 +133,22 @@ def training_stream(samples: Sequence[Sample], image_size: int, workers: int) ->
 
 
 def evaluation_stream(samples: Sequence[Sample], image_size: int, workers: int) -> StreamedImages:
-    """Images as evaluation sees them: short side 256/224 of the input size, center crop."""
+    """Images as evaluation sees them."""
+    sizes = np.full((len(samples), 2), image_size, dtype=np.int64)
+    return StreamedImages(samples, sizes, functools.partial(as_evaluated, image_size=image_size), workers)
 
-    def cropped(image: Image.Image) -> Image.Image:
-        short = round(image_size * RESIZE_RATIO)
-        image = _central(image, short)
-        least = min(image.height, image.width)
-        # Multiplied before divided, as torchvision does: the other order sometimes loses a pixel to rounding.
-        width, height = int(short * image.width / least), int(short * image.height / least)
-        left, top = round((width - image_size) / 2), round((height - image_size) / 2)
-        return image.resize((width, height), Image.Resampling.BILINEAR).crop(
-            (left, top, left + image_size, top + image_size)
-        )
 
-    return StreamedImages(samples, np.full((len(samples), 2), image_size, dtype=np.int64), cropped, workers)
+def as_evaluated(image: Image.Image, image_size: int) -> Image.Image:
+    """An image as evaluation sees it: short side resized to 256/224 of the input size, center crop."""
+    short = round(image_size * RESIZE_RATIO)
+    image = _central(image, short)
+    least = min(image.height, image.width)
+    # Multiplied before divided, as torchvision does: the other order sometimes loses a pixel to rounding.
+    width, height = int(short * image.width / least), int(short * image.height / least)
+    left, top = round((width - image_size) / 2), round((height - image_size) / 2)
+    return image.resize((width, height), Image.Resampling.BILINEAR).crop(
+        (left, top, left + image_size, top + image_size)
+    )
 
 
 def visit(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import safetensors.torch
 import torch
 
 from finetune.config.experiment import ExperimentConfig, Variant
@@ -33,6 +34,7 @@ from finetune.run.tuning import Trial
 from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.signals import Stopped, StopRequest
+from finetune.training.calibration import calibrate
 from finetune.training.checkpoint import Checkpoints
 from finetune.training.features import FrozenPrefix
 from finetune.training.record import Epoch, Training
@@ -161,10 +163,13 @@ def _run(
         training = _train(prepared, prepared.config.epochs_of(variant), start, network, saving, reporter)
     if training.failure:
         reporter.say(f"{stem} failed. {training.failure}")
+    ended = records.end_record(training, network)
+    metadata = records.checkpoint_metadata(prepared.record, start, training)
     run = {
         **start,
-        **records.end_record(training, network),
-        "artifacts": folder.write_artifacts(stem, prepared.splits, training, saving.checkpoints),
+        **ended,
+        "calibration": _calibration(prepared, start, network, training, saving),
+        "artifacts": folder.write_artifacts(stem, prepared.splits, training, saving.checkpoints, metadata),
         "total_seconds": training.seconds + time.perf_counter() - started,
         "peak_memory_bytes": environment.peak_memory_bytes(prepared.device),
     }
@@ -215,6 +220,25 @@ def _begin(
 def _free() -> None:
     gc.collect()  # the network and its trainer refer to each other in a cycle
     host.give_back_freed_memory()
+
+
+def _calibration(
+    prepared: Prepared, start: Json, network: Network, training: Training, saving: Saving
+) -> Json | None:
+    """The `calibration` object of a run; the network is left as it was after the best epoch."""
+    if training.best_epoch is None or not saving.folder.writes:
+        return None
+    best = safetensors.torch.load(saving.checkpoints.best(training.best_epoch))
+    network.load_state_dict(best)
+    # With several processes, each has cached the features of its part only.
+    cache = prepared.features_of(start["variant"], start["frozen_sha256_before"])
+    config = prepared.config
+    prefix = FrozenPrefix(
+        network, config.recipe, config.precision, cache=cache if saving.world.size == 1 else None
+    )
+    images, predictions = prepared.images, training.best_predictions
+    found = calibrate(network, prefix, images, predictions, saving.stop.check)
+    return dataclasses.asdict(found)
 
 
 def _train(

@@ -33,6 +33,7 @@ from finetune.data.splits import Splits
 from finetune.errors import RunFolderError, listed
 from finetune.report.page import REPORT_NAME
 from finetune.run import records
+from finetune.run.metadata import with_metadata
 from finetune.run.records import Document, Json, Shard
 from finetune.system import host
 from finetune.system.files import locked, write_atomically
@@ -270,9 +271,21 @@ class RunFolder:
         self._write(self.results_file, text.encode())
 
     def write_artifacts(
-        self, stem: str, splits: Splits, training: Training, checkpoints: Checkpoints
+        self,
+        stem: str,
+        splits: Splits,
+        training: Training,
+        checkpoints: Checkpoints,
+        metadata: dict[str, str],
     ) -> Json | None:
         """Write predictions and checkpoint of the chosen epoch; the `artifacts` object of the run.
+
+        Args:
+            stem: name of the run.
+            splits: of the experiment.
+            training: has ended.
+            checkpoints: of the run.
+            metadata: for the checkpoint.
 
         Raises:
             RunFolderError: a file cannot be written, or the chosen network is missing.
@@ -280,7 +293,7 @@ class RunFolder:
         """
         if training.best_epoch is None or not self.writes:
             return None
-        files = {"checkpoint": checkpoints.best(training.best_epoch)}
+        files = {"checkpoint": with_metadata(checkpoints.best(training.best_epoch), metadata)}
         for name, predictions in training.best_predictions.items():
             split = splits.by_name[name]
             content = records.predictions_csv(split.samples, predictions)

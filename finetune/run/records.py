@@ -21,10 +21,11 @@ from finetune.data.splits import Splits
 from finetune.errors import ConfigError, DataError, RunFolderError
 from finetune.network.network import Network
 from finetune.network.weights import NAMED_WEIGHTS, Weights
+from finetune.run.metadata import model_metadata
 from finetune.training.record import Predictions, Training
 from grader.errors import UnusableError
 from grader.files import read_bytes
-from grader.predictions import parse_predictions
+from grader.predictions import HEADER, parse_predictions
 from grader.strict_json import MAX_BYTES, MAX_VALUES
 
 SCHEMA_VERSION = "2.0"
@@ -212,13 +213,26 @@ def end_record(training: Training, network: Network) -> Json:
     }
 
 
+def checkpoint_metadata(record: Document, start: Json, training: Training) -> dict[str, str]:
+    """What the checkpoint of a run says about itself."""
+    return model_metadata(
+        tuple(record["dataset"]["classes"]),
+        record["config"]["recipe"]["image_size"],
+        schema_version=SCHEMA_VERSION,
+        variant=start["variant"],
+        seed=start["seed"],
+        epoch=training.best_epoch or 0,
+    )
+
+
 def predictions_csv(samples: Sequence[Sample], predictions: Predictions) -> bytes:
-    """A row of sample_id, label, predicted and nll for each image; nine digits restore a float32 exactly."""
+    """A row for each image with the columns that the grader reads; nine digits restore a float32 exactly."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["sample_id", "label", "predicted", "nll"])
-    for sample, predicted, nll in zip(samples, predictions.predicted, predictions.nll, strict=True):
-        writer.writerow([sample.id, sample.label, int(predicted), f"{nll:.9g}"])
+    writer.writerow(HEADER)
+    columns = zip(samples, predictions.predicted, predictions.nll, predictions.confidence, strict=True)
+    for sample, predicted, nll, confidence in columns:
+        writer.writerow([sample.id, sample.label, int(predicted), f"{nll:.9g}", f"{confidence:.9g}"])
     return text.getvalue().encode()
 
 
@@ -249,7 +263,9 @@ def require_gradable(
         )
     for split in (splits.val, splits.test):
         n = len(split.samples)
-        example = predictions_csv(split.samples, Predictions(np.zeros(n, np.int64), np.zeros(n, np.float32)))
+        example = predictions_csv(
+            split.samples, Predictions(np.zeros(n, np.int64), np.zeros(n, np.float32), np.ones(n, np.float32))
+        )
         try:
             parse_predictions(example, "predictions", {n}, len(split.class_counts))
         except UnusableError as error:

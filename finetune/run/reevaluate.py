@@ -9,25 +9,22 @@ from typing import Any, cast
 
 import torch
 
-from finetune.config.experiment import GROUPS, ExperimentConfig, Recipe, Variant
+from finetune.config.experiment import ExperimentConfig, Recipe
 from finetune.data.decode import UNREADABLE, open_image
 from finetune.data.prepare import SplitDataset, prepare_images, split_dataset
 from finetune.data.sources import WHOLE
-from finetune.errors import ConfigError, DataError, WeightsError
-from finetune.network.network import Network
-from finetune.network.resnet18 import build, state_shapes
-from finetune.network.weights import read_state
+from finetune.errors import ConfigError, DataError
 from finetune.run import environment
 from finetune.run.folder import RunFolder
 from finetune.run.records import dataset_name, predictions_csv
 from finetune.run.records import recorded as from_record
+from finetune.run.trained import load_network, precision_of
 from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.files import write_atomically
 from finetune.training.evaluate import evaluate
 from finetune.training.features import FrozenPrefix
-from finetune.training.precision import choose_precision
-from grader.record import SPLITS, Artifact, Results, results_from
+from grader.record import SPLITS, Results, results_from
 
 
 def evaluate_run(
@@ -61,11 +58,9 @@ def evaluate_run(
     target = environment.choose_device(device)
     threads = host.choose_threads(threads)
     torch.set_num_threads(threads)
-    try:
-        precision = choose_precision(config.precision, target, config.recipe.image_size)
-    except ConfigError:
-        precision = "fp32"
-        reporter.say(f"Trained in {config.precision}, evaluated in fp32: losses differ by rounding.")
+    precision = precision_of(config.precision, target, config.recipe.image_size)
+    if precision != config.precision:
+        reporter.say(f"Trained in {config.precision}, evaluated in {precision}: losses differ by rounding.")
     split = _split(config, results, threads)
     for seed, name in itertools.product(results.seeds, SPLITS):
         found = split.by_seed.get(seed, split.splits).by_name[name]
@@ -78,10 +73,7 @@ def evaluate_run(
     for entry in results.runs:
         if entry.artifacts is None:
             continue
-        variant = Variant(name=entry.variant, init="random", train=GROUPS)
-        network = build(variant, len(results.classes), 0, None)
-        network.to(target).to(memory_format=torch.channels_last)
-        _load(network, folder, entry.artifacts.checkpoint, len(results.classes))
+        network = load_network(folder, entry.artifacts.checkpoint, len(results.classes), target)
         prefix = FrozenPrefix(network, config.recipe, precision)
         splits, images = split.of_seed(entry.seed, sources, threads)
         for name, source in images.items():
@@ -151,21 +143,3 @@ def _recorded_config(
         precision=recorded.get("precision", "fp32"),
         recipe=from_record(Recipe, recorded["recipe"]),
     )
-
-
-def _load(network: Network, folder: RunFolder, artifact: Artifact, n_classes: int) -> None:
-    """Load a checkpoint, if it is the recorded one and fits the network."""
-    path = folder.artifact_file(artifact.path)
-    state, digest = read_state(path)
-    if digest != artifact.sha256:
-        raise WeightsError(
-            f"The checkpoint {path} must have the SHA-256 that the results record, but it has another; "
-            "put it back or train again."
-        )
-    shapes = state_shapes(n_classes)
-    if {n: tuple(t.shape) for n, t in state.items()} != shapes:
-        raise WeightsError(
-            f"The checkpoint {path} must hold ResNet-18's parameters and buffers, but it does not; put it "
-            "back or train again."
-        )
-    network.load_state_dict(state)

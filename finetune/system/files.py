@@ -45,12 +45,13 @@ def temporary(path: Path) -> Iterator[Path]:
         partial.touch(exist_ok=False)
         yield partial
     except OSError as error:
-        with suppress(OSError):  # may fail for the same reason
-            partial.unlink(missing_ok=True)
         raise RunFolderError(
             f"{path} cannot be written ({error.strerror}); free disk space or choose another folder with "
             "--out."
         ) from error
+    finally:
+        with suppress(OSError):  # may fail for the same reason as what went before
+            partial.unlink(missing_ok=True)
 
 
 def publish(partial: Path, path: Path) -> None:

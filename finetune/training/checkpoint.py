@@ -109,6 +109,7 @@ class Checkpoints:
         for split, predictions in training.best_predictions.items():
             tensors[f"best.{split}.predicted"] = torch.from_numpy(predictions.predicted)
             tensors[f"best.{split}.nll"] = torch.from_numpy(predictions.nll)
+            tensors[f"best.{split}.confidence"] = torch.from_numpy(predictions.confidence)
         fields = {
             f.name: getattr(training, f.name)
             for f in dataclasses.fields(training)
@@ -230,8 +231,10 @@ def _put(training: Training, tensors: State, trainer: Trainer) -> None:
             buffer = torch.empty_like(parameter).copy_(momentum[name])
             trainer.optimizer.state[parameter]["momentum_buffer"] = buffer
     for split in trainer.images.held_out if best else ():
-        predicted, nll = best[f"{split}.predicted"].numpy(), best[f"{split}.nll"].numpy()
-        training.best_predictions[split] = Predictions(predicted.astype(np.int64), nll)
+        predicted, nll, confidence = (
+            best[f"{split}.{name}"].numpy() for name in ("predicted", "nll", "confidence")
+        )
+        training.best_predictions[split] = Predictions(predicted.astype(np.int64), nll, confidence)
     trainer.resume(training)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch.nn import functional
@@ -51,17 +51,31 @@ def evaluate(
         precision: `fp32` or `bf16`, of the convolutions; the loss is always computed in fp32.
         batch_ended: called after each batch; may raise to stop.
     """
-    network.eval()
     truths = to_device(labels, network.device)
-    predicted, nll = [], []
+    predicted, nll, confidence = [], [], []
     n_seen = 0
+    for logits in logits_of(network, batches, precision):
+        truth = truths[n_seen : n_seen + len(logits)]
+        n_seen += len(logits)
+        predicted.append(logits.argmax(dim=1))
+        nll.append(functional.cross_entropy(logits, truth, reduction="none"))
+        confidence.append(logits.softmax(dim=1).amax(dim=1))
+        batch_ended()
+    return Predictions(*(torch.cat(parts).cpu().numpy() for parts in (predicted, nll, confidence)))
+
+
+def logits_of(
+    network: Network, batches: Iterable[torch.Tensor], precision: str = "fp32"
+) -> Iterator[torch.Tensor]:
+    """Logits [b x n_classes] float32 of each batch; the caller is in `torch.inference_mode()`.
+
+    Args:
+        network: left in eval mode.
+        batches: the frozen prefix's outputs, [b x ...] at a time.
+        precision: `fp32` or `bf16`, of the convolutions.
+    """
+    network.eval()
     with mixed(precision, network.device):
         suffix = in_eval_mode(network.suffix)
         for features in batches:
-            logits = suffix(features).float()
-            truth = truths[n_seen : n_seen + len(logits)]
-            n_seen += len(logits)
-            predicted.append(logits.argmax(dim=1))
-            nll.append(functional.cross_entropy(logits, truth, reduction="none"))
-            batch_ended()
-    return Predictions(torch.cat(predicted).cpu().numpy(), torch.cat(nll).cpu().numpy())
+            yield suffix(features).float()

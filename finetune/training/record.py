@@ -35,10 +35,12 @@ class Predictions:
     Args:
         predicted: [n] most likely class.
         nll: [n] float32 negative log-likelihood of the label, nats.
+        confidence: [n] float32 softmax probability of the predicted class.
     """
 
     predicted: npt.NDArray[np.int64]
     nll: npt.NDArray[np.float32]
+    confidence: npt.NDArray[np.float32]
 
     def metrics(self, labels: npt.NDArray[np.int64]) -> Metrics:
         """Sums against labels [n], in float64."""

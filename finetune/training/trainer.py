@@ -209,8 +209,9 @@ class Trainer:
                 self.prefix.precision,
                 self.batch_evaluated,
             )
+            gather = self.world.all_gather
             predictions[split] = Predictions(
-                self.world.all_gather(found.predicted), self.world.all_gather(found.nll)
+                gather(found.predicted), gather(found.nll), gather(found.confidence)
             )
         return predictions
 

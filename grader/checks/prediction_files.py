@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 RELATIVE = 1e-6  # both sums add the same float32 values, possibly in a different order
 FEWEST_RUNS = 3  # whose median gap is that of an official split
 ROUNDING = 1e-3  # of log-softmax near a tie, at any precision of the logits
+FLOAT32 = 1e-5  # between a float32 probability and its float32 logarithm, whatever computed them
 
 
 def files_intact(evidence: Evidence) -> Finding:
@@ -44,10 +45,11 @@ def files_intact(evidence: Evidence) -> Finding:
 
 
 def recomputed(evidence: Evidence) -> Finding:
-    """Accuracy and loss recomputed from the predictions match the recorded ones.
+    """Accuracy, loss and calibration recomputed from the predictions match the recorded ones.
 
     Rule: for the best epoch on validation and test, n_samples and n_correct equal the counts in the CSV file,
-    and loss_sum equals the sum of its nll column within 1e-6 (relative).
+    loss_sum equals the sum of its nll column within 1e-6 (relative), and the expected calibration error
+    equals that of its confidence column within 1e-6.
 
     Source: the results schema.
     """
@@ -66,15 +68,32 @@ def recomputed(evidence: Evidence) -> Finding:
                 found.append(
                     f"{run.name}, {split}: losses add up to {loss:.6g}, but {recorded.loss_sum:.6g} recorded."
                 )
+            found.extend(_other_calibration(run, split, rows))
     summary = f"Recomputed accuracy and loss match ({counted(len(problems), 'prediction file')})."
     return from_problems(problems, Level.PREDICTIONS, summary)
 
 
+def _other_calibration(run: Run, split: str, rows: "Predictions") -> list[str]:
+    from grader.calibration import expected_calibration_error
+
+    if rows.confidence is None:
+        return []
+    if run.calibration is None:
+        return [f"{run.name}: its calibration is null, but it has a best epoch."]
+    error = expected_calibration_error(rows.confidence, rows.correct)
+    recorded = run.calibration.ece_val if split == "val" else run.calibration.ece_test
+    if abs(error - recorded) <= RELATIVE:
+        return []
+    return [f"{run.name}, {split}: calibration error {error:.6f}, but {recorded:.6f} recorded."]
+
+
 def rows_plausible(evidence: Evidence) -> Finding:
-    """Each image's loss is possible given its prediction.
+    """Each image's loss and confidence are possible given its prediction.
 
     Rule: with K classes, a correct prediction has nll <= ln K, because the largest of K probabilities is at
     least 1/K; an incorrect one has nll >= ln 2, because another class is at least as probable as the label.
+    The confidence c, the probability of the predicted class, is at least 1/K; it equals exp(-nll) if the
+    prediction is correct, else exp(-nll) is at most c and at most 1 − c; each within 1e-5.
 
     Source: the definition of cross-entropy.
     """
@@ -90,8 +109,28 @@ def rows_plausible(evidence: Evidence) -> Finding:
                 f"{run.name}, {split}, line {row + 2}: nll {rows.nll[row]:.4g} is impossible for "
                 f"prediction {rows.predicted[row]} and label {rows.labels[row]}."
                 for row in np.flatnonzero(impossible).tolist()
-            ]
-    return from_problems(problems, Level.PREDICTIONS, "Each image's loss is possible given its prediction.")
+            ] + _impossible_confidences(run, split, rows, len(evidence.results.classes))
+    summary = "Each image's loss and confidence are possible given its prediction."
+    return from_problems(problems, Level.PREDICTIONS, summary)
+
+
+def _impossible_confidences(run: Run, split: str, rows: "Predictions", n_classes: int) -> list[str]:
+    """Problems of the column confidence; none in files of schema version 1, which have no such column."""
+    import numpy as np
+
+    if rows.confidence is None:
+        return []
+    of_label, most = np.exp(-rows.nll), rows.confidence
+    impossible = np.where(
+        rows.correct,
+        np.abs(most - of_label) > FLOAT32,
+        (of_label > most + FLOAT32) | (of_label > 1 - most + FLOAT32),
+    ) | (most < 1 / n_classes - FLOAT32)
+    return [
+        f"{run.name}, {split}, line {row + 2}: confidence {most[row]:.4g} is impossible for prediction "
+        f"{rows.predicted[row]}, label {rows.labels[row]} and nll {rows.nll[row]:.4g}."
+        for row in np.flatnonzero(impossible).tolist()
+    ]
 
 
 def same_samples(evidence: Evidence) -> Finding:

@@ -31,7 +31,8 @@ def rerun_agrees(evidence: Evidence) -> Finding:
     """Predictions recomputed from the checkpoints match the stored ones.
 
     Rule: the images and labels are the same. At most 1% of the images of a file (5% for a run in bf16; at
-    least one image) differ: the predicted class changes, or the nll changes by more than 0.02 + 2%. The
+    least one image) differ: the predicted class changes, or the nll or −ln confidence changes by more than
+    0.02 + 2%. The
     number of correct predictions changes by at most 1% of the images (at least two). Rounding differs
     between machines, coarsely in bf16; it tips near-ties, but equally often in either direction.
 
@@ -56,6 +57,9 @@ def rerun_agrees(evidence: Evidence) -> Finding:
         else:
             differs = np.abs(recomputed.nll - stored.nll) > NLL_TOLERANCE * (1 + stored.nll)
             differs |= recomputed.predicted != stored.predicted
+            if stored.confidence is not None and recomputed.confidence is not None:
+                surprise, stored_surprise = -np.log(recomputed.confidence), -np.log(stored.confidence)
+                differs |= np.abs(surprise - stored_surprise) > NLL_TOLERANCE * (1 + stored_surprise)
             n, n_images = int(differs.sum()), len(stored.labels)
             n_correct, n_stored = int(recomputed.correct.sum()), int(stored.correct.sum())
             if n > max(1, tolerated * n_images):

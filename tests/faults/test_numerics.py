@@ -83,7 +83,7 @@ def test_evaluation_sums_in_float64() -> None:
     exact = 2.0**24 + 1001
     assert float(nll.cumsum(dtype=np.float32)[-1]) != exact  # float32 would lose the small ones
     labels = np.zeros(len(nll), np.int64)
-    assert Predictions(labels, nll).metrics(labels).loss_sum == exact
+    assert Predictions(labels, nll, nll).metrics(labels).loss_sum == exact
 
 
 @pytest.mark.usefixtures("narrow")

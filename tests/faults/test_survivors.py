@@ -55,7 +55,11 @@ def test_one_nan_loss_is_enough(trainer: Trainer, where: str | None, value: floa
     trainer.training.current.batches = 1
     trainer.training.current.loss_sum = value if where == "train" else 1.0
     predictions = {
-        split: Predictions(np.zeros(2, np.int64), np.array([value if where == split else 1, 1], np.float32))
+        split: Predictions(
+            np.zeros(2, np.int64),
+            np.array([value if where == split else 1, 1], np.float32),
+            np.ones(2, np.float32),
+        )
         for split in ("val", "test")
     }
     trainer._conclude(1, predictions, 0.0)

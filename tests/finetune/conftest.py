@@ -19,6 +19,7 @@ from finetune.run import experiment as experiment_module
 from finetune.run.experiment import run_experiment
 from finetune.system.signals import Stopped, StopRequest
 from tests.builders.config import tiny_config
+from tests.builders.images import image_tree
 from tests.builders.networks import use_narrow_network
 from tests.builders.runs import Command, RecordingReporter, StopAt
 from tests.builders.server import Server
@@ -87,6 +88,25 @@ def finished(
     reporter = RecordingReporter()
     record = run_experiment(config, out, reporter, StopRequest())
     return out, config, record, reporter
+
+
+@pytest.fixture(scope="session")
+def photos_run(tmp_path_factory: pytest.TempPathFactory, narrow_file: Path) -> tuple[Path, Path]:
+    """Run folder of B and C with the narrow network, and the photos of cats and dogs; not to be changed."""
+    root = tmp_path_factory.mktemp("photos_run")
+    photos = image_tree(root / "photos", {"cat": 14, "dog": 14})
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_narrow_network(monkeypatch, draw=False)
+        config = tiny_config(
+            dataset=f"imagefolder:{photos}",
+            weights=str(narrow_file),
+            subset=None,
+            precision="fp32",
+            lr=0.001,
+            image_size=32,
+        ).pick("b,c")
+        run_experiment(config, root / "run", RecordingReporter(), StopRequest())
+    return root / "run", photos
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from grader import resnet18
+from grader.calibration import expected_calibration_error
 from grader.evidence import Evidence, Thresholds, gather
 from grader.load import Submission
 from grader.record import results_from
@@ -49,7 +53,12 @@ class Forger:
         return [line.split(",") for line in self.path(variant, split).read_text().splitlines()[1:]]
 
     def write_rows(self, variant: str, split: str, rows: Rows) -> None:
-        lines = ["sample_id,label,predicted,nll", *(",".join(row) for row in rows), ""]
+        """Write the rows, with confidences that fit: that of a correct prediction follows from its loss."""
+        for row in rows:
+            if row[4:] and row[1] == row[2] and abs(math.exp(-float(row[3])) - float(row[4])) > 1e-5:
+                row[4] = f"{math.exp(-float(row[3])):.9g}"
+        header = self.path(variant, split).read_text().partition("\n")[0]
+        lines = [header, *(",".join(row) for row in rows), ""]
         self.write(variant, split, "\n".join(lines).encode())
 
     def write(self, variant: str, split: str, content: bytes) -> None:
@@ -66,6 +75,10 @@ class Forger:
             "n_correct": sum(row[1] == row[2] for row in rows),
             "n_samples": len(rows),
         }
+        if rows[0][4:]:
+            confidence, correct = ([float(r[4]) for r in rows], [r[1] == r[2] for r in rows])
+            error = expected_calibration_error(np.array(confidence), np.array(correct))
+            self.run(variant)["calibration"][f"ece_{split}"] = error
 
 
 @dataclass(frozen=True)
@@ -469,8 +482,8 @@ def a_prediction_swapped(f: Forger) -> None:
     rows = f.rows("C", "test")
     wrong = next(row for row in rows if row[1] != row[2])
     wrong[2] = wrong[1]
-    lines = ["sample_id,label,predicted,nll", *(",".join(row) for row in rows), ""]
-    f.path("C", "test").write_text("\n".join(lines))
+    header = f.path("C", "test").read_text().partition("\n")[0]
+    f.path("C", "test").write_text("\n".join([header, *(",".join(row) for row in rows), ""]))
 
 
 @forgery("files-intact")
@@ -638,7 +651,8 @@ def _deal(f: Forger, **sources: str) -> None:
             run = f.run(variant, seed)
             for mine, theirs in zip(run["epochs"], before[source]["epochs"], strict=True):
                 mine.update({split: theirs[split] for split in achieved})
-            run.update({key: before[source][key] for key in ("best_epoch", "artifacts")})
+            own = before[source].keys() & {"best_epoch", "artifacts", "calibration"}
+            run.update({key: before[source][key] for key in own})
 
 
 @forgery("b-beats-a")

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from grader.calibration import N_BINS, expected_calibration_error
+from grader.predictions import HEADER
 from grader.resnet18 import GROUPS, count, of_groups, parameter_shapes
 from grader.truth import Truth
 
@@ -49,21 +51,31 @@ def ids_of(split: str, size: Size) -> list[str]:
 
 def simulate(
     labels: NDArray[np.int64], n_classes: int, skill: float, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Predictions and losses of a network whose label logit stands out by about `skill`."""
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    """Predictions, losses and confidences of a network whose label logit stands out by about `skill`."""
     logits = rng.normal(0, 1.5, (len(labels), n_classes)).astype(np.float32)
     logits[np.arange(len(labels)), labels] += rng.normal(skill, 1.5, len(labels)).astype(np.float32)
     logits -= logits.max(axis=1, keepdims=True)
     nll = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
-    return logits.argmax(axis=1), np.maximum(nll, 0).astype(np.float32)
+    confidence = 1 / np.exp(logits).sum(axis=1)
+    return logits.argmax(axis=1), np.maximum(nll, 0).astype(np.float32), confidence.astype(np.float32)
 
 
-def csv_text(ids: list[str], labels: Any, predicted: Any, nll: Any) -> str:
-    rows = zip(ids, labels.tolist(), predicted.tolist(), nll.tolist(), strict=True)
-    return "sample_id,label,predicted,nll\n" + "".join(f"{i},{y},{p},{loss:.9g}\n" for i, y, p, loss in rows)
+def csv_text(ids: list[str], labels: Any, *columns: Any) -> str:
+    rows = zip(ids, labels.tolist(), *(column.tolist() for column in columns), strict=True)
+    return f"{','.join(HEADER)}\n" + "".join(f"{i},{y},{p},{v:.9g},{c:.9g}\n" for i, y, p, v, c in rows)
 
 
-def metrics(labels: Any, predicted: Any, nll: Any) -> dict[str, Any]:
+def calibration(labels: Any, seen: dict[str, Any]) -> dict[str, Any]:
+    errors = {
+        f"ece_{split}": expected_calibration_error(confidence, predicted == labels[split])
+        for split, (predicted, _, confidence) in seen.items()
+        if split != "train"
+    }
+    return {"temperature": 1.25, **errors, "ece_test_scaled": 0.01, "n_bins": N_BINS}
+
+
+def metrics(labels: Any, predicted: Any, nll: Any, _confidence: Any) -> dict[str, Any]:
     return {
         "loss_sum": float(nll.astype(np.float64).sum()),
         "n_correct": int((labels == predicted).sum()),
@@ -104,7 +116,7 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
         split: labels_of(n, size.n_classes)
         for split, n in (("train", size.n_train), ("val", size.n_val), ("test", size.n_test))
     }
-    epochs, files = [], []
+    epochs, files, calibrations = [], [], []
     for number in range(1, size.epochs + 1):
         share = 0.4 + 0.6 * number / size.epochs
         is_sketch = size.sketch and number < size.epochs
@@ -135,6 +147,7 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
         files.append(
             {s: csv_text(ids_of(s, size), labels[s], *seen[s]).encode() for s in seen if s != "train"}
         )
+        calibrations.append(calibration(labels, seen) if seen else None)
     best = max(epochs, key=lambda e: (e["val"]["n_correct"], -e["val"]["loss_sum"], -e["epoch"]))["epoch"]
     artifacts = {"checkpoint": f"checkpoints/{variant}-seed{seed}.safetensors"}
     hashes = {"checkpoint": sha(("checkpoint", variant, seed))}
@@ -171,6 +184,7 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
         },
         "epochs": epochs,
         "best_epoch": best,
+        "calibration": calibrations[best - 1],
         "total_seconds": training + 0.3 * size.epochs + 1,
         "images_per_second": size.epochs * size.n_train / training,
         "peak_memory_bytes": 900_000_000,

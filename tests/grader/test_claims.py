@@ -74,7 +74,7 @@ class TestBeats:
         first, second = (
             next(r for r in document["runs"] if (r["variant"], r["seed"]) == (v, 1)) for v in "AB"
         )
-        for key in ("epochs", "best_epoch", "artifacts", "total_seconds", "images_per_second"):
+        for key in ("epochs", "best_epoch", "calibration", "artifacts", "total_seconds", "images_per_second"):
             first[key], second[key] = second[key], first[key]
         (run / "results.json").write_text(json.dumps(document))
         finding = grade(Job(run, "run", policy)).findings["b-beats-a"]

@@ -13,12 +13,17 @@ from grader.files import below
 from grader.grade import Job, grade
 from grader.load import load
 from grader.policy import Policy
-from grader.predictions import parse_predictions
+from grader.predictions import HEADER_1, Predictions, parse_predictions
 from grader.strict_json import MAX_BYTES, parse
 from tests.grader.forgeries import Forger
 
 HEADER = b"sample_id,label,predicted,nll\n"
 GOOD = HEADER + b'a,0,0,0.5\n"b,c",1,0,1.5\n'
+
+
+def parse_four(content: bytes, shown: str, counts: list[int], n_classes: int) -> Predictions:
+    """Parse a file with the four columns of schema version 1."""
+    return parse_predictions(content, shown, counts, n_classes, HEADER_1)
 
 
 def problems_of(call: Callable[[], object]) -> tuple[str, ...]:
@@ -158,7 +163,7 @@ class TestSchema:
 
 class TestCsv:
     def test_quoted_names_are_read(self) -> None:
-        found = parse_predictions(GOOD, "f", [2], 10)
+        found = parse_four(GOOD, "f", [2], 10)
         assert found.sample_ids == ("a", "b,c")
         assert found.nll.tolist() == [0.5, 1.5]
 
@@ -192,21 +197,28 @@ class TestCsv:
         ],
     )  # fmt: skip
     def test_is_refused(self, content: bytes, problem: str) -> None:
-        (found,) = problems_of(lambda: parse_predictions(content, "f", [2], 10))
+        (found,) = problems_of(lambda: parse_four(content, "f", [2], 10))
         assert found.endswith(problem) or problem in found
 
     def test_line_ends_of_windows_are_read(self) -> None:
         # The hash has noticed; the rows are still the rows.
         content = HEADER.replace(b"\n", b"\r\n") + b"a,0,0,1\r\n"
-        assert parse_predictions(content, "f", [1], 2).nll.tolist() == [1.0]
+        assert parse_four(content, "f", [1], 2).nll.tolist() == [1.0]
 
     def test_class_folders_may_start_with_a_sign(self) -> None:
         content = HEADER + b"+1/a.jpg,0,0,1\n-1/a.jpg,1,0,1\n"
-        assert parse_predictions(content, "f", [2], 2).sample_ids == ("+1/a.jpg", "-1/a.jpg")
+        assert parse_four(content, "f", [2], 2).sample_ids == ("+1/a.jpg", "-1/a.jpg")
 
     def test_every_bad_cell_is_reported(self) -> None:
         content = HEADER + b"a,x,0,1\nb,0,y,1\n"
-        assert len(problems_of(lambda: parse_predictions(content, "f", [2], 10))) == 2
+        assert len(problems_of(lambda: parse_four(content, "f", [2], 10))) == 2
+
+    @pytest.mark.parametrize("cell", ["0", "-0.1", "1.01", "nan", "", "1e999"])
+    def test_a_confidence_that_is_no_probability(self, cell: str) -> None:
+        content = f"sample_id,label,predicted,nll,confidence\na,0,0,1,{cell}\n".encode()
+        (found,) = problems_of(lambda: parse_predictions(content, "f", [1], 10))
+        assert "confidence" in found
+        assert "line 2" in found
 
 
 def test_problems_of_all_files_are_reported_together(honest: Path, tmp_path: Path, policy: Policy) -> None:

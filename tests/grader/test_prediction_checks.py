@@ -67,6 +67,52 @@ class TestRowsPlausible:
         assert prediction_files.rows_plausible(with_rows(evidence, change)).status is status
 
 
+class TestConfidence:
+    # Ten classes, and the second class is as probable as the rest allows.
+    @pytest.mark.parametrize(
+        ("is_right", "nll", "confidence", "status"),
+        [
+            (True, 0.693147181, 0.5, Status.HOLDS),
+            (True, 0.693147181, 0.50002, Status.FAILS),
+            (True, 0.693147181, 0.49998, Status.FAILS),
+            (False, 1.2039728, 0.7, Status.HOLDS),  # the label has the other 0.3
+            (False, 1.2039728, 0.70002, Status.FAILS),  # more than 1 in all
+            (False, 0.9162907, 0.4, Status.HOLDS),  # a tie
+            (False, 0.9162907, 0.39998, Status.FAILS),  # the label is more probable than the prediction
+            (False, 5.0, 0.1, Status.HOLDS),
+            (False, 5.0, 0.09998, Status.FAILS),  # another class is more probable
+        ],
+    )
+    def test_what_is_possible(
+        self, evidence: Evidence, is_right: bool, nll: float, confidence: float, status: Status
+    ) -> None:
+        def change(_: Predictions) -> Predictions:
+            labels = np.zeros(3, np.int64)
+            predicted = labels if is_right else labels + 1
+            return Predictions(("a", "b", "c"), labels, predicted, np.full(3, nll), np.full(3, confidence))
+
+        assert prediction_files.rows_plausible(with_rows(evidence, change)).status is status
+
+
+class TestCalibration:
+    def changed(self, honest: Path, **recorded: float) -> Evidence:
+        evidence = gather(load(honest), Thresholds())
+        first = evidence.results.runs[0].calibration
+        assert first is not None
+        return first_run(evidence, calibration=replace(first, **recorded))
+
+    def test_errors_recomputed_from_the_files(self, honest: Path) -> None:
+        assert prediction_files.recomputed(self.changed(honest)).status is Status.HOLDS
+        for name in ("ece_val", "ece_test"):
+            found = prediction_files.recomputed(self.changed(honest, **{name: 0.5}))
+            assert found.status is Status.FAILS
+            assert "calibration error" in found.summary
+
+    def test_none_is_recorded(self, honest: Path) -> None:
+        evidence = first_run(gather(load(honest), Thresholds()), calibration=None)
+        assert "calibration is null" in prediction_files.recomputed(evidence).summary
+
+
 class TestRecomputed:
     @pytest.mark.parametrize(
         ("factor", "status"), [(1 + 9e-7, Status.HOLDS), (1 - 9e-7, Status.HOLDS), (1 + 2e-6, Status.FAILS)]
@@ -200,6 +246,15 @@ class TestRerun:
         losses[:n_moved] += by
         fresh = {FIRST: replace(stored[FIRST], nll=losses)}
         return replace(evidence, predictions=stored, rerun=Rerun({}, fresh))
+
+    @pytest.mark.parametrize(("factor", "status"), [(0.985, Status.HOLDS), (0.9, Status.FAILS)])
+    def test_how_far_a_confidence_may_move(self, honest: Path, factor: float, status: Status) -> None:
+        evidence = gather(load(honest), Thresholds())
+        stored = evidence.predictions[FIRST]
+        assert stored.confidence is not None
+        fresh = {FIRST: replace(stored, confidence=stored.confidence * factor)}
+        evidence = replace(evidence, predictions={FIRST: stored}, rerun=Rerun({}, fresh))
+        assert rerun.rerun_agrees(evidence).status is status
 
     @pytest.mark.parametrize(
         ("by", "nll", "status"),

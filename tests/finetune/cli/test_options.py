@@ -200,3 +200,15 @@ class TestHelp:
                 "--help",
             ),
         }
+
+
+def test_a_folder_is_a_data_set(configure: Configure, tmp_path: Path) -> None:
+    for name in ("photos", "digits"):
+        (tmp_path / name).mkdir()
+    wanted = {
+        "photos": "imagefolder:photos",
+        "./digits": "imagefolder:./digits",
+        "digits": "digits",
+        "imagefolder:photos": "imagefolder:photos",
+    }
+    assert {given: configure("--dataset", given).dataset for given in wanted} == wanted

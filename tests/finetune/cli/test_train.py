@@ -107,7 +107,10 @@ class TestRefused:
             (["--variants", ""], "variant must be one of A, B, C"),
             (["--preset", "nope"], "preset must be "),
             (["--preset", "nope.toml"], "The preset file nope.toml cannot be read"),
-            (["--dataset", "mnist"], "dataset must be flowers102, digits or imagefolder:PATH, but 'mnist'"),
+            (
+                ["--dataset", "mnist"],
+                "dataset must be flowers102, digits or an existing folder of images, but 'mnist'",
+            ),
             (["--dataset", "imagefolder:nope"], "Folder not found: nope; imagefolder:PATH must name"),
             (["--dataset", "digits", "--split", "official"], "--split official requires a data set"),
             (["--dataset", "digits", "--weights", "nope.pth"], "nope.pth cannot be read"),

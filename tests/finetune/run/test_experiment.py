@@ -335,7 +335,7 @@ class TestEvaluate:
 class TestResume:
     """Three steps, six batches of evaluation and an epoch's end: ten safe points an epoch, two epochs."""
 
-    @pytest.mark.parametrize("n", [1, 3, 4, 9, 10, 20, 25])
+    @pytest.mark.parametrize("n", [1, 3, 4, 9, 10, 20, 25, 31])
     def test_a_signal_anywhere(
         self, experiment: Run, tmp_path: Path, whole: tuple[dict[str, Any], dict[str, str]], n: int
     ) -> None:
@@ -362,7 +362,7 @@ class TestResume:
     def test_finished_variants_are_not_run_again(
         self, stopped_at: Copy, tmp_path: Path, narrow_weights: Path
     ) -> None:
-        stopped_at(tmp_path / "run", 25)
+        stopped_at(tmp_path / "run", 31)
         config = tiny_config(weights=str(narrow_weights), variants=(A, C))
         for expected in (["C"], []):  # the second time the experiment is finished
             reporter = RecordingReporter()
@@ -432,7 +432,7 @@ class TestIdentity:
     def test_another_configuration(
         self, experiment: Run, stopped_at: Copy, tmp_path: Path, change: dict[str, Any], named: str
     ) -> None:
-        stopped_at(tmp_path / "run", 25)
+        stopped_at(tmp_path / "run", 31)
         with pytest.raises(
             RunFolderError,
             match=f"must be resumed with the same images, weights and settings, but .* {named}",
@@ -444,7 +444,7 @@ class TestIdentity:
         image_tree(tmp_path / "pets", {f"{s}/{c}": 10 for s in ("train", "val", "test") for c in "ab"})
         fields = {"dataset": f"imagefolder:{tmp_path / 'pets'}", "subset": None, "variants": (A, C)}
         with pytest.raises(Stopped):
-            experiment(tmp_path / "run", stop=StopAt(25 if ended else 2), **fields)
+            experiment(tmp_path / "run", stop=StopAt(31 if ended else 2), **fields)
         photo(tmp_path / "pets" / "val" / "a" / "000.png", 12345)
         with pytest.raises(RunFolderError, match=r"dataset\.splits\.val\.fingerprint was .* and is"):
             experiment(tmp_path / "run", resume=True, **fields)
@@ -452,7 +452,7 @@ class TestIdentity:
     def test_other_weights(
         self, experiment: Run, stopped_at: Copy, narrow_weights: Path, tmp_path: Path
     ) -> None:
-        stopped_at(tmp_path / "run", 25)
+        stopped_at(tmp_path / "run", 31)
         state = safetensors.torch.load(narrow_weights.read_bytes())
         state["conv1.weight"][0, 0, 0, 0] += 1
         other = tmp_path / narrow_weights.name
@@ -465,7 +465,7 @@ class TestIdentity:
     def test_a_tampered_file_is_refused(
         self, experiment: Run, stopped_at: Copy, tmp_path: Path, name: str, content: str
     ) -> None:
-        stopped_at(tmp_path / "run", 25 if name == "results.json" else 12)
+        stopped_at(tmp_path / "run", 31 if name == "results.json" else 12)
         (tmp_path / "run" / name).write_text(content)
         with pytest.raises(RunFolderError):
             experiment(tmp_path / "run", resume=True, variants=(A, C))
@@ -473,7 +473,7 @@ class TestIdentity:
     def test_a_folder_that_another_process_uses(
         self, experiment: Run, stopped_at: Copy, tmp_path: Path
     ) -> None:
-        stopped_at(tmp_path / "run", 25)
+        stopped_at(tmp_path / "run", 31)
         with locked(tmp_path / "run"), pytest.raises(RunFolderError, match="Only one process"):
             experiment(tmp_path / "run", resume=True, variants=(A, C))
 

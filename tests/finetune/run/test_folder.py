@@ -361,10 +361,12 @@ class TestBestCheckpoint:
 def test_predictions_give_every_float_back_exactly() -> None:
     rng = np.random.default_rng(0)
     nll = np.exp(rng.normal(0, 20, 1000)).astype(np.float32)
+    confidence = rng.uniform(0.2, 1, 1000).astype(np.float32)
     samples = [Sample(f'a,"{i}\n', i % 3, np.zeros((1, 1), dtype=np.uint8)) for i in range(1000)]
-    text = predictions_csv(samples, Predictions(np.arange(1000) % 5, nll)).decode()
+    text = predictions_csv(samples, Predictions(np.arange(1000) % 5, nll, confidence)).decode()
     rows = list(csv.DictReader(text.splitlines(keepends=True)))
     assert [r["sample_id"] for r in rows] == [s.id for s in samples]
     assert [int(r["label"]) for r in rows] == [s.label for s in samples]
     assert [int(r["predicted"]) for r in rows] == [i % 5 for i in range(1000)]
     np.testing.assert_array_equal(np.array([np.float32(r["nll"]) for r in rows]), nll)
+    np.testing.assert_array_equal(np.array([np.float32(r["confidence"]) for r in rows]), confidence)

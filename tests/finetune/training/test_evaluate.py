@@ -88,7 +88,7 @@ def test_calls_back_after_each_batch(network: Network) -> None:
 def test_metrics_are_summed_in_float64() -> None:
     n = 1_000_000
     nll = np.full(n, 0.1, dtype=np.float32)
-    found = Predictions(np.zeros(n, dtype=np.int64), nll).metrics(np.zeros(n, dtype=np.int64))
+    found = Predictions(np.zeros(n, dtype=np.int64), nll, nll).metrics(np.zeros(n, dtype=np.int64))
     assert found.loss_sum == pytest.approx(float(np.float32(0.1)) * n, rel=1e-12)
     assert found.n_correct == n
 

@@ -1,0 +1,269 @@
+"""finetune from Python: the same as on the command line, without a trace in the session that calls it.
+
+    import finetune as ft
+
+    run = ft.train("photos", epochs=5)     # or ft.load_run("runs/photos-20260101-120000")
+    print(run.verdict)
+    run.results.runs[0].best.test.accuracy
+    run.predictions("B")                   # a pandas DataFrame, or a list where pandas is not installed
+    run.predict(["new-photo.jpg", "more-photos"])
+    run.plot_curves()
+
+Whatever these functions change to do their work, such as threads, environment variables, warning filters and
+signal handlers, is as it was when they return. Everything they refuse is a `finetune.errors.FinetuneError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from finetune.cli.options import OPTIONS, configure
+from finetune.cli.train import default_folder
+from finetune.system.session import undisturbed
+from finetune.system.signals import Stopped, StopRequest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from finetune.run.predict import Prediction
+    from grader.record import Results
+    from grader.verdict import Grade
+
+Rows = Any
+"""A pandas DataFrame, or a list of dictionaries where pandas is not installed."""
+
+
+class Options(TypedDict, total=False):
+    """What `train` takes beside the data set; `finetune train --help` describes each option."""
+
+    preset: str
+    data_root: str
+    split: str
+    subset: int
+    weights: str
+    variants: str | Sequence[str]
+    epochs: int
+    batch_size: int
+    lr: float
+    image_size: int
+    seed: int
+    seeds: int
+    device: str
+    on_bad_image: str
+    deterministic: bool
+    threads: int
+    workers: int
+    store: str
+    precision: str
+    cache_views: int | str
+
+
+class Run:
+    """A run folder with finished results.
+
+    Args:
+        path: of the folder.
+
+    Raises:
+        RunFolderError: it has no results, or they are damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        from finetune.run.folder import RunFolder
+
+        self.path = Path(path)
+        self._folder = RunFolder(self.path)
+        self.results: Results = self._folder.results()
+        """Everything in results.json as typed records."""
+
+    def __repr__(self) -> str:
+        return f"<Run {self.path}: {self.verdict}>"
+
+    @cached_property
+    def grade(self) -> Grade:
+        """The grader's findings and verdict under its default policy."""
+        from grader.grade import Job, grade
+        from grader.policy import load_policy
+
+        return grade(Job(self.path, self.path.name, load_policy("default")))
+
+    @property
+    def verdict(self) -> str:
+        """Whether pretraining pays and whether every layer must be trained, in sentences."""
+        from grader.verdict import NO_NETWORK
+
+        # That a stranger's files could be made up need not be said of one's own run.
+        return " ".join(sentence for sentence in self.grade.sentences if sentence != NO_NETWORK)
+
+    def predictions(
+        self, variant: str | None = None, *, seed: int | None = None, split: str = "test"
+    ) -> Rows:
+        """What a variant predicted in its best epoch for each image of `val` or `test`.
+
+        Args:
+            variant: such as "B"; None means the one that the verdict advises.
+            seed: None means that of the highest validation accuracy.
+            split: `val` or `test`.
+
+        Returns:
+            A row for each image with sample_id, label, predicted (class names), correct, nll (negative
+            log-likelihood of the label, nats) and confidence (probability of the predicted class).
+
+        Raises:
+            FinetuneError: no such variant, seed or split, or its file is damaged.
+        """
+        from finetune.run.saved_predictions import rows_of
+        from finetune.run.trained import choose_run
+
+        run, _ = choose_run(self._folder, self.results, variant, seed)
+        return _table(rows_of(self._folder, self.results, run, split))
+
+    def predict(
+        self,
+        paths: str | Path | Iterable[str | Path],
+        *,
+        variant: str | None = None,
+        seed: int | None = None,
+        top: int = 1,
+        device: str = "auto",
+    ) -> Rows:
+        """Predict images, and the images in folders.
+
+        Args:
+            paths: images and folders.
+            variant: such as "B"; None means the one that the verdict advises.
+            seed: None means that of the highest validation accuracy.
+            top: most probable classes wanted for each image.
+            device: `auto`, `cpu` or `cuda`.
+
+        Returns:
+            Rows with path, rank (from 1), class, probability (calibrated) and problem; a file that cannot be
+            read has one row, with rank, class and probability None.
+
+        Raises:
+            FinetuneError: no such variant or seed, nothing at a path, or no image.
+        """
+        from finetune.run.predict import predict
+        from finetune.run.trained import open_model
+        from finetune.system.host import choose_threads
+
+        given = [paths] if isinstance(paths, str | Path) else paths
+        with undisturbed():
+            threads = choose_threads(None)
+            model = open_model(self.path, variant, seed, device, threads)
+            found = list(predict(model, map(Path, given), top=top, workers=threads))
+        return _table([row for prediction in found for row in _rows(prediction)])
+
+    def plot_curves(self) -> Figure:
+        """Accuracy and loss by epoch; a notebook shows what a cell ends with."""
+        from finetune.run.curves import curves_figure
+
+        figure = curves_figure(self.results)
+
+        def png() -> bytes:
+            picture = io.BytesIO()
+            figure.savefig(picture, format="png", dpi=100)
+            return picture.getvalue()
+
+        # IPython asks for this; it would need pyplot, whose state is the caller's, to show the figure itself.
+        figure._repr_png_ = png  # type: ignore[attr-defined]
+        return figure
+
+
+def load_run(path: str | Path) -> Run:
+    """A run folder that `train` or `finetune train` has written.
+
+    Raises:
+        RunFolderError: it has no results, or they are damaged.
+    """
+    return Run(path)
+
+
+def train(
+    dataset: str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    **options: Unpack[Options],
+) -> Run:
+    """Train the variants and write a run folder, as `finetune train` does.
+
+    Ctrl-C, or interrupting the notebook's kernel, stops after the current step with a checkpoint and raises
+    KeyboardInterrupt; `finetune train --resume RUN` continues.
+
+    Args:
+        dataset: a folder of images, `flowers102` or `digits`; None means the preset's.
+        out: run folder, new or empty; None means runs/DATASET-TIME.
+        quiet: print nothing.
+        options: those of `finetune train`, such as epochs=5 or variants="a,c".
+
+    Returns:
+        The run. A variant whose training failed says so in its results.
+
+    Raises:
+        FinetuneError: something that the caller can put right.
+        TypeError: an unknown option.
+        KeyboardInterrupt: it was interrupted.
+    """
+    given: dict[str, Any] = dict(options)
+    for name in given:
+        if name not in OPTIONS:
+            near = difflib.get_close_matches(name, OPTIONS, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"train() got an unexpected keyword argument {name!r}{hint}")
+    if dataset is not None:
+        given["dataset"] = str(dataset)
+    if not isinstance(given.get("variants", ""), str):
+        given["variants"] = ",".join(given["variants"])
+    config = configure({name: value for name, value in given.items() if value is not None})
+    folder = Path(out) if out is not None else default_folder(config)
+    stop = _InterruptRequest()
+    with undisturbed():
+        stop.install()
+        from rich.console import Console
+
+        from finetune.run.experiment import run_experiment
+        from finetune.system.console import Reporter
+
+        try:
+            run_experiment(config, folder, Reporter(Console(quiet=True) if quiet else None), stop)
+        except Stopped as stopped:
+            number = stopped.number
+        else:
+            return Run(folder)
+    if number != signal.SIGINT:
+        signal.raise_signal(number)  # for the handlers of the session, which are in place again
+    raise KeyboardInterrupt(f"Interrupted. Resume with: finetune train --resume {folder}")
+
+
+class _InterruptRequest(StopRequest):
+    """A second interrupt also stops at once, but must not end the session that called `train`."""
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None:
+            raise KeyboardInterrupt
+        super()._receive(number, frame)
+
+
+def _rows(prediction: Prediction) -> Iterator[dict[str, Any]]:
+    """The rows of one file."""
+    file = {"path": str(prediction.path), "rank": None, "class": None, "probability": None}
+    if prediction.problem is not None:
+        yield {**file, "problem": prediction.problem}
+    for rank, (name, probability) in enumerate(prediction.classes, 1):
+        yield {**file, "rank": rank, "class": name, "probability": probability, "problem": None}
+
+
+def _table(rows: list[dict[str, Any]]) -> Rows:
+    try:
+        import pandas
+    except ModuleNotFoundError:
+        return rows
+    return pandas.DataFrame(rows)

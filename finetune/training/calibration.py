@@ -1,0 +1,125 @@
+"""Temperature scaling: one number, fitted on validation, that makes probabilities match accuracies.
+
+The predicted class stays the same, since dividing all logits by one number keeps their order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.optimize
+import torch
+
+from finetune.data.prepare import Images
+from finetune.data.sources import WHOLE
+from finetune.network.network import Network
+from finetune.training.evaluate import logits_of
+from finetune.training.features import FrozenPrefix
+from finetune.training.record import Predictions
+from grader.calibration import N_BINS, expected_calibration_error
+
+TEMPERATURES = (0.01, 100.0)
+"""Where a temperature is looked for; a network that is right on all validation images has no best one."""
+
+ROWS = 4096
+"""Rows of logits that are converted to float64 at a time."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well a network's probabilities match its accuracy; errors are from 0 to 1.
+
+    Args:
+        temperature: by which logits are divided before the softmax.
+        ece_val: expected calibration error on validation, at temperature 1.
+        ece_test: the same on test.
+        ece_test_scaled: on test, at the temperature.
+        n_bins: of the three errors.
+    """
+
+    temperature: float
+    ece_val: float
+    ece_test: float
+    ece_test_scaled: float
+    n_bins: int = N_BINS
+
+
+@torch.inference_mode()
+def calibrate(
+    network: Network,
+    prefix: FrozenPrefix,
+    images: Images,
+    predictions: dict[str, Predictions],
+    batch_ended: Callable[[], None] = lambda: None,
+) -> Calibration:
+    """Fit the temperature on validation and measure calibration there and on test.
+
+    Args:
+        network: after the epoch of the predictions.
+        prefix: the network's.
+        images: of the experiment.
+        predictions: of that epoch on `val` and `test`.
+        batch_ended: called after each batch; may raise to stop.
+    """
+    correct = {
+        split: found.predicted == images.held_out[split][1].numpy() for split, found in predictions.items()
+    }
+    errors = {
+        split: expected_calibration_error(found.confidence, correct[split])
+        for split, found in predictions.items()
+    }
+    logits = []
+    for batch in logits_of(
+        network, prefix.held_out("val", images.held_out["val"][0], WHOLE), prefix.precision
+    ):
+        logits.append(batch.cpu())
+        batch_ended()
+    temperature = fit_temperature(torch.cat(logits).numpy(), images.held_out["val"][1].numpy())
+    scaled = []
+    for batch in logits_of(
+        network, prefix.held_out("test", images.held_out["test"][0], WHOLE), prefix.precision
+    ):
+        scaled.append((batch / temperature).softmax(dim=1).amax(dim=1).cpu())
+        batch_ended()
+    ece_scaled = expected_calibration_error(torch.cat(scaled).numpy(), correct["test"])
+    return Calibration(temperature, errors["val"], errors["test"], ece_scaled)
+
+
+def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+    """The temperature that minimizes the mean negative log-likelihood (Guo et al. 2017, section 4.2).
+
+    The likelihood is concave in the inverse of the temperature, so its maximum is where the slope is zero.
+
+    Args:
+        logits: [n x n_classes].
+        labels: [n].
+
+    Returns:
+        The temperature, within `TEMPERATURES`.
+    """
+    low, high = (math.log(t) for t in TEMPERATURES)
+
+    def slope(log_temperature: float) -> float:
+        return _slope(logits, labels, math.exp(-log_temperature))
+
+    if slope(low) <= 0:
+        return TEMPERATURES[0]
+    if slope(high) >= 0:
+        return TEMPERATURES[1]
+    return math.exp(scipy.optimize.brentq(slope, low, high, xtol=1e-9))
+
+
+def _slope(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], inverse: float) -> float:
+    """Derivative of the summed negative log-likelihood with respect to the inverse temperature."""
+    total = 0.0
+    for start in range(0, len(labels), ROWS):
+        rows = logits[start : start + ROWS].astype(np.float64)
+        rows -= rows.max(axis=1, keepdims=True)
+        weights = np.exp(rows * inverse)
+        expected = (weights * rows).sum(axis=1) / weights.sum(axis=1)
+        total += float((expected - rows[np.arange(len(rows)), labels[start : start + ROWS]]).sum())
+    return total
