@@ -232,10 +232,10 @@ def _tune(given: str | None, preset: Tune | None, lr: float | None) -> Tune | No
         rates = preset.rates if preset else Tune().rates
         tune = None if given == "off" else Tune(mode=given, rates=rates)
     if tune is not None and lr is not None:
-        advice = "leave --lr out" if given else "leave --lr out, or add --tune off"
+        advice = "name the rates to try in a preset, [tune] rates = [...]" if given else "add --tune off"
         raise ConfigError(
             f"With --tune trials choose the learning rate of each variant, but --lr {lr:g} was given too; "
-            f"{advice}. The rates to try stand in the preset: [tune] rates = [...]."
+            f"leave --lr out, or {advice}."
         )
     return tune
 

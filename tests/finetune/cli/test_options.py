@@ -114,7 +114,7 @@ class TestTune:
     @pytest.mark.parametrize(
         ("options", "text", "message"),
         [
-            ("--tune --lr 0.1", "", r"--lr 0\.1 was given too; leave --lr out\."),
+            ("--tune --lr 0.1", "", r"--lr 0\.1 was given too; leave --lr out, or name the rates"),
             ("--lr 0.1", 'tune = "full"', "leave --lr out, or add --tune off"),
             ("", 'tune = "both"', "must be halving or full, but 'both' was given"),
             ("", "tune = 3", "must be halving or full, or a table with mode and rates, but 3 was given"),

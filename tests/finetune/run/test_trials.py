@@ -217,7 +217,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, narrow_file: Path) -> tuple[
 class TestResume:
     """Three steps, three batches of validation and an epoch's end: seven safe points in a trial."""
 
-    @pytest.mark.parametrize("n", [1, 3, 5, 7, 8, 16, 40, 60, 75])
+    @pytest.mark.parametrize("n", [3, 5, 40, 75])
     def test_a_signal_anywhere(
         self, experiment: Run, tmp_path: Path, whole: tuple[Any, dict[str, str]], n: int
     ) -> None:
@@ -233,16 +233,16 @@ class TestResume:
         resume, stops = False, 0
         for _ in range(60):
             try:
-                record = experiment(tmp_path / "run", **TINY, stop=StopAt(9), resume=resume)
+                record = experiment(tmp_path / "run", **TINY, stop=StopAt(25), resume=resume)
                 break
             except Stopped:
                 resume, stops = True, stops + 1
-        assert stops >= 8
+        assert stops >= 3
         assert without_times(record) == whole[0]
         assert file_digests(tmp_path / "run") == whole[1]
 
     @pytest.mark.parametrize("every_step", [False, True])
-    @pytest.mark.parametrize("n", [4, 17, 30, 45])
+    @pytest.mark.parametrize("n", [17, 45])
     def test_killed(
         self,
         experiment: Run,
