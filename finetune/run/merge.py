@@ -133,8 +133,8 @@ def _config(first: RunFolder, documents: Sequence[Document]) -> ExperimentConfig
     for row in chain.from_iterable(lists):
         if variants.setdefault(row["name"], row) != row:
             raise RunFolderError(
-                f"Merged runs must mean the same by a variant's name, but of variant {row['name']} "
-                f"{records.difference(variants[row['name']], row)}; rename one of them."
+                f"Merged runs must mean the same by a variant's name, but variant {row['name']} was "
+                f"{records.short(variants[row['name']])} and is {records.short(row)}; rename one of them."
             )
     seeds = sorted({seed for c in configs for seed in c["seeds"]})
     if seeds[-1] - seeds[0] >= len(seeds):
