@@ -9,7 +9,7 @@ from grader.findings import Finding, Level, Status, in_points, not_checked
 from grader.record import VariantConfig
 from grader.resnet18 import GROUPS
 
-FEWEST_ROWS = 3
+FEWEST_ROWS, MOST_ROWS = 3, 10  # every row is compared with every other
 
 
 def smallest_sufficient(evidence: Evidence) -> Finding:
@@ -62,7 +62,7 @@ def smallest_sufficient(evidence: Evidence) -> Finding:
 
 
 def ladder(evidence: Evidence) -> list[VariantConfig]:
-    """The rows of the depth ladder, from the smallest trained set to the largest; empty if not nested.
+    """The rows of the depth ladder by the size of the trained set; empty if they are not nested, or too many.
 
     A row whose head comes from another row trains more in all, so it comes after the same set without.
     """
@@ -77,7 +77,7 @@ def ladder(evidence: Evidence) -> list[VariantConfig]:
         groups(low) < groups(high) or (groups(low) == groups(high) and high.head is not None)
         for low, high in pairwise(rows)
     )
-    return rows if nested else []
+    return rows if nested and len(rows) <= MOST_ROWS else []
 
 
 def groups(variant: VariantConfig) -> set[str]:

@@ -1,6 +1,6 @@
 """Level 1: the peak learning rates were tuned alike for every variant, on validation alone."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, log
@@ -8,11 +8,12 @@ from math import ceil, log
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
 from grader.record import Results, VariantConfig
-from grader.trials import Trial, Tuning
+from grader.trials import Choice, Trial, Tuning
 
 MAX_EXTENSIONS = 2
 STEP_TOLERANCE = 1e-6  # relative; rates beyond the grid are rounded to 12 digits
 RELATIVE = 1e-4  # rounding of losses near ties
+MOST_SHOWN = 8  # rates or rounds in a message
 KEPT = 2  # rates that halving keeps after its first round
 
 Problems = dict[str, list[str]]
@@ -47,11 +48,18 @@ def fairly_tuned(evidence: Evidence) -> Finding:
         return from_problems({"tuning": [problem]}, Level.FILE, "")
     problems: Problems = {"tuning": list(_frame_problems(results, tuning))}
     at_edge: list[str] = []
+    by_variant: dict[str, list[Trial]] = defaultdict(list)
+    for trial in tuning.trials:
+        by_variant[trial.variant].append(trial)
+    choices = {choice.variant: choice for choice in reversed(tuning.choices)}
     for variant in results.variants:
-        trials = [trial for trial in tuning.trials if trial.variant == variant.name]
+        trials = by_variant[variant.name]
         found = [problem for trial in trials for problem in _trial_problems(results, tuning, variant, trial)]
         found = found or list(_plan_problems(tuning, variant.name, trials, at_edge))
-        problems[variant.name] = found or list(_choice_problems(results, tuning, variant.name, trials))
+        choice = choices.get(variant.name)
+        problems[variant.name] = found or list(
+            _choice_problems(results, tuning, choice, variant.name, trials)
+        )
     problems["starts and images"] = list(_shared_problems(results, tuning))
     finding = from_problems(problems, Level.FILE, summary_of(tuning))
     if at_edge and finding.status is Status.HOLDS:
@@ -89,7 +97,9 @@ def _frame_problems(results: Results, tuning: Tuning) -> Iterator[str]:
         yield "tuning.rates must ascend."
     rounds = [(entry.epochs, entry.keep) for entry in tuning.rounds]
     if rounds != _rounds(tuning.mode, results.epochs):
-        listed = " then ".join(f"{counted(epochs, 'epoch')} (keep {keep})" for epochs, keep in rounds)
+        listed = " then ".join(
+            f"{counted(epochs, 'epoch')} (keep {keep})" for epochs, keep in rounds[:MOST_SHOWN]
+        )
         yield f"The rounds of {tuning.mode} with {counted(results.epochs, 'epoch')} differ: found {listed}."
     names = [variant.name for variant in results.variants]
     for name, n in Counter(choice.variant for choice in tuning.choices).items():
@@ -188,12 +198,11 @@ def _extension_problems(
 
 
 def _choice_problems(
-    results: Results, tuning: Tuning, variant: str, trials: Sequence[Trial]
+    results: Results, tuning: Tuning, choice: Choice | None, variant: str, trials: Sequence[Trial]
 ) -> Iterator[str]:
     """The recorded choice and the final runs, against the winner of the last round."""
     last = len(_rounds(tuning.mode, 1))
     winner = _winner([trial for trial in trials if trial.round == last])
-    choice = next((choice for choice in tuning.choices if choice.variant == variant), None)
     if winner is None:
         if choice is not None:
             yield f"{variant}: {choice.learning_rate:.3g} was chosen, but no trial completed the last round."
@@ -265,7 +274,8 @@ def _beyond(rate: float, tried: Sequence[float]) -> float | None:
 
 
 def _listed(rates: Sequence[float]) -> str:
-    return ", ".join(f"{rate:.3g}" for rate in rates) or "no rate"
+    shown = ", ".join(f"{rate:.3g}" for rate in rates[:MOST_SHOWN]) or "no rate"
+    return f"{shown} and {len(rates) - MOST_SHOWN:,} more" if len(rates) > MOST_SHOWN else shown
 
 
 def _rate(trial: Trial | None) -> str:

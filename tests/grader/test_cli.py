@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from grader import cli
+from grader.checks import PROPERTIES
 from grader.grade import Job
 from grader.verdict import Grade
 from tests.grader.forgeries import FORGERIES, Forger
@@ -39,6 +40,13 @@ class TestOneRun:
 
     def test_by_its_file(self, honest: Path) -> None:
         assert run(honest / "results.json").output == run(honest).output
+
+    def test_lists_every_property_on_demand(self, honest: Path, tmp_path: Path) -> None:
+        assert "recomputed " not in run(honest).output
+        assert "recomputed " in run(honest, "--verbose").output
+        file = tmp_path / "grade.txt"
+        run(honest, "--verbose", "--format", "text", "--output", str(file))
+        assert file.read_text() == run(honest, "--verbose").output
 
     def test_fails(self, forged: Path) -> None:
         found = run(forged)
@@ -230,6 +238,12 @@ class TestSeveralRuns:
 
 
 class TestExplain:
+    def test_all_in_plain_words(self) -> None:
+        found = CliRunner().invoke(cli.explain, [])
+        assert found.exit_code == 0
+        lines = found.output.splitlines()
+        assert all(any(line.startswith(f"{name} ") for line in lines) for name in PROPERTIES)
+
     def test_prints_rule_and_source(self) -> None:
         found = CliRunner().invoke(cli.explain, ["best-epoch"])
         assert found.exit_code == 0
