@@ -14,8 +14,8 @@ import numpy as np
 
 from finetune.report import figures
 from finetune.report.classes import class_rows, confusion, counts
-from finetune.report.gallery import Thumbnails, confident_mistakes, disagreements
 from finetune.report.figures import SPLITS
+from finetune.report.gallery import Thumbnails, confident_mistakes, disagreements
 from finetune.report.judged import JudgedRun, VariantRow
 from grader.errors import UnusableError
 from grader.files import read_bytes
