@@ -14,6 +14,7 @@ import numpy as np
 
 from finetune.report import figures
 from finetune.report.classes import class_rows, confusion, counts
+from finetune.report.figures import SPLITS
 from finetune.report.gallery import Thumbnails, confident_mistakes, disagreements
 from finetune.report.judged import JudgedRun, VariantRow
 from grader.errors import UnusableError
@@ -24,7 +25,6 @@ from grader.resnet18 import GROUPS, count, of_groups
 from grader.strict_json import MAX_BYTES
 from grader.verdict import NO_NETWORK
 
-SPLITS = {"train": "training", "val": "validation", "test": "test"}
 MOST_EXCLUDED = 100
 """Excluded files that are listed."""
 
@@ -97,7 +97,7 @@ def scope(run: JudgedRun) -> str:
 
 
 def _open_findings(run: JudgedRun) -> list[Any]:
-    """Counted properties that fail, or were inconclusive; failures first."""
+    """Properties that fail or were inconclusive; failures first."""
     order = {Status.FAILS: 0, Status.INCONCLUSIVE: 1}
     found = [f for f in run.grade.findings.values() if f.status in order]
     return sorted(found, key=lambda finding: order[finding.status])
