@@ -34,9 +34,8 @@ def explain(
     """
     from finetune.system.host import choose_threads
 
-    n_threads = choose_threads(
-        threads
-    )  # before PyTorch is imported, whose OpenMP prints a warning of its own
+    # Before PyTorch is imported, whose OpenMP prints a warning of its own.
+    n_threads = choose_threads(threads)
     from finetune.run.explain import explain as explained
     from finetune.run.listing import printable
     from finetune.run.trained import open_model

@@ -31,9 +31,8 @@ def export(
     """
     from finetune.system.host import choose_threads
 
-    n_threads = choose_threads(
-        threads
-    )  # before PyTorch is imported, whose OpenMP prints a warning of its own
+    # Before PyTorch is imported, whose OpenMP prints a warning of its own.
+    n_threads = choose_threads(threads)
     from finetune.run.export import export as exported
     from finetune.run.folder import RunFolder
     from finetune.run.trained import open_model

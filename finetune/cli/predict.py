@@ -54,9 +54,8 @@ def predict(
     """
     from finetune.system.host import choose_threads
 
-    n_threads = choose_threads(
-        threads
-    )  # before PyTorch is imported, whose OpenMP prints a warning of its own
+    # Before PyTorch is imported, whose OpenMP prints a warning of its own.
+    n_threads = choose_threads(threads)
     from finetune.data.inputs import require_paths
     from finetune.run.listing import lines, printable
     from finetune.run.predict import predict as predicted

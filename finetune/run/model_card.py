@@ -64,7 +64,6 @@ def model_card(model: TrainedModel, folder: RunFolder, file: str, library: str) 
         raise ValueError("the run of a trained model has a best epoch")
     test = run.best.test
     interval = wilson(test.n_correct, test.n_samples, CONFIDENCE)
-    verdict = grade(Job(folder.path, folder.path.name, load_policy("default"))).verdict
     dataset = document["config"]["dataset"].removeprefix("imagefolder:")
     weakest, smallest = _classes(model, folder)
     environment = jinja2.Environment(
@@ -98,8 +97,15 @@ def model_card(model: TrainedModel, folder: RunFolder, file: str, library: str) 
         test_high=interval.high,
         weakest=weakest,
         smallest=smallest,
-        verdict=[s.replace("your margin", "a margin") for s in verdict if s != NO_NETWORK],
+        verdict=_comparison(folder) if len({r.variant for r in results.runs}) > 1 else [],
     )
+
+
+def _comparison(folder: RunFolder) -> list[str]:
+    """What the grader says of the variants, without what it says of the files."""
+    sentences = grade(Job(folder.path, folder.path.name, load_policy("default"))).verdict
+    of_files = ("Failed: ", NO_NETWORK)
+    return [s.replace("your margin", "a margin") for s in sentences if not s.startswith(of_files)]
 
 
 def _classes(model: TrainedModel, folder: RunFolder) -> tuple[list[tuple[str, int, int]], int]:
