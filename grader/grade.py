@@ -1,5 +1,6 @@
 """From a path to a grade; no submission makes this raise."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,18 +52,30 @@ def grade(job: Job) -> Grade:
         if job.rerun:
             outcome = rerun(submission, job.dataset, job.data_root)
             evidence = replace(evidence, rerun=outcome, truth=job.truth or outcome.truth)
-        findings = judge(evidence)
+        requested = {Level.TRUTH: job.truth or job.dataset, Level.CHECKPOINTS: job.rerun}
+        return graded(evidence, job.name, job.policy, {level for level, asked in requested.items() if asked})
     except UnusableError as error:
         return Grade(job.name, job.policy, {}, problems=error.problems)
-    requested = {Level.TRUTH: job.truth or job.dataset, Level.CHECKPOINTS: job.rerun}
+
+
+def graded(evidence: Evidence, name: str, policy: Policy, requested: Iterable[Level] = ()) -> Grade:
+    """Judge the evidence on a submission; `finetune` shows its own runs' verdicts by it.
+
+    Args:
+        evidence: On one submission, gathered with the policy's thresholds.
+        name: Name of the submission.
+        policy: The policy.
+        requested: Levels of evidence that are required whatever the policy.
+    """
+    findings = judge(evidence)
     return Grade(
-        job.name,
-        job.policy,
+        name,
+        policy,
         findings,
-        levels=reached(evidence, findings),
-        created_at=submission.results.created_at,
+        levels=_reached(evidence, findings),
+        created_at=evidence.results.created_at,
         scope=scope_of(evidence, findings),
-        requested=frozenset(level for level, is_requested in requested.items() if is_requested),
+        requested=frozenset(requested),
     )
 
 
@@ -80,7 +93,7 @@ def crashed(job: Job, error: BaseException) -> Grade:
     return Grade(job.name, job.policy, {}, problems=(problem,))
 
 
-def reached(evidence: Evidence, findings: dict[str, Finding]) -> tuple[Level, ...]:
+def _reached(evidence: Evidence, findings: dict[str, Finding]) -> tuple[Level, ...]:
     """The levels of evidence that were available for all predictions of all completed runs."""
     required = {(run.name, split) for run in evidence.chosen for split in SPLITS}
     if not required or not required <= evidence.predictions.keys():
