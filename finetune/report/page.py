@@ -72,6 +72,7 @@ def _environment() -> jinja2.Environment:
     }
     environment.filters |= {
         "brief": _brief,
+        "capitalize_first": lambda text: text[:1].upper() + text[1:],
         "duration": _duration,
         "name": name,
         "p_text": p_text,
