@@ -11,10 +11,9 @@ from typing import Any
 
 from finetune.errors import RunFolderError
 from grader import stats
-from grader.checks import judge
 from grader.errors import UnusableError
 from grader.evidence import Evidence, gather
-from grader.grade import reached
+from grader.grade import Job, grade
 from grader.load import load
 from grader.output import names_of
 from grader.policy import load_policy
@@ -160,17 +159,10 @@ def _judged(path: Path, name: str) -> JudgedRun:
     try:
         submission = load(path)
         evidence = gather(submission, policy.thresholds)
-        findings = judge(evidence)
     except UnusableError as error:
         raise RunFolderError(
             f"A report needs run folders that the grader can read, but {path} is none "
             f"({error.problems[0].rstrip('.')}); name another folder."
         ) from error
-    grade = Grade(
-        name,
-        policy,
-        findings,
-        levels=reached(evidence, findings),
-        created_at=submission.results.created_at,
-    )
-    return JudgedRun(name, submission.folder, submission.document, evidence, grade)
+    found = grade(Job(path, name, policy))  # reads it once more, and so says what `grader` says
+    return JudgedRun(name, submission.folder, submission.document, evidence, found)
