@@ -31,7 +31,7 @@ def comparison_context(runs: Sequence[JudgedRun]) -> Values:
     names = list(dict.fromkeys(row.name for run in runs for row in run.rows))
     return {
         "runs": runs,
-        "verdicts": [[*r.grade.objections, *(s for s in r.grade.verdict if s != NO_NETWORK)] for r in runs],
+        "verdicts": [[s for s in run.grade.sentences if s != NO_NETWORK] for run in runs],
         "closings": [closing(run.grade) for run in runs],
         "scopes": [scope(run) for run in runs],
         "differing": differing(runs),

@@ -51,8 +51,8 @@ def run_context(run: JudgedRun) -> Values:
         "run": run,
         "grade": grade,
         "closing": closing(grade),
-        "answer": [*grade.objections, *(s for s in grade.verdict if s != NO_NETWORK)],
-        "caveats": [s for s in grade.verdict if s == NO_NETWORK],
+        "answer": [s for s in grade.sentences if not _is_about_scope(s)],
+        "caveats": [s for s in grade.sentences if _is_about_scope(s)],
         "scope": scope(run),
         "open_findings": _open_findings(run),
         "failures": [r for r in run.results.runs if r.failure],
@@ -81,6 +81,10 @@ def _sections(run: JudgedRun) -> Iterator[tuple[str, str]]:
     if run.rows:
         yield "layers", "Layers"
     yield "setup", "Set-up"
+
+
+def _is_about_scope(sentence: str) -> bool:
+    return sentence == NO_NETWORK or sentence.startswith("Scope:")
 
 
 def scope(run: JudgedRun) -> str:

@@ -72,6 +72,7 @@ def _environment() -> jinja2.Environment:
     }
     environment.filters |= {
         "brief": _brief,
+        "capitalize_first": _capitalize_first,
         "duration": _duration,
         "name": name,
         "p_text": p_text,
@@ -113,3 +114,7 @@ def _brief(count: int) -> str:
     if count < 1000:
         return str(count)
     return f"{count / 1e3:.3g} k" if count < 999_500 else f"{count / 1e6:.3g} M"
+
+
+def _capitalize_first(text: str) -> str:
+    return text[:1].upper() + text[1:]
