@@ -65,7 +65,8 @@ class Progress:
         self.reporter = reporter
         self.pace = Pace()
         self.outcomes: Mapping[Key, Json] = {}
-        self.finals = dict.fromkeys(pairs, config.recipe.epochs)
+        epochs = {v.name: config.epochs_of(v) for v in config.variants}
+        self.finals = {pair: epochs[pair[0]] for pair in pairs}
         self._said = False
 
     def begin(self, outcomes: Mapping[Key, Json]) -> None:
