@@ -153,6 +153,13 @@ class Results:
     batch_size: int
     lr: float
     precision: str
+    tuned: frozenset[str]
+    processes: int
+    caches_features: bool
+    recipe: Mapping[str, Any]
+    configured_weights: str
+    weights: Mapping[str, Any] | None
+    environment: Mapping[str, Any]
     timings: Mapping[str, float]
     runs: tuple[Run, ...]
 
@@ -178,6 +185,13 @@ def results_from(document: Mapping[str, Any]) -> Results:
         batch_size=config["recipe"]["batch_size"],
         lr=config["recipe"]["lr"],
         precision=config.get("precision", "fp32"),
+        tuned=frozenset(choice["variant"] for choice in (document.get("tuning") or {}).get("choices", ())),
+        processes=config.get("processes", 1),
+        caches_features=config.get("cache_views") is not None,
+        recipe=config["recipe"],
+        configured_weights=config["weights"],
+        weights=document["weights"],
+        environment=document["environment"],
         timings=document["timings"],
         runs=tuple(_run(run) for run in document["runs"]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from finetune.network.resnet18 import build, state_shapes
 from finetune.network.weights import read_state
 from finetune.run import environment
 from finetune.run.folder import RunFolder
+from finetune.run.recompute import Recomputation
 from finetune.run.records import predictions_csv
 from finetune.system import host
 from finetune.system.console import Reporter
@@ -25,6 +27,7 @@ from finetune.training.evaluate import evaluate
 from finetune.training.features import FrozenPrefix
 from finetune.training.precision import choose_precision
 from grader.record import SPLITS, Artifact, Results, results_from
+from grader.rerun import RECOMPUTED_NAME
 
 
 def evaluate_run(
@@ -41,7 +44,8 @@ def evaluate_run(
 
     Args:
         run: run folder.
-        output: folder for {variant}-seed{n}-{val,test}.csv.
+        output: folder for {variant}-seed{n}-{val,test}.csv and recomputed.json, what seed, weights and
+            images determine before training.
         reporter: receives the accuracies.
         dataset: the data set; None means the recorded one, which must not be an image folder.
         data_root: folder for downloads; None means `data`.
@@ -71,6 +75,8 @@ def evaluate_run(
                 f"{folder.results_file} records; name the right ones with --dataset or --data-root."
             )
     split, sources, _ = prepare_images(config, split, reporter, threads, target, SPLITS)
+    recomputation = Recomputation(config, split, document, threads)
+    recomputed: dict[str, Any] = {"environment": environment.describe(target), "runs": {}}
     for entry in results.runs:
         if entry.artifacts is None:
             continue
@@ -78,6 +84,7 @@ def evaluate_run(
         network = build(variant, len(results.classes), 0, None)
         network.to(target).to(memory_format=torch.channels_last)
         _load(network, folder, entry.artifacts.checkpoint, len(results.classes))
+        recomputed["runs"][entry.name] = recomputation.of(entry, network)
         prefix = FrozenPrefix(network, config.recipe, precision)
         for name, source in sources.items():
             part = split.splits.by_name[name]
@@ -85,6 +92,7 @@ def evaluate_run(
             predictions = evaluate(network, features, torch.from_numpy(part.labels()), precision)
             write_atomically(output / f"{entry.name}-{name}.csv", predictions_csv(part.samples, predictions))
             reporter.say(f"{entry.name} {name}: {predictions.metrics(part.labels()).accuracy:.1%}")
+    write_atomically(output / RECOMPUTED_NAME, json.dumps(recomputed).encode())
 
 
 def _split(config: ExperimentConfig, results: Results, workers: int) -> SplitDataset:

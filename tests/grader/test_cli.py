@@ -58,7 +58,7 @@ class TestOneRun:
         assert found.exit_code == 1
         assert "Evidence level 3 (ground truth) is required: true-labels was not checked." in found.output
         counts = (
-            "27 of 31 counted properties hold, 4 not checked; 0 of 31 points because evidence is missing."
+            "34 of 44 counted properties hold, 10 not checked; 0 of 44 points because evidence is missing."
         )
         assert f"FAILED under policy strict v2: {counts}" in found.output
 

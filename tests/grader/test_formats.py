@@ -117,7 +117,7 @@ def test_junit_outcomes(grades: dict[str, Grade]) -> None:
 def test_text_ends_with_the_verdict(grades: dict[str, Grade]) -> None:
     lines = FORMATS["text"].write(grades["passed"]).splitlines()
     assert lines[0] == "passed"
-    counts = "27 of 27 counted properties hold; 100 of 100 points. Evidence levels: "
+    counts = "28 of 28 counted properties hold; 100 of 100 points. Evidence levels: "
     assert lines[-1].startswith(f"PASSED under policy homework-no-checkpoints v1: {counts}")
     assert lines[-2] == NO_NETWORK
     assert lines[-4].startswith("Starting from pretrained weights pays: +")
