@@ -26,6 +26,7 @@ from finetune.system.files import write_atomically
 from finetune.training.evaluate import evaluate
 from finetune.training.features import FrozenPrefix
 from finetune.training.precision import choose_precision
+from finetune.training.requirements import require_memory_to_evaluate
 from grader.record import SPLITS, Artifact, Results, results_from
 from grader.rerun import RECOMPUTED_NAME
 
@@ -53,7 +54,8 @@ def evaluate_run(
         threads: CPU threads; None means OMP_NUM_THREADS, else one per core.
 
     Raises:
-        FinetuneError: no results, other images than the run's, or a checkpoint that is not the recorded one.
+        FinetuneError: no results, other images than the run's, more memory needed than there is, or a
+            checkpoint that is not the recorded one.
     """
     folder = RunFolder(run)
     document = cast("dict[str, Any]", folder.read())
@@ -74,6 +76,8 @@ def evaluate_run(
                 f"The images must be those of the run, but the {name} split has another fingerprint than "
                 f"{folder.results_file} records; name the right ones with --dataset or --data-root."
             )
+    n_images = max(len(split.splits.by_name[name].samples) for name in SPLITS)
+    require_memory_to_evaluate(config.recipe, n_images, precision, target)
     split, sources, _ = prepare_images(config, split, reporter, threads, target, SPLITS)
     recomputation = Recomputation(config, split, document, threads)
     recomputed: dict[str, Any] = {"environment": environment.describe(target), "runs": {}}

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 LIMIT = 3.5  # standard errors: one side of the normal distribution beyond has 1 in 4,300
 FEWEST = 100  # images beyond one per class and split; with fewer, no pair is judged
-LEAST_RELATED = {"siblings": 0.25, "cousins": 0.05, "strangers": 0.05}
+LEAST_RELATED = {"siblings": 0.2, "cousins": 0.1, "strangers": 0.1}
 MOST_RELATED = {"siblings": 0.998, "cousins": 0.99, "strangers": 0.95}
 """Bounds of the correlations, by kinship. Siblings start from the same pretrained weights and head, cousins
 from pretrained weights with different heads or both at random, strangers one at random and one pretrained."""
-ENOUGH, CHANCE_FACTOR, LEAST_ACCURACY = 0.5, 3, 0.15
-"""A network is competent if it is right on half of the images, or on 15% and three times as many as always
-naming the most frequent class would be, and in any case a fifth more than that."""
+ENOUGH, CHANCE_FACTOR, LEAST_ACCURACY = 0.6, 10, 0.25
+"""A network is competent if it is right on 60% of the images, or on 25% and ten times as many as always
+naming the most frequent class would be, and in any case on a fifth more than that. In an honest run with a
+learning rate of 0.3, B lost what it had learned before, got 34% of the digits right and shared no hard images
+with C (rho = 0.07)."""
 MOST_RUNS = 24  # of which all pairs are compared
 RESOLVED = 1e-4
 
@@ -75,8 +77,8 @@ def hard_images_shared(evidence: Evidence) -> Finding:
 
     Rule: rho is Spearman's rank correlation of two runs' losses on the same held-out images, between images
     of the same class. For two competent networks, its upper confidence limit (Fisher's transformation, 3.5
-    standard errors) must be at least 0.25 if they start from the same pretrained weights with the same seed,
-    otherwise 0.05. Not checked with fewer than 100 images more than classes in both splits.
+    standard errors) must be at least 0.2 if they start from the same pretrained weights with the same seed,
+    otherwise 0.1. Not checked with fewer than 100 images more than classes in both splits.
 
     Source: measured on honest runs (docs/grading.md); G. Hacohen, L. Choshen and D. Weinshall, Let's agree to
     agree: neural networks share classification order on real datasets (2020); E. C. Fieller, H. O. Hartley

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
+from finetune.config.experiment import Variant
+from finetune.data.prepare import split_dataset
+from finetune.network.network import fingerprint
+from finetune.network.resnet18 import build, state_shapes
+from finetune.network.weights import load_weights
+from finetune.run.recompute import Recomputation
+from tests.builders.config import tiny_config
 from tests.builders.runs import Command
 from tests.compare_runs import file_digests
 
@@ -21,7 +30,25 @@ def test_recomputes_the_predictions(
 ) -> None:
     stopped_at(tmp_path / "run", 10**9)
     assert finetune("evaluate", "run", "--output", "fresh", "--device", "cpu")[0] == 0
+    recomputed = json.loads((tmp_path / "fresh" / "recomputed.json").read_text())
+    (tmp_path / "fresh" / "recomputed.json").unlink()
     assert file_digests(tmp_path / "fresh") == file_digests(tmp_path / "run" / "predictions")
+    document = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert recomputed["environment"] == document["environment"]
+    for run in document["runs"]:
+        found = recomputed["runs"][f"{run['variant']}-seed{run['seed']}"]
+        assert found["stream_sha256"] == run["budget"]["stream_sha256"]
+        if run["init"] == "random":
+            assert (found["initial_sha256"], found["frozen_sha256"]) == (
+                run["initial_sha256"],
+                run["frozen_sha256_before"],
+            )
+            assert found["unchanged"] == []
+        else:  # the narrow network starts from a file, which the results do not contain
+            assert (found["initial_sha256"], found["why"][:35]) == (
+                None,
+                "The pretrained weights come from a ",
+            )
     checkpoint = tmp_path / "run" / "checkpoints" / "A-seed0.safetensors"
     checkpoint.write_bytes((tmp_path / "run" / "checkpoints" / "C-seed0.safetensors").read_bytes())
     assert "SHA-256" in refused("evaluate", "run", "--output", "again", "--device", "cpu")
@@ -46,3 +73,43 @@ def test_computes_with_as_many_threads_as_asked(
 def test_a_number_of_threads_that_is_none(refused: Callable[..., str]) -> None:
     said = refused("evaluate", "run", "--output", "out", "--threads", "0")
     assert said == "threads must be a whole number from 1 to 1024, but 0 was given."
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("batch_size", [8, 10**12])
+def test_sizes_beyond_any_memory_are_refused(
+    refused: Callable[..., str], stopped_at: Copy, tmp_path: Path, batch_size: int
+) -> None:
+    stopped_at(tmp_path / "run", 10**9)
+    path = tmp_path / "run" / "results.json"
+    document = json.loads(path.read_text())
+    document["config"]["recipe"].update(image_size=60_000, batch_size=batch_size)
+    path.write_text(json.dumps(document))
+    said = refused("evaluate", "run", "--output", "fresh", "--device", "cpu")
+    assert "GB of memory is free" in said
+
+
+def test_a_start_is_recomputed_from_named_weights() -> None:
+    """With the bundled weights: the hash, and what training left as it was."""
+    config = tiny_config()
+    variant = Variant(name="C", init="pretrained", train=("layer4", "fc"))
+    pretrained = load_weights("bundled", state_shapes(10))
+    network = build(variant, 10, 0, pretrained.state)
+    with torch.no_grad():
+        network.get_parameter("fc.weight").add_(1)
+    document: dict[str, Any] = {
+        "config": {"variants": [{"name": "C"}], "cache_views": None},
+        "dataset": {},
+        "weights": {"kind": "bundled", "sha256": pretrained.sha256},
+    }
+    run = SimpleNamespace(
+        variant="C", init="pretrained", seed=0, status="failed", trained_groups=variant.groups
+    )
+    found = Recomputation(config, split_dataset(config, 1), document, 1).of(cast("Any", run), network)
+    assert found["initial_sha256"] == fingerprint(build(variant, 10, 0, pretrained.state).state_dict())
+    assert found["frozen_sha256"] == network.frozen_sha256()
+    assert found["stream_sha256"] is None
+    assert len(found["unchanged"]) == 5  # layer4's convolutions; fc has changed
+    other = document | {"weights": {"kind": "bundled", "sha256": "0" * 64}}
+    found = Recomputation(config, split_dataset(config, 1), other, 1).of(cast("Any", run), network)
+    assert (found["initial_sha256"], found["why"]) == (None, "The bundled weights have another SHA-256 here.")
