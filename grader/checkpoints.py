@@ -77,7 +77,7 @@ def parse_checkpoint(content: bytes, shown: str, n_classes: int, trained: Sequen
     """
     try:
         tensors = dict(_tensors(content, shown))
-    except (UnusableError, ValueError, KeyError, TypeError) as error:
+    except (UnusableError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = error.problems[0] if isinstance(error, UnusableError) else "its header is malformed."
         return Checkpoint(shown, problems=(f"{shown} is not a safetensors file: {reason}",))
     problems = list(_differences(tensors, n_classes, shown))
