@@ -90,8 +90,8 @@ def require_memory_to_evaluate(recipe: Recipe, n_images: int, precision: str, de
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory_bytes()
     if n_bytes > free:
         raise OutOfMemory(
-            f"Batches of {recipe.batch_size:,} images of {recipe.image_size:,} pixels, as recorded, need more than "
-            f"{n_bytes / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB of memory is free; "
+            f"Batches of {recipe.batch_size:,} images of {recipe.image_size:,} pixels, as recorded, "
+            f"need more than {n_bytes / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB of memory is free; "
             "evaluate on a machine with more."
         )
 
