@@ -73,13 +73,7 @@ def evaluate_run(
         precision = "fp32"
         reporter.say(f"Trained in {config.precision}, evaluated in fp32: losses differ by rounding.")
     split = _split(config, results, threads)
-    for seed, name in itertools.product(results.seeds, SPLITS):
-        found = split.by_seed.get(seed, split.splits).by_name[name]
-        if found.fingerprint != results.splits_of(seed)[name].fingerprint:
-            raise DataError(
-                f"The images must be those of the run, but the {name} split has another fingerprint than "
-                f"{folder.results_file} records; name the right ones with --dataset or --data-root."
-            )
+    _require_same_images(split, results, folder)
     n_images = max(len(split.splits.by_name[name].samples) for name in SPLITS)
     require_memory_to_evaluate(config.recipe, n_images, precision, target)
     split, sources, _ = prepare_images(config, split, reporter, threads, target, SPLITS)
@@ -102,6 +96,21 @@ def evaluate_run(
             write_atomically(output / f"{entry.name}-{name}.csv", predictions_csv(part.samples, predictions))
             reporter.say(f"{entry.name} {name}: {predictions.metrics(part.labels()).accuracy:.1%}")
     write_atomically(output / RECOMPUTED_NAME, json.dumps(recomputed).encode())
+
+
+def _require_same_images(split: SplitDataset, results: Results, folder: RunFolder) -> None:
+    """Compare the splits of each seed with the recorded ones.
+
+    Raises:
+        DataError: these are other images than the run's.
+    """
+    for seed, name in itertools.product(results.seeds, SPLITS):
+        found = split.by_seed.get(seed, split.splits).by_name[name]
+        if found.fingerprint != results.splits_of(seed)[name].fingerprint:
+            raise DataError(
+                f"The images must be those of the run, but the {name} split has another fingerprint than "
+                f"{folder.results_file} records; name the right ones with --dataset or --data-root."
+            )
 
 
 def _split(config: ExperimentConfig, results: Results, workers: int) -> SplitDataset:
