@@ -74,8 +74,7 @@ def evaluate_run(
         reporter.say(f"Trained in {config.precision}, evaluated in fp32: losses differ by rounding.")
     split = _split(config, results, threads)
     _require_same_images(split, results, folder)
-    n_images = max(len(split.splits.by_name[name].samples) for name in SPLITS)
-    require_memory_to_evaluate(config.recipe, n_images, precision, target)
+    _require_memory(config, split, precision, target)
     split, sources, _ = prepare_images(config, split, reporter, threads, target, SPLITS)
     recomputation = Recomputation(config, split, document, folder, threads)
     recomputed: dict[str, Any] = {"environment": environment.describe(target), "runs": {}}
@@ -96,6 +95,13 @@ def evaluate_run(
             write_atomically(output / f"{entry.name}-{name}.csv", predictions_csv(part.samples, predictions))
             reporter.say(f"{entry.name} {name}: {predictions.metrics(part.labels()).accuracy:.1%}")
     write_atomically(output / RECOMPUTED_NAME, json.dumps(recomputed).encode())
+
+
+def _require_memory(
+    config: ExperimentConfig, split: SplitDataset, precision: str, target: torch.device
+) -> None:
+    n_images = max(len(split.splits.by_name[name].samples) for name in SPLITS)
+    require_memory_to_evaluate(config.recipe, n_images, precision, target)
 
 
 def _require_same_images(split: SplitDataset, results: Results, folder: RunFolder) -> None:
