@@ -33,15 +33,15 @@ def ratio_of_means(
     x, y = [log(v) for v in numerator], [log(v) for v in denominator]
     d = fmean(x) - fmean(y)
     if min(len(x), len(y)) < 2:
-        return Interval(exp(d), 0.0, inf)
+        return Interval(_exp(d), 0.0, inf)
     from scipy.special import stdtrit
 
     u, v = stdev(x) ** 2 / len(x), stdev(y) ** 2 / len(y)
     if u + v == 0:
-        return Interval(exp(d), exp(d), exp(d))
+        return Interval(_exp(d), _exp(d), _exp(d))
     df = (u + v) ** 2 / (u * u / (len(x) - 1) + v * v / (len(y) - 1))
     half = float(stdtrit(df, 0.5 + confidence / 2)) * sqrt(u + v)
-    return Interval(exp(d), _exp(d - half), _exp(d + half))
+    return Interval(_exp(d), _exp(d - half), _exp(d + half))
 
 
 def _exp(x: float) -> float:

@@ -182,6 +182,12 @@ class Results:
     lr: float
     statistics: str
     precision: str
+    processes: int
+    caches_features: bool
+    recipe: Mapping[str, Any]
+    configured_weights: str
+    weights: Mapping[str, Any] | None
+    environment: Mapping[str, Any]
     timings: Mapping[str, float]
     tuning: Tuning | None
     runs: tuple[Run, ...]
@@ -198,6 +204,16 @@ class Results:
         """The epochs configured for a variant."""
         configured = self.variant(variant)
         return (configured and configured.epochs) or self.epochs
+
+    def adapts(self, run: Run) -> bool:
+        """Whether the BatchNorm statistics of a run's frozen layers follow the images."""
+        configured = self.variant(run.variant)
+        return configured is not None and configured.norm == "adapt"
+
+    def has_head(self, run: Run) -> bool:
+        """Whether a run's initial fc comes from another run."""
+        configured = self.variant(run.variant)
+        return configured is not None and configured.head is not None
 
     def splits_of(self, seed: int) -> Mapping[str, Split]:
         """The splits that runs with a seed use."""
@@ -233,6 +249,12 @@ def results_from(document: Mapping[str, Any]) -> Results:
         lr=config["recipe"]["lr"],
         statistics=config["recipe"].get("statistics", "running"),
         precision=config.get("precision", "fp32"),
+        processes=config.get("processes", 1),
+        caches_features=config.get("cache_views") is not None,
+        recipe=config["recipe"],
+        configured_weights=config["weights"],
+        weights=document["weights"],
+        environment=document["environment"],
         timings=document["timings"],
         tuning=_tuning(document.get("tuning")),
         runs=tuple(_run({"trial": None, "calibration": None} | run) for run in document["runs"]),
