@@ -67,8 +67,7 @@ def evaluate_run(
     precision = precision_of(config.precision, target, config.recipe.image_size)
     if precision != config.precision:
         reporter.say(f"Trained in {config.precision}, evaluated in {precision}: losses differ by rounding.")
-    split = _split(config, results, threads)
-    _require_same_images(split, results, folder)
+    split = _split(config, results, folder, threads)
     _require_memory(config, split, precision, target)
     split, sources, _ = prepare_images(config, split, reporter, threads, target, SPLITS)
     recomputation = Recomputation(config, split, document, folder, threads)
@@ -111,17 +110,18 @@ def _require_same_images(split: SplitDataset, results: Results, folder: RunFolde
             )
 
 
-def _split(config: ExperimentConfig, results: Results, workers: int) -> SplitDataset:
+def _split(config: ExperimentConfig, results: Results, folder: RunFolder, workers: int) -> SplitDataset:
     """The run's splits, without the images that it skipped: training images are not decoded here.
 
     Raises:
-        DataError: an image that the run skipped is readable.
+        DataError: an image that the run skipped is readable, or these are other images than the run's.
     """
     split = split_dataset(config, workers)
     while True:
         samples = [sample for part in split.decoded.values() for sample in part.samples]
         skipped = [sample for sample in samples if sample.id in results.excluded]
         if not skipped:
+            _require_same_images(split, results, folder)
             return split
         for sample in skipped:
             try:
