@@ -19,7 +19,6 @@ from finetune.data.store import StoredImages
 from finetune.network.network import Network
 from finetune.network.resnet18 import build, resnet18, state_shapes
 from finetune.network.weights import load_weights
-from finetune.run import experiment as experiment_module
 from finetune.run.experiment import Prepared, run_experiment
 from finetune.system.signals import Stopped, StopRequest
 from finetune.training import features
@@ -186,7 +185,10 @@ class TestSharing:
         cache_views: int | None,
         expected: int,
     ) -> None:
-        record = experiment(tmp_path / "run", variants=(variant,), seeds=2, epochs=3, cache_views=cache_views)
+        fields: dict[str, Any] = {"seeds": 2, "epochs": 3, "cache_views": cache_views}
+        # Cached views serve the re-estimation of statistics too; without them it computes features again.
+        fields["statistics"] = "reestimated" if cache_views else "running"
+        record = experiment(tmp_path / "run", variants=(variant,), **fields)
         assert sum(prefix_images) == expected
         assert record["config"]["cache_views"] == cache_views
         assert [run["budget"]["images"] for run in record["runs"]] == [N_TRAIN * 3] * 2
@@ -246,11 +248,13 @@ class TestRoom:
     def test_features_are_recomputed_if_they_do_not_fit(
         self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix_images: list[int]
     ) -> None:
-        cached = experiment(tmp_path / "kept", variants=(C,))
+        # Running statistics, for which no image is used twice in an epoch.
+        fields: dict[str, Any] = {"variants": (C,), "statistics": "running"}
+        cached = experiment(tmp_path / "kept", **fields)
         assert sum(prefix_images) == N_TRAIN * 2 + N_HELD_OUT
         prefix_images.clear()
         monkeypatch.setattr("finetune.training.features.cacheable_bytes", lambda _: 0)
-        assert without_times(experiment(tmp_path / "computed", variants=(C,))) == without_times(cached)
+        assert without_times(experiment(tmp_path / "computed", **fields)) == without_times(cached)
         assert sum(prefix_images) == (N_TRAIN + N_HELD_OUT) * 2
 
 
@@ -286,7 +290,7 @@ class TestAuto:
         prefixes = [FrozenPrefix(resnet18(10, v.groups), recipe, "fp32") for v in (C, HEAD)]
         one_image = sum(prefix.bytes_per_image for prefix in prefixes)
         room = one_image * N_TRAIN * 2 + spare_bytes
-        monkeypatch.setattr(experiment_module, "cacheable_bytes", lambda _: room)
+        monkeypatch.setattr("finetune.run.prepare.cacheable_bytes", lambda _: room)
         record = experiment(tmp_path / "run", variants=(A, C, HEAD), seeds=2, cache_views="auto")
         assert record["config"]["cache_views"] == expected
 
@@ -328,7 +332,7 @@ class TestResume:
         whole = experiment(tmp_path / "whole", **{**fields, "cache_views": 2})
         with pytest.raises(Stopped):
             experiment(tmp_path / "run", **fields, stop=StopAt(5))
-        monkeypatch.setattr(experiment_module, "cacheable_bytes", lambda _: 0)
+        monkeypatch.setattr("finetune.run.prepare.cacheable_bytes", lambda _: 0)
         config = load_preset(str(tmp_path / "run" / "config.toml"))
         resumed = run_experiment(config, tmp_path / "run", RecordingReporter(), StopRequest(), resume=True)
         assert without_times(resumed) == without_times(whole)
