@@ -33,8 +33,12 @@ class Epoch:
     val: Metrics
     test: Metrics
     train_seconds: float
+    train_cpu_seconds: float | None
     data_wait_seconds: float
     evaluation_seconds: float
+    weights_sha256: str | None
+    predictions_sha256: str | None
+    commitment: str | None
 
     def on(self, split: str) -> Metrics:
         """The metrics on `train`, `val` or `test`."""
@@ -64,6 +68,15 @@ class Budget:
 class Artifact:
     """A file in the run folder."""
 
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A file with the training state after an epoch."""
+
+    epoch: int
     path: str
     sha256: str
 
@@ -105,6 +118,7 @@ class Run:
     images_per_second: float
     peak_memory_bytes: int
     artifacts: Artifacts | None
+    states: tuple[State, ...]
 
     @property
     def name(self) -> str:
@@ -152,7 +166,10 @@ class Results:
     epochs: int
     batch_size: int
     lr: float
+    recipe: Mapping[str, float | str]
     precision: str
+    device: str
+    keep_states: int
     timings: Mapping[str, float]
     runs: tuple[Run, ...]
 
@@ -177,10 +194,17 @@ def results_from(document: Mapping[str, Any]) -> Results:
         epochs=config["recipe"]["epochs"],
         batch_size=config["recipe"]["batch_size"],
         lr=config["recipe"]["lr"],
+        recipe=config["recipe"],
         precision=config.get("precision", "fp32"),
+        device=document["environment"]["device"],
+        keep_states=config.get("keep_states", 0),
         timings=document["timings"],
         runs=tuple(_run(run) for run in document["runs"]),
     )
+
+
+EPOCH_1 = dict.fromkeys(("train_cpu_seconds", "weights_sha256", "predictions_sha256", "commitment"))
+"""What version 1 of the schema did not record of an epoch."""
 
 
 def _run(run: Mapping[str, Any]) -> Run:
@@ -191,10 +215,15 @@ def _run(run: Mapping[str, Any]) -> Run:
         trainable_parameters=tuple(_take(Parameter, p) for p in run["trainable_parameters"]),
         budget=_take(Budget, run["budget"]),
         epochs=tuple(
-            _take(Epoch, epoch, **{split: _take(Metrics, epoch[split]) for split in ("train", "val", "test")})
+            _take(
+                Epoch,
+                EPOCH_1 | epoch,
+                **{split: _take(Metrics, epoch[split]) for split in ("train", "val", "test")},
+            )
             for epoch in run["epochs"]
         ),
         artifacts=artifacts and _take(Artifacts, {k: _take(Artifact, v) for k, v in artifacts.items()}),
+        states=tuple(_take(State, state) for state in run.get("states", ())),
     )
 
 

@@ -17,6 +17,7 @@ from finetune.cli.layers import layers
 from finetune.cli.merge import merge
 from finetune.cli.presets import presets
 from finetune.cli.profile import profile
+from finetune.cli.replay import replay
 from finetune.cli.train import train
 from finetune.errors import FinetuneError
 from finetune.system.console import survive_closed_pipes
@@ -39,7 +40,7 @@ def cli() -> None:
     """
 
 
-for command in (train, evaluate, merge, profile, data, layers, presets):
+for command in (train, evaluate, replay, merge, profile, data, layers, presets):
     cli.add_command(command)
 
 

@@ -20,6 +20,7 @@ from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.records import Document, Json, Shard
 from finetune.run.report import curves, epoch_line, start_line, summary
+from finetune.run.states import keep_state, kept_states
 from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.signals import Stopped, StopRequest
@@ -28,6 +29,7 @@ from finetune.training.features import FrozenPrefix
 from finetune.training.record import Epoch, Training
 from finetune.training.requirements import require_batch_statistics
 from finetune.training.trainer import Trainer
+from grader import commitments
 from grader.record import results_from
 
 CHECKPOINT_SECONDS = 300.0
@@ -67,7 +69,7 @@ def run_experiment(
     world = world or SingleProcess(shard.local_size if shard else 1)
     folder = RunFolder(out, writes=world.is_main)
     pairs = shard.pairs if shard else [(v.name, seed) for seed in config.seed_list for v in config.variants]
-    folder.check_room(len(pairs))
+    folder.check_room(len(pairs), config.keep_states)
     if not resume:
         folder.require_new()
     prepared = prepare(config, reporter, world)
@@ -116,7 +118,7 @@ def _run(
     world: World,
 ) -> Json:
     """Train one variant with one seed, from its checkpoint if it has one; its entry in the results."""
-    started = time.perf_counter()
+    started, load = time.perf_counter(), environment.load_average()
     if prepared.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(prepared.device)
     pretrained = prepared.weights.state if prepared.weights else None
@@ -133,6 +135,8 @@ def _run(
         **start,
         **records.end_record(training, network),
         "artifacts": folder.write_artifacts(stem, prepared.splits, training, saving.checkpoints),
+        "states": kept_states(training, folder, stem, prepared.config),
+        "load_average": environment.mean_load(load),
         "total_seconds": training.seconds + time.perf_counter() - started,
         "peak_memory_bytes": environment.peak_memory_bytes(prepared.device),
     }
@@ -166,6 +170,7 @@ def _train(
 
         def epoch_ended(epoch: Epoch) -> None:
             reporter.say(epoch_line(start["variant"], epoch, config.recipe.epochs))
+            keep_state(trainer, saving.folder, checkpoints.stem, config.keep_states)
             saving.save(trainer)
             world.raise_if_stopped(saving.stop)
 
@@ -177,6 +182,7 @@ def _train(
             peak=start["learning_rate"],
             seed=start["seed"],
             workers=prepared.workers,
+            commitment=commitments.of_start(start, prepared.record["config"]["recipe"]),
             world=world,
             step_ended=step_ended,
             batch_evaluated=interrupt,

@@ -6,6 +6,7 @@
       curves.png
       predictions/A-seed0-val.csv     predictions of each run's chosen epoch, also -test.csv
       checkpoints/A-seed0.safetensors the network after each run's chosen epoch
+      states/A-seed0-epoch3.safetensors network and momentum after an epoch, if states are kept
       shard.json                      the runs assigned to this folder, if it is a shard
       state/                          resume points and identity.json, until all runs have ended
       .lock                           held by the process that writes
@@ -80,14 +81,20 @@ class RunFolder:
         self.state = path / "state"
         self.identity_file = self.state / "identity.json"
 
-    def check_room(self, n_runs: int) -> None:
+    def check_room(self, n_runs: int, n_states: int = 0) -> None:
         """Check that the folder can be written and the disk has room for `n_runs` runs.
+
+        Args:
+            n_runs: runs to write.
+            n_states: training states that each of them keeps.
 
         Raises:
             RunFolderError: one of them does not hold.
         """
         if self.writes:
-            host.check_writable(self.path, "run folder", STATE_BYTES + n_runs * CHECKPOINT_BYTES)
+            host.check_writable(
+                self.path, "run folder", STATE_BYTES + n_runs * (1 + 2 * n_states) * CHECKPOINT_BYTES
+            )
 
     def require_new(self, *also: str) -> None:
         """Check that the folder is absent or empty, but for entries with names in `also`.
@@ -292,6 +299,26 @@ class RunFolder:
         folder, _, file = ARTIFACTS[name].format(stem).partition("/")
         digest = self._write(self.artifact_file(folder) / file, content)
         return {"path": f"{folder}/{file}", "sha256": digest}
+
+    def write_state(self, stem: str, epoch: int, content: bytes) -> None:
+        """Write the training state of a run after an epoch; it stays with the results."""
+        self._write(self.artifact_file("states") / f"{stem}-epoch{epoch}.safetensors", content)
+
+    def state_artifact(self, stem: str, epoch: int) -> Json:
+        """The entry in the results of a training state.
+
+        Raises:
+            RunFolderError: the file cannot be read.
+        """
+        path = f"states/{stem}-epoch{epoch}.safetensors"
+        try:
+            with self.artifact_file(path).open("rb") as file:
+                return {"path": path, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path / path} must hold a training state of this run, but it cannot be read ({error}); "
+                "start a new run."
+            ) from error
 
     def _write(self, file: Path, content: bytes) -> str:
         """Write a file, whole or not at all; its SHA-256."""

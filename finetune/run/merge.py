@@ -67,7 +67,7 @@ def merge_runs(runs: Sequence[Path], out: Path, reporter: Reporter) -> Document:
             "let them finish first, or name their run folders too."
         )
     for folder, run in entries.values():  # before anything is written
-        for artifact in (run["artifacts"] or {}).values():
+        for artifact in (*(run["artifacts"] or {}).values(), *run["states"]):
             folder.read_artifact(artifact)
     merged = RunFolder(out)
     merged.check_room(len(entries))
@@ -164,5 +164,7 @@ def _copied(folder: RunFolder, run: Json, merged: RunFolder) -> Json:
     if run["artifacts"] is None:
         return run
     stem = records.run_stem(run["variant"], run["seed"])
+    for state in run["states"]:
+        merged.write_state(stem, state["epoch"], folder.read_artifact(state))
     contents = {name: folder.read_artifact(run["artifacts"][name]) for name in ARTIFACTS}
     return {**run, "artifacts": {n: merged.write_artifact(stem, n, c) for n, c in contents.items()}}

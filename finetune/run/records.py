@@ -32,7 +32,7 @@ SCHEMA_VERSION = "2.0"
 VALUES_PER_RUN = 450
 """JSON values of a run without its epochs, rounded up: ResNet-18's 62 parameters take 372 of them."""
 
-VALUES_PER_EPOCH = 18
+VALUES_PER_EPOCH = 22
 
 Pair = tuple[str, int]
 """A variant's name and a seed."""
@@ -95,6 +95,7 @@ def config_record(config: ExperimentConfig, split: str) -> Json:
         "seeds": list(config.seed_list),
         "precision": config.precision,
         "cache_views": config.cache_views,
+        "keep_states": config.keep_states,
         "processes": config.processes,
         "variants": variants,
         "recipe": dataclasses.asdict(config.recipe),

@@ -51,7 +51,11 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training split and the evaluations after it; times in seconds."""
+    """One pass over the training split and the evaluations after it; times in seconds.
+
+    The hashes are of the weights and predictions after the epoch, and of everything up to it
+    (`grader/commitments.py`); empty in a training that commits to nothing.
+    """
 
     epoch: int
     learning_rate: float
@@ -59,8 +63,12 @@ class Epoch:
     val: Metrics
     test: Metrics
     train_seconds: float
+    train_cpu_seconds: float
     data_wait_seconds: float
     evaluation_seconds: float
+    weights_sha256: str = ""
+    predictions_sha256: str = ""
+    commitment: str = ""
 
 
 @dataclass
@@ -73,6 +81,7 @@ class Pass:
     n_correct: int = 0
     rate_sum: float = 0.0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     wait_seconds: float = 0.0
 
 

@@ -4,7 +4,17 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from grader.checks import architecture, claims, design, learning, prediction_files, rerun, training, truth
+from grader.checks import (
+    architecture,
+    claims,
+    design,
+    learning,
+    prediction_files,
+    rerun,
+    speed,
+    training,
+    truth,
+)
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, not_checked
 
@@ -105,7 +115,7 @@ PROPERTIES = {
             claims.c_trains_fewer,
             ("parameter-totals", "resnet18-layers", "roles"),
         ),
-        Property("c-faster", Level.FILE, claims.c_faster, ("times-add-up", "epochs-in-order")),
+        Property("c-faster", Level.FILE, speed.c_faster, ("times-add-up", "epochs-in-order")),
         Property(
             "test-close-to-validation",
             Level.FILE,
