@@ -111,6 +111,7 @@ class Run:
     frozen_sha256_before: str
     frozen_sha256_after: str
     learning_rate: float
+    trial: int | None
     budget: Budget
     epochs: tuple[Epoch, ...]
     best_epoch: int | None
@@ -133,12 +134,19 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class VariantConfig:
-    """A configured variant. `train` is `all` or names of layer groups."""
+    """A configured variant. `train` is `all` or names of layer groups; `epochs` None means the recipe's.
+
+    `norm` tells whether BatchNorm statistics of frozen layers stay (`frozen`) or follow the images (`adapt`),
+    and `head` the variant whose best epoch gives the initial fc.
+    """
 
     name: str
     init: str
     train: str | tuple[str, ...]
     lr: float | None
+    epochs: int | None
+    norm: str
+    head: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +159,54 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class Round:
+    """A round of tuning: epochs of a trial, for a variant with the recipe's, and how many rates it keeps."""
+
+    epochs: int
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A training with one peak learning rate, evaluated on the validation split only."""
+
+    variant: str
+    learning_rate: float
+    seed: int
+    round: int
+    is_extension: bool
+    epochs: int
+    status: str
+    failure: str | None
+    initial_sha256: str
+    stream_sha256: str
+    validation: tuple[Metrics, ...]
+    train_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The peak learning rate chosen for a variant, and the trial of the last round that won."""
+
+    variant: str
+    learning_rate: float
+    trial: int
+    extensions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The trials that chose each variant's peak learning rate."""
+
+    mode: str
+    seed: int
+    rates: tuple[float, ...]
+    rounds: tuple[Round, ...]
+    trials: tuple[Trial, ...]
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """One experiment: its configuration, its data set and its runs."""
 
@@ -158,7 +214,9 @@ class Results:
     dataset_name: str
     classes: tuple[str, ...]
     splits: Mapping[str, Split]
+    resplits: Mapping[int, Mapping[str, Split]] | None
     split_rule: str
+    split_seed: int
     subset: int | None
     excluded: frozenset[str]
     seeds: tuple[int, ...]
@@ -167,39 +225,77 @@ class Results:
     batch_size: int
     lr: float
     recipe: Mapping[str, float | str]
+    statistics: str
     precision: str
     device: str
     keep_states: int
     timings: Mapping[str, float]
+    tuning: Tuning | None
     runs: tuple[Run, ...]
 
     def of(self, variant: str) -> Iterator[Run]:
         """The completed runs of one variant that have a best epoch, in file order."""
         return (r for r in self.runs if r.variant == variant and r.status == "completed" and r.best)
 
+    def variant(self, name: str) -> VariantConfig | None:
+        """The configured variant of that name."""
+        return next((v for v in self.variants if v.name == name), None)
+
+    def splits_of(self, seed: int) -> Mapping[str, Split]:
+        """The splits that runs with a seed use."""
+        return self.splits if self.resplits is None else self.resplits.get(seed, self.splits)
+
+
+VARIANT_1 = {"epochs": None, "norm": "frozen", "head": None}
+"""What version 1 of the schema, which could not say otherwise, means for a variant."""
+
 
 def results_from(document: Mapping[str, Any]) -> Results:
-    """Build the records from a valid document."""
+    """Build the records from a valid document, of this version of the schema or an earlier one."""
     config, dataset = document["config"], document["dataset"]
+    resplits = dataset.get("resplits")
     return Results(
         created_at=document["created_at"],
         dataset_name=dataset["name"],
         classes=tuple(dataset["classes"]),
-        splits={name: _take(Split, split) for name, split in dataset["splits"].items()},
+        splits=_splits(dataset["splits"]),
+        resplits=resplits and {entry["seed"]: _splits(entry["splits"]) for entry in resplits},
         split_rule=config["split"],
+        split_seed=config.get("split_seed", config["seeds"][0]),
         subset=config["subset"],
         excluded=frozenset(entry["sample_id"] for entry in dataset["excluded"]),
         seeds=tuple(config["seeds"]),
-        variants=tuple(_take(VariantConfig, variant) for variant in config["variants"]),
+        variants=tuple(_take(VariantConfig, VARIANT_1 | variant) for variant in config["variants"]),
         epochs=config["recipe"]["epochs"],
         batch_size=config["recipe"]["batch_size"],
         lr=config["recipe"]["lr"],
         recipe=config["recipe"],
+        statistics=config["recipe"].get("statistics", "running"),
         precision=config.get("precision", "fp32"),
         device=document["environment"]["device"],
         keep_states=config.get("keep_states", 0),
         timings=document["timings"],
-        runs=tuple(_run(run) for run in document["runs"]),
+        tuning=_tuning(document.get("tuning")),
+        runs=tuple(_run({"trial": None} | run) for run in document["runs"]),
+    )
+
+
+def _splits(splits: Mapping[str, Any]) -> Mapping[str, Split]:
+    return {name: _take(Split, split) for name, split in splits.items()}
+
+
+def _tuning(tuning: Mapping[str, Any] | None) -> Tuning | None:
+    if tuning is None:
+        return None
+    return _take(
+        Tuning,
+        tuning,
+        rounds=tuple(_take(Round, entry) for entry in tuning["rounds"]),
+        trials=tuple(
+            _take(Trial, trial, validation=tuple(_take(Metrics, m) for m in trial["validation"]))
+            for trial in tuning["trials"]
+        ),
+        choices=tuple(_take(Choice, choice) for choice in tuning["choices"]),
     )
 
 

@@ -316,8 +316,8 @@ class RunFolder:
                 return {"path": path, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
         except OSError as error:
             raise RunFolderError(
-                f"{self.path / path} must hold a training state of this run, but it cannot be read ({error}); "
-                "start a new run."
+                f"{self.path / path} must hold a training state of this run, but it cannot be read "
+                f"({error}); start a new run."
             ) from error
 
     def _write(self, file: Path, content: bytes) -> str:

@@ -97,7 +97,9 @@ def _require_alike(runs: Sequence[Path], documents: Sequence[Document]) -> None:
         for run, value in known[1:]:
             first, before = known[0]
             if part == "config":
-                before, value = ({**v, "variants": None, "seeds": None} for v in (before, value))
+                # The splits themselves are compared; an official one has no use for its seed.
+                own = {"variants": None, "seeds": None, "split_seed": None}
+                before, value = ({**v, **own} for v in (before, value))
             difference = records.difference(before, value, part)
             if difference:
                 raise RunFolderError(
@@ -142,11 +144,13 @@ def _config(first: RunFolder, documents: Sequence[Document]) -> ExperimentConfig
         )
     config = dataclasses.replace(
         first.config(),
-        variants=tuple(Variant(**{**row, "train": _groups(row["train"])}) for row in variants.values()),
+        variants=tuple(
+            records.recorded(Variant, {**row, "train": _groups(row["train"])}) for row in variants.values()
+        ),
         seed=seeds[0],
         seeds=len(seeds),
     )
-    whole = {**configs[0], "variants": list(variants.values()), "seeds": seeds}
+    whole = {**configs[0], "variants": list(variants.values()), "seeds": seeds, "split_seed": seeds[0]}
     difference = records.difference(whole, records.config_record(config, whole["split"]), "config")
     if difference:
         raise RunFolderError(

@@ -93,6 +93,7 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
             "download_seconds": download_seconds,
             "decode_seconds": seconds,
         },
+        "tuning": None,
         "runs": [],
     }
     records.require_gradable(record, config, splits)

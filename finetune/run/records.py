@@ -66,6 +66,7 @@ class Document(TypedDict):
     dataset: Json
     weights: Json | None
     timings: dict[str, float]
+    tuning: Json | None
     runs: list[Json]
 
 
@@ -83,7 +84,13 @@ def config_record(config: ExperimentConfig, split: str) -> Json:
     """The `config` object. Of paths it has only the last part, so that results name nobody's folders."""
     kind, colon, path = config.dataset.partition(":")
     variants = [
-        {**dataclasses.asdict(v), "train": "all" if v.train == "all" else list(v.groups)}
+        {
+            "epochs": None,
+            "norm": "frozen",
+            "head": None,
+            **dataclasses.asdict(v),
+            "train": "all" if v.train == "all" else list(v.groups),
+        }
         for v in config.variants
     ]
     return {
@@ -93,13 +100,22 @@ def config_record(config: ExperimentConfig, split: str) -> Json:
         "subset": config.subset,
         "weights": Path(config.weights).name,
         "seeds": list(config.seed_list),
+        "split_seed": config.seed,
+        "resplit": False,
+        "tune": None,
         "precision": config.precision,
         "cache_views": config.cache_views,
         "keep_states": config.keep_states,
         "processes": config.processes,
         "variants": variants,
-        "recipe": dataclasses.asdict(config.recipe),
+        "recipe": {"statistics": "running", **dataclasses.asdict(config.recipe)},
     }
+
+
+def recorded(config: type[T], values: Json) -> T:
+    """A part of the configuration from its record, which may say more than the part has fields for."""
+    names = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    return config(**{name: value for name, value in values.items() if name in names})
 
 
 def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
@@ -130,6 +146,7 @@ def dataset_record(dataset: Dataset, splits: Splits) -> Json:
             }
             for name, split in splits.by_name.items()
         },
+        "resplits": None,
         "excluded": [{"sample_id": sample_id, "reason": reason} for sample_id, reason in splits.excluded],
         "notes": list(splits.notes),
     }
@@ -162,6 +179,7 @@ def start_record(variant: Variant, seed: int, network: Network, initial_sha256: 
         "n_frozen": sum(p.numel() for p in network.parameters()) - n_trained,
         "frozen_sha256_before": network.frozen_sha256(),
         "learning_rate": peak,
+        "trial": None,
     }
 
 

@@ -18,6 +18,7 @@ from finetune.network.weights import read_state
 from finetune.run import environment
 from finetune.run.folder import RunFolder
 from finetune.run.records import predictions_csv
+from finetune.run.records import recorded as from_record
 from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.files import write_atomically
@@ -130,7 +131,7 @@ def recorded_config(recorded: dict[str, Any], dataset: str | None, data_root: st
         subset=recorded["subset"],
         seed=recorded["seeds"][0],
         precision=recorded.get("precision", "fp32"),
-        recipe=Recipe(**recorded["recipe"]),
+        recipe=from_record(Recipe, recorded["recipe"]),
     )
 
 

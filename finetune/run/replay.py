@@ -1,4 +1,4 @@
-"""A few epochs of a run trained again, from its start or from a state that it kept, for the grader to compare."""
+"""A few epochs of a run trained again, from its start or from a state that it kept."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from finetune.run import environment, records
 from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.records import Json
+from finetune.run.records import recorded as from_record
 from finetune.run.reevaluate import recorded_config
 from finetune.system import host
 from finetune.system.console import Reporter
@@ -110,8 +111,9 @@ def _config(
         )
     rows = {row["name"]: row for row in recorded["variants"]}
     variants = {
-        name: Variant(**{**row, "train": row["train"] if row["train"] == "all" else tuple(row["train"])})
+        name: from_record(Variant, {**row, "train": groups if groups == "all" else tuple(groups)})
         for name, row in rows.items()
+        for groups in (row["train"],)
         if name in {entry["variant"] for entry in entries}
     }
     config = dataclasses.replace(
@@ -169,7 +171,7 @@ def _replay(
         peak=entry["learning_rate"],
         seed=entry["seed"],
         workers=prepared.workers,
-        commitment=commitments.of_start(start, dataclasses.asdict(config.recipe)),
+        commitment=commitments.of_start(start, prepared.record["config"]["recipe"]),
     )
     if first > 1:
         _restore(trainer, folder, entry, first - 1)

@@ -162,6 +162,7 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
         "frozen_sha256_before": frozen,
         "frozen_sha256_after": frozen,
         "learning_rate": 0.02,
+        "trial": None,
         "budget": {
             "epochs": size.epochs,
             "steps": size.epochs * -(-size.n_train // size.batch_size),
@@ -190,15 +191,16 @@ def _frame(size: Size) -> dict[str, Any]:
         },
         "config": {
             "preset": "smoke", "dataset": "digits", "split": "70-15-15", "subset": None, "weights": "bundled",
-            "seeds": list(size.seeds),
+            "seeds": list(size.seeds), "split_seed": 0, "resplit": False, "tune": None,
             "variants": [
-                {"name": name, "init": init, "train": train, "lr": None}
+                {"name": name, "init": init, "train": train, "lr": None, "epochs": None, "norm": "frozen",
+                 "head": None}
                 for name, (init, train) in VARIANTS.items()
             ],
             "recipe": {
                 "epochs": size.epochs, "batch_size": size.batch_size, "lr": 0.02, "momentum": 0.9,
                 "weight_decay": 0.0001, "warmup_epochs": 0.5, "image_size": 32, "crop_area_min": 0.6,
-                "flip_probability": 0.0,
+                "flip_probability": 0.0, "statistics": "running",
             },
         },
         "dataset": {
@@ -214,6 +216,7 @@ def _frame(size: Size) -> dict[str, Any]:
                 }
                 for split, n in (("train", size.n_train), ("val", size.n_val), ("test", size.n_test))
             },
+            "resplits": None,
             "excluded": [],
             "notes": [],
         },
@@ -223,6 +226,7 @@ def _frame(size: Size) -> dict[str, Any]:
         "timings": {
             "start_seconds": 2.0, "download_seconds": 0.0, "decode_seconds": 0.5, "total_seconds": 0.0
         },
+        "tuning": None,
         "runs": [],
     }  # fmt: skip
 
