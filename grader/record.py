@@ -228,6 +228,7 @@ class Results:
     statistics: str
     precision: str
     device: str
+    platform: str
     keep_states: int
     timings: Mapping[str, float]
     tuning: Tuning | None
@@ -273,6 +274,7 @@ def results_from(document: Mapping[str, Any]) -> Results:
         statistics=config["recipe"].get("statistics", "running"),
         precision=config.get("precision", "fp32"),
         device=document["environment"]["device"],
+        platform=document["environment"]["platform"],
         keep_states=config.get("keep_states", 0),
         timings=document["timings"],
         tuning=_tuning(document.get("tuning")),

@@ -10,6 +10,7 @@ from grader.checks import (
     design,
     learning,
     prediction_files,
+    replay,
     rerun,
     speed,
     training,
@@ -94,6 +95,12 @@ PROPERTIES = {
             prediction_files.recomputed,
             ("best-epoch", "loss-fits-accuracy", "distinct-runs", *_COUNTS),
         ),
+        Property(
+            "commitments-chain",
+            Level.FILE,
+            replay.commitments_chain,
+            ("files-intact", "recomputed", *_COUNTS),
+        ),
         Property("rows-plausible", Level.PREDICTIONS, prediction_files.rows_plausible),
         Property("same-samples", Level.PREDICTIONS, prediction_files.same_samples),
         Property(
@@ -106,6 +113,7 @@ PROPERTIES = {
         Property("true-splits", Level.TRUTH, truth.true_splits, ("same-samples", "true-labels")),
         Property("checkpoints-intact", Level.CHECKPOINTS, rerun.checkpoints_intact),
         Property("rerun-agrees", Level.CHECKPOINTS, rerun.rerun_agrees, ("checkpoints-intact",)),
+        Property("replay-agrees", Level.REPLAY, replay.replay_agrees, ("commitments-chain",)),
         Property("b-beats-a", Level.FILE, claims.b_beats_a, _COUNTS),
         Property("c-beats-a", Level.FILE, claims.c_beats_a, _COUNTS),
         Property("c-against-b", Level.FILE, claims.c_against_b, _COUNTS),
