@@ -328,5 +328,5 @@ def _run(run: Mapping[str, Any]) -> Run:
 def _take(record: type[T], found: Mapping[str, Any], **built: Any) -> T:
     """Fill a dataclass from a JSON object, ignoring fields of later minor versions."""
     names = [field.name for field in fields(record)]  # type: ignore[arg-type]
-    values = {name: built.get(name, found[name]) for name in names}
+    values = {name: built[name] if name in built else found[name] for name in names}
     return record(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
