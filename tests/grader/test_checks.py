@@ -214,15 +214,6 @@ class TestClaims:
         assert ("No realistic number of test images" in found.summary) == (a == b)
         assert ("; there are 200." in found.summary) == (status is Status.INCONCLUSIVE and a != b)
 
-    def test_one_epoch_tells_no_speed(self, changed: Changed) -> None:
-        def change(document: dict[str, Any]) -> None:
-            for run in document["runs"]:
-                if run["variant"] == "B":
-                    del run["epochs"][1:]
-
-        found = claims.c_faster(changed(change))
-        assert found == not_checked("B and C need at least two epochs with recorded times.", Level.FILE)
-
     def test_as_many_parameters_are_not_fewer(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
             runs = {(run["variant"], run["seed"]): run for run in document["runs"]}
@@ -233,39 +224,6 @@ class TestClaims:
         assert (found.status, found.held, found.judged) == (Status.FAILS, 1, 2)
         assert found.numbers["ratio"] == 1
         assert found.summary == "C trains 11,181,642 parameters, 100.0% of B's 11,181,642."
-
-    @pytest.mark.parametrize(
-        ("factor", "status"), [(0.5, Status.HOLDS), (1.0, Status.INCONCLUSIVE), (2.0, Status.FAILS)]
-    )
-    def test_speed(self, changed: Changed, factor: float, status: Status) -> None:
-        def change(document: dict[str, Any]) -> None:
-            for run in document["runs"]:
-                for epoch in run["epochs"]:
-                    jitter = 1 + epoch["epoch"] / 100
-                    epoch["train_seconds"] = jitter * (factor if run["variant"] == "C" else 1.0)
-                    epoch["data_wait_seconds"] = epoch["train_seconds"] / 4
-
-        found = claims.c_faster(changed(change))
-        assert (found.status, found.held, found.judged) == (status, status is Status.HOLDS, 1)
-        assert found.numbers["ratio"] == pytest.approx(factor)
-        assert found.numbers["c_wait_share"] == found.numbers["b_wait_share"] == pytest.approx(0.25)
-        assert f"An epoch of C takes {factor:.2f} times as long as one of B (" in found.summary
-        assert "; share of time waiting for data: C 25%, B 25%." in found.summary
-        wanted = "%. More epochs or a less busy machine would settle it."
-        assert found.summary.endswith(wanted) == (status is Status.INCONCLUSIVE)
-
-    def test_speed_of_two_epochs_and_one_seed_has_no_limits(self, changed: Changed) -> None:
-        def change(document: dict[str, Any]) -> None:
-            document["runs"] = [run for run in document["runs"] if run["seed"] == document["runs"][0]["seed"]]
-            for run in document["runs"]:
-                del run["epochs"][2:]
-                run["best_epoch"] = 1
-
-        found = claims.c_faster(changed(change))
-        assert found.status is Status.INCONCLUSIVE
-        assert "as long as one of B; share" in found.summary
-        assert found.numbers["low"] == 0
-        assert "high" not in found.numbers
 
 
 def test_one_class_beyond_the_subset(changed: Changed) -> None:
