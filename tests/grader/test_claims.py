@@ -139,7 +139,7 @@ Times = list[float]
 
 
 def speed(seeds: list[tuple[Times, Times]], cpu: tuple[float, float] | None = (1.0, 1.0)) -> Finding:
-    """What c-faster says of times of C and B by seed; processor time is a share of what each epoch should take.
+    """What c-faster says of times of C and B by seed.
 
     Args:
         seeds: Training seconds of the epochs of C and of B.
