@@ -238,7 +238,7 @@ class Trainer:
             training.best_predictions = predictions
 
     def _committed(self, epoch: Epoch, predictions: dict[str, Predictions]) -> Epoch:
-        """The epoch with its hashes; about 0.1 s for a ResNet-18, off the clocks."""
+        """The epoch with its hashes; off the clocks."""
         weights = fingerprint(self.network.state_dict())
         answers = commitments.of_predictions((predictions[s].predicted, predictions[s].nll) for s in SPLITS)
         before = self.training.epochs[-1].commitment if self.training.epochs else self.commitment

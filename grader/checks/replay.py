@@ -76,8 +76,8 @@ def replay_agrees(evidence: Evidence) -> Finding:
     its training loss differs by at most 0.3%. It disagrees if the loss differs by more than 5%, or the number
     of correct predictions on validation or test by more than 4 times the square root of the mean number of
     incorrect ones; for a run from random weights, in which rounding grows fast, if the loss differs by more
-    than 25%. Otherwise it is inconclusive. A start must have the recorded hash; one from random weights, on the same
-    platform. Holds if every epoch agrees, fails if one disagrees.
+    than 25%. Otherwise it is inconclusive. A start must have the recorded hash; one from random weights, on
+    the same platform. Holds if every epoch agrees, fails if one disagrees.
 
     Source: `finetune replay`, run by the grader; tolerances measured in docs/grading.md.
     """

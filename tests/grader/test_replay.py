@@ -33,7 +33,8 @@ for i, word in enumerate(arguments):
     if word == '--passage':
         name, first, count = arguments[i + 1], int(arguments[i + 2]), int(arguments[i + 3])
         epochs = runs[name]['epochs'][first - 1 : first - 1 + count]
-        passages.append(dict(run=name, first=first, initial_sha256=runs[name]['initial_sha256'], epochs=epochs))
+        start = runs[name]['initial_sha256']
+        passages.append(dict(run=name, first=first, initial_sha256=start, epochs=epochs))
 CHANGE
 found = {'environment': document['environment'], 'precision': 'fp32', 'passages': passages}
 pathlib.Path('replay.json').write_text(json.dumps(found))
