@@ -63,9 +63,9 @@ class Epoch:
     val: Metrics
     test: Metrics
     train_seconds: float
-    train_cpu_seconds: float
     data_wait_seconds: float
     evaluation_seconds: float
+    train_cpu_seconds: float = 0.0
     weights_sha256: str = ""
     predictions_sha256: str = ""
     commitment: str = ""

@@ -29,14 +29,14 @@ def c_faster(evidence: Evidence) -> Finding:
     """C trains faster than B.
 
     Rule: a run's value is its median training time per epoch, without the first epoch if there are others.
-    Several seeds: C is faster if the interval of the ratio C to B, paired by seed, with Student's t on the
-    logarithms, is below 0.9. One seed: C is faster in this job if the ratio is at most 0.75 and three
-    quarters of C's epochs (at least two) take less time than three quarters of B's. Slower: the same with C
-    and B exchanged. On a CPU, processor time must agree, by a ratio of at most 0.9, because other programs
-    lengthen the time on the clock but hardly the processor time; where it is not recorded, C is never called
-    slower, and one seed is judged only if no epoch took 1.5 times as long as another one of its run. Holds if
-    faster, fails if slower, otherwise inconclusive. Epochs are no independent samples, since the load of a
-    machine persists from one to the next.
+    One seed: C is faster in this job if the ratio is at most 0.75 and three quarters of C's epochs (at least
+    two) take less time than three quarters of B's. Two seeds: each by itself. More: C is faster if the
+    interval of the ratio C to B, paired by seed, with Student's t on the logarithms, is below 0.9. Slower:
+    the same with C and B exchanged. On a CPU, processor time must agree, by a ratio of at most 0.9, because
+    other programs lengthen the time on the clock but hardly the processor time; where it is not recorded, C
+    is never called slower, and one seed is judged only if no epoch took 1.5 times as long as another one of
+    its run. Holds if faster, fails if slower, otherwise inconclusive. Epochs are no independent samples,
+    since the load of a machine persists from one to the next.
 
     Source: "Student", Biometrika 6 (1908) 1-25; false rates simulated under load in docs/grading.md.
     """
@@ -62,7 +62,8 @@ def c_faster(evidence: Evidence) -> Finding:
         "c_wait_share": waits[0], "b_wait_share": waits[1],
     }  # fmt: skip
     known = {name: value for name, value in numbers.items() if value is not None and isfinite(value)}
-    return Finding(status, Level.FILE, summary, tuple(signs), known, int(status is Status.HOLDS), 1)
+    details = tuple(signs) if status is Status.INCONCLUSIVE and len(signs) > 1 else ()
+    return Finding(status, Level.FILE, summary, details, known, int(status is Status.HOLDS), 1)
 
 
 def _timed(run: Run) -> Epochs:
@@ -86,7 +87,11 @@ def _pooled(pairs: Sequence[Pair]) -> list[list[Epoch]]:
 def _ratio(pairs: Sequence[Pair], times: Callable[[Epochs], list[float]], confidence: float) -> Interval:
     """Ratio of the medians of two runs with the same seed, over seeds."""
     first, second = ([median(times(pair[i])) for pair in pairs] for i in (0, 1))
-    return means.ratio_of_pairs(first, second, confidence)
+    ratio = means.ratio_of_pairs(first, second, confidence)
+    if len(pairs) != 2:
+        return ratio
+    each = [x / y for x, y in zip(first, second, strict=True)]  # Student's interval would be nearly endless
+    return Interval(ratio.estimate, min(each), max(each))
 
 
 def _status(pairs: Sequence[Pair], confidence: float, on_cpu: bool, is_busy: bool) -> Status:
@@ -103,12 +108,14 @@ def _status(pairs: Sequence[Pair], confidence: float, on_cpu: bool, is_busy: boo
 
 def _is_clear(pairs: Sequence[Pair], ratio: Interval) -> bool:
     """Whether the first of each pair took clearly less time on the clock."""
-    if len(pairs) > 1:
+    if len(pairs) > 2:
         return ratio.high < CLEAR_OVER_SEEDS
-    first, second = pairs[0]
-    if min(len(first), len(second)) < 2 or ratio.estimate > CLEAR_IN_ONE_JOB:
-        return False
-    return _quartile(_wall(first), 3) < _quartile(_wall(second), 1)
+    return all(
+        min(len(first), len(second)) > 1
+        and median(_wall(first)) <= CLEAR_IN_ONE_JOB * median(_wall(second))
+        and _quartile(_wall(first), 3) < _quartile(_wall(second), 1)
+        for first, second in pairs
+    )
 
 
 def _quartile(values: Sequence[float], number: int) -> float:
