@@ -82,11 +82,7 @@ class RunFolder:
         self.identity_file = self.state / "identity.json"
 
     def check_room(self, n_runs: int, n_states: int = 0) -> None:
-        """Check that the folder can be written and the disk has room for `n_runs` runs.
-
-        Args:
-            n_runs: runs to write.
-            n_states: training states that each of them keeps.
+        """Check that the folder can be written and the disk has room for runs with so many states each.
 
         Raises:
             RunFolderError: one of them does not hold.
@@ -303,22 +299,6 @@ class RunFolder:
     def write_state(self, stem: str, epoch: int, content: bytes) -> None:
         """Write the training state of a run after an epoch; it stays with the results."""
         self._write(self.artifact_file("states") / f"{stem}-epoch{epoch}.safetensors", content)
-
-    def state_artifact(self, stem: str, epoch: int) -> Json:
-        """The entry in the results of a training state.
-
-        Raises:
-            RunFolderError: the file cannot be read.
-        """
-        path = f"states/{stem}-epoch{epoch}.safetensors"
-        try:
-            with self.artifact_file(path).open("rb") as file:
-                return {"path": path, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-        except OSError as error:
-            raise RunFolderError(
-                f"{self.path / path} must hold a training state of this run, but it cannot be read "
-                f"({error}); start a new run."
-            ) from error
 
     def _write(self, file: Path, content: bytes) -> str:
         """Write a file, whole or not at all; its SHA-256."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import safetensors.torch
 
 from finetune.config.experiment import ExperimentConfig
+from finetune.errors import RunFolderError
 from finetune.run.folder import RunFolder
 from finetune.run.records import Json
 from finetune.training.checkpoint import state_of
@@ -40,4 +43,16 @@ def kept_states(training: Training, folder: RunFolder, stem: str, config: Experi
     """
     chain = [e.commitment for e in training.epochs]
     drawn = drawn_epochs(config.keep_states, config.recipe.epochs, chain)
-    return [{"epoch": epoch, **folder.state_artifact(stem, epoch)} for epoch in drawn if folder.writes]
+    return [{"epoch": epoch, **_artifact(folder, stem, epoch)} for epoch in drawn if folder.writes]
+
+
+def _artifact(folder: RunFolder, stem: str, epoch: int) -> Json:
+    path = f"states/{stem}-epoch{epoch}.safetensors"
+    try:
+        with folder.artifact_file(path).open("rb") as file:
+            return {"path": path, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder.path / path} must hold a training state of this run, but it cannot be read "
+            f"({error}); start a new run."
+        ) from error
