@@ -15,6 +15,7 @@ from grader.stats import PairedCounts
 
 if TYPE_CHECKING:  # numpy is imported only when there are predictions to read
     from grader.predictions import Predictions
+    from grader.replay import Replay
     from grader.rerun import Rerun
     from grader.truth import Truth
 
@@ -43,6 +44,7 @@ class Evidence:
         thresholds: Numbers set by the policy.
         truth: The true labels and splits, if given.
         rerun: Predictions recomputed from the checkpoints, if requested.
+        replay: Epochs trained again, if requested.
     """
 
     results: Results
@@ -52,6 +54,7 @@ class Evidence:
     thresholds: Thresholds = field(default_factory=Thresholds)
     truth: "Truth | None" = None
     rerun: "Rerun | None" = None
+    replay: "Replay | None" = None
 
     def of(self, variant: str) -> list[Run]:
         """Completed runs of a variant, ordered by seed."""

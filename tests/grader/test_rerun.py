@@ -192,7 +192,7 @@ def test_an_evaluation_that_does_not_finish_is_reported(
     rerun._offline()
     monkeypatch.setattr(subprocess, "run", fail)
     name = type(error).__name__
-    assert rerun._call([], tmp_path) == f"finetune evaluate did not finish ({name})."
+    assert rerun.call(["evaluate"], tmp_path) == f"finetune evaluate did not finish ({name})."
 
 
 def test_without_torch_it_says_what_to_install(stored: Forger, monkeypatch: pytest.MonkeyPatch) -> None:
