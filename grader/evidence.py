@@ -1,19 +1,22 @@
 """Everything that checks may use, gathered once per submission."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grader.errors import UnusableError
-from grader.files import MAX_CSV_BYTES, below, read_bytes
+from grader.files import MAX_CSV_BYTES, MAX_TOTAL_CSV_BYTES, below, is_there, read_bytes
 from grader.load import Submission
+from grader.parts import Artifact
 from grader.record import SPLITS, Results, Run
 from grader.stats import PairedCounts
 
 if TYPE_CHECKING:  # numpy is imported only when there are predictions to read
+    from grader.checkpoints import Checkpoint
     from grader.predictions import Predictions
     from grader.replay import Replay
     from grader.rerun import Rerun
@@ -45,6 +48,7 @@ class Evidence:
         truth: The true labels and splits, if given.
         rerun: Predictions recomputed from the checkpoints, if requested.
         replay: Epochs trained again, if requested.
+        checkpoints: What the checkpoints in the submission contain, by run name.
     """
 
     results: Results
@@ -55,6 +59,7 @@ class Evidence:
     truth: "Truth | None" = None
     rerun: "Rerun | None" = None
     replay: "Replay | None" = None
+    checkpoints: "Mapping[str, Checkpoint]" = field(default_factory=dict)
 
     def of(self, variant: str) -> list[Run]:
         """Completed runs of a variant, ordered by seed."""
@@ -95,53 +100,57 @@ def gather(submission: Submission, thresholds: Thresholds, truth: "Truth | None"
         UnusableError: A predictions file is malformed or unsafe to read, or a path leaves the run folder.
     """
     results = submission.results
-    wanted = [
-        (run, split, run.artifacts.predictions(split))
-        for run in results.runs
-        if run.artifacts is not None and run.best is not None
-        for split in SPLITS
-    ]
+    wanted: dict[str, list[tuple[Run, str, Artifact]]] = {}  # by path, because several runs may name one file
+    for run, split in product(results.runs, SPLITS):
+        if run.artifacts is not None and run.best is not None:
+            artifact = run.artifacts.predictions(split)
+            wanted.setdefault(artifact.path, []).append((run, split, artifact))
     problems: list[str] = []
-    paths: dict[str, Path] = {}
-    for run, split, artifact in wanted:
+    files: dict[str, Path | None] = {}
+    for shown, uses in wanted.items():
         try:
-            paths[artifact.path] = below(
-                submission.folder, artifact.path, f"results.json, {run.name}, {split}"
-            )
+            path = below(submission.folder, shown, f"results.json, {uses[0][0].name}, {uses[0][1]}")
+            files[shown] = path if is_there(path, shown) else None
         except UnusableError as error:
             problems.extend(error.problems)
-    if not problems and not any(path.exists() for path in paths.values()):
+    if not problems and not any(files.values()):
         return Evidence(results, thresholds=thresholds, truth=truth)
     predictions: dict[Key, Predictions] = {}
-    altered: dict[str, tuple[str, ...]] = {}
-    for run, split, artifact in wanted:
-        path = paths.get(artifact.path)
-        if path is None:
-            continue
-        altered.setdefault(artifact.path, ())
-        if not path.exists():
-            altered[artifact.path] = (f"{artifact.path} is missing.",)
+    altered: dict[str, tuple[str, ...]] = dict.fromkeys(files, ())
+    room = MAX_TOTAL_CSV_BYTES
+    for shown, found in files.items():
+        if found is None:
+            altered[shown] = (f"{shown} is missing.",)
             continue
         try:
-            content = read_bytes(path, artifact.path, MAX_CSV_BYTES)
-            found = _parse(content, artifact.path, results, run, split)
-            if hashlib.sha256(content).hexdigest() == artifact.sha256:
-                predictions[run.name, split] = found
-            else:
-                altered[artifact.path] = (f"{artifact.path} does not match its recorded SHA-256.",)
+            content = read_bytes(found, shown, MAX_CSV_BYTES)
+            room -= len(content)
+            if room < 0:
+                limit = f"{MAX_TOTAL_CSV_BYTES:,} bytes"
+                raise UnusableError([f"{shown}: the prediction files have more than {limit} in total."])
+            rows, digest = _parse(content, shown, results, wanted[shown]), hashlib.sha256(content).hexdigest()
         except UnusableError as error:
             problems.extend(error.problems)
+            if room < 0:
+                break
+            continue
+        for run, split, artifact in wanted[shown]:
+            if digest == artifact.sha256:
+                predictions[run.name, split] = rows
+            else:
+                altered[shown] = (f"{shown} does not match its recorded SHA-256.",)
     if problems:
-        raise UnusableError(list(dict.fromkeys(problems)))
+        raise UnusableError(problems)
     return Evidence(results, predictions, altered, has_files=True, thresholds=thresholds, truth=truth)
 
 
-def _parse(content: bytes, shown: str, results: Results, run: Run, split: str) -> "Predictions":
+def _parse(
+    content: bytes, shown: str, results: Results, uses: Sequence[tuple[Run, str, Artifact]]
+) -> "Predictions":
     from grader.predictions import header_of, parse_predictions
 
-    # The two counts differ only in a doctored file, which split-counts reports.
-    counts = {results.splits_of(run.seed)[split].n_samples}
-    if run.best is not None:
-        counts.add(run.best.on(split).n_samples)
+    # The counts differ only in a doctored file, which split-counts and distinct-runs report.
+    counts = {results.splits_of(run.seed)[split].n_samples for run, split, _ in uses}
+    counts |= {run.best.on(split).n_samples for run, split, _ in uses if run.best is not None}
     header = header_of(results.schema_version)
     return parse_predictions(content, shown, counts, len(results.classes), header)

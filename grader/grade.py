@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from grader.checkpoints import read_checkpoints
 from grader.checks import judge
 from grader.errors import UnusableError
 from grader.evidence import Evidence, gather
@@ -51,6 +52,7 @@ def grade(job: Job) -> Grade:
     try:
         submission = load(job.path)
         evidence = gather(submission, job.policy.thresholds, job.truth)
+        evidence = replace(evidence, checkpoints=read_checkpoints(submission))
         if job.rerun:
             outcome = rerun(submission, job.dataset, job.data_root)
             evidence = replace(evidence, rerun=outcome, truth=job.truth or outcome.truth)

@@ -8,7 +8,7 @@ from typing import Any
 
 from grader import strict_json
 from grader.errors import UnusableError, UsageError
-from grader.files import read_bytes
+from grader.files import is_there, read_bytes
 from grader.record import Results, results_from
 from grader.schema import schema_problems
 from grader.strict_json import short
@@ -51,7 +51,7 @@ def load(path: Path) -> Submission:
         UnusableError: The file cannot be read, is not strict JSON, or violates the schema; lists all
             problems.
     """
-    is_folder = path.is_dir()
+    is_folder = is_there(path, short(path, "", 200)) and path.is_dir()
     file = path / RESULTS_NAME if is_folder else path
     content = read_bytes(file, short(file, "", 200), strict_json.MAX_BYTES, follow=not is_folder)
     document = check(content, file.name)

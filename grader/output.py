@@ -1,5 +1,6 @@
 """Which file each grade is written to, for each format and run."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from grader.errors import UsageError
 from grader.formats import FORMATS
 from grader.load import RESULTS_NAME
 from grader.verdict import Grade
+
+MAX_NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,18 @@ def names_of(paths: Sequence[Path]) -> list[str]:
     """A unique name for each run, for output and file names: the last components of its folder."""
     folders = [_folder(path) for path in paths]
     for depth in range(1, 6):
-        names = ["-".join(folder[-depth:]) or "run" for folder in folders]
+        names = [_shortened("-".join(folder[-depth:]) or "run") for folder in folders]
         if len(set(names)) == len(names):
             return names
     return [f"{name}-{number}" for number, name in enumerate(names, 1)]
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves room for an extension: file systems allow 255 bytes. Longer ones get a digest."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= MAX_NAME_BYTES:
+        return name
+    return f"{os.fsdecode(encoded[: MAX_NAME_BYTES - 9])}-{hashlib.sha256(encoded).hexdigest()[:8]}"
 
 
 def _folder(path: Path) -> tuple[str, ...]:

@@ -135,12 +135,16 @@ class Results:
     batch_size: int
     image_size: int
     lr: float
-    recipe: Mapping[str, float | str]
+    recipe: Mapping[str, Any]
     statistics: str
     precision: str
     device: str
     environment: Mapping[str, Any]
     keep_states: int
+    processes: int
+    caches_features: bool
+    configured_weights: str
+    weights: Mapping[str, Any] | None
     timings: Mapping[str, float]
     tuning: Tuning | None
     runs: tuple[Run, ...]
@@ -157,6 +161,11 @@ class Results:
         """The epochs configured for a variant."""
         configured = self.variant(variant)
         return (configured and configured.epochs) or self.epochs
+
+    def adapts(self, run: Run) -> bool:
+        """Whether the BatchNorm statistics of a run's frozen layers follow the images."""
+        configured = self.variant(run.variant)
+        return configured is not None and configured.norm == "adapt"
 
     def has_head(self, run: Run) -> bool:
         """Whether a run's initial fc comes from another run."""
@@ -201,6 +210,10 @@ def results_from(document: Mapping[str, Any]) -> Results:
         device=document["environment"]["device"],
         environment=document["environment"],
         keep_states=config.get("keep_states", 0),
+        processes=config.get("processes", 1),
+        caches_features=config.get("cache_views") is not None,
+        configured_weights=config["weights"],
+        weights=document["weights"],
         timings=document["timings"],
         tuning=_tuning(document.get("tuning")),
         runs=tuple(_run({"trial": None, "calibration": None} | run) for run in document["runs"]),

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grader.checkpoints import MAX_CHECKPOINT_BYTES
 from grader.errors import UnusableError
 from grader.files import below, read_bytes
 from grader.load import RESULTS_NAME, Submission
 from grader.parts import State
 from grader.record import Run
-from grader.rerun import MAX_CHECKPOINT_BYTES, NO_TORCH, PACKAGES, call
+from grader.rerun import NO_TORCH, PACKAGES, call
 from grader.strict_json import parse
 
 MAX_SECONDS = 1800

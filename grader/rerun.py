@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from grader.checkpoints import MAX_CHECKPOINT_BYTES, MAX_TOTAL_BYTES
 from grader.errors import UnusableError
 from grader.files import MAX_CSV_BYTES, below, read_bytes
 from grader.load import RESULTS_NAME, Submission
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
     from grader.predictions import Predictions
 
 TIMEOUT_SECONDS = 3600
-MAX_CHECKPOINT_BYTES = 256 * 1024 * 1024  # ResNet-18 with 100,000 classes has 250 MB
-MAX_COPIED_BYTES = 4 * 1024**3  # about 90 checkpoints of 45 MB
+MAX_COPIED_BYTES = MAX_TOTAL_BYTES
+
+RECOMPUTED_NAME = "recomputed.json"
+"""What `finetune evaluate` writes about the starts and streams of the runs."""
+
+MAX_RECOMPUTED_BYTES = 4 * 1024 * 1024
 
 PACKAGES = Path(__file__).resolve().parents[1]
 """The folder of this grader and of the `finetune` next to it; a submission cannot replace either."""
@@ -52,19 +57,24 @@ class Rerun:
         predictions: Recomputed predictions by run name and split.
         failure: Why there are no predictions; empty if there are.
         is_offline: Whether the evaluation had no network.
+        recomputed: What seed, weights and images determine before training, by run name.
+        environment: The machine and the library versions of the evaluation.
     """
 
     checkpoints: Mapping[str, Sequence[str]]
     predictions: "Mapping[tuple[str, str], Predictions]" = field(default_factory=dict)
     failure: str = ""
     is_offline: bool = True
+    recomputed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def truth(self) -> Truth | None:
         """Labels and splits of the evaluated images; None if there are none."""
         labels: dict[str, int] = {}
         splits: dict[str, frozenset[str]] = {}
-        for (_, split), rows in self.predictions.items():  # every run was evaluated on the same images
+        # Every run was evaluated on the same images; true-splits judges no splits that differ between seeds.
+        for (_, split), rows in self.predictions.items():
             labels.update(zip(rows.sample_ids, rows.labels.tolist(), strict=True))
             splits[split] = frozenset(rows.sample_ids)
         return Truth(labels, splits, "the local data set") if labels else None
@@ -98,7 +108,12 @@ def rerun(submission: Submission, dataset: str | None = None, data_root: Path | 
         options += ["--dataset", dataset] if dataset else []
         failure = call(["evaluate", "run", "--output", "fresh", *options], folder)
         predictions = {} if failure else _read(submission, folder / "fresh")
-    return Rerun(checkpoints, predictions, failure, bool(_offline()))
+        path = folder / "fresh" / RECOMPUTED_NAME
+        known = (
+            {} if failure or not path.exists() else json.loads(read_bytes(path, "it", MAX_RECOMPUTED_BYTES))
+        )
+    runs, environment = known.get("runs", {}), known.get("environment", {})
+    return Rerun(checkpoints, predictions, failure, bool(_offline()), runs, environment)
 
 
 def _stage(submission: Submission, folder: Path) -> dict[str, list[str]]:
@@ -182,6 +197,6 @@ def _read(submission: Submission, folder: Path) -> "dict[tuple[str, str], Predic
             path = folder / f"{run.name}-{split}.csv"
             if path.exists():
                 content = read_bytes(path, path.name, MAX_CSV_BYTES)
-                counts = [results.splits[split].n_samples]
+                counts = [results.splits_of(run.seed)[split].n_samples]
                 found[run.name, split] = parse_predictions(content, path.name, counts, len(results.classes))
     return found

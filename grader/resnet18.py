@@ -47,3 +47,32 @@ def count(shapes: Shapes) -> int:
 
 def _norm(name: str, width: int) -> Shapes:
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+@cache
+def state_shapes(n_classes: int) -> Shapes:
+    """Names and shapes of all 122 entries of the state dict: the parameters, and BatchNorm's buffers."""
+    shapes = dict(parameter_shapes(n_classes))
+    for name, shape in parameter_shapes(n_classes).items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "weight" and len(shape) == 1:
+            shapes |= {f"{layer}.running_mean": shape, f"{layer}.running_var": shape}
+            shapes |= {f"{layer}.num_batches_tracked": ()}
+    return shapes
+
+
+def multiplications(image_size: int, n_classes: int) -> dict[str, float]:
+    """Multiply-adds of a forward pass of one image, by layer group; 1.8 billion at 224 pixels.
+
+    Each convolution applies its kernel at every output pixel: the stem and the stages after the first halve
+    height and width, and so does the pooling after the stem.
+    """
+    side = max(1.0, image_size / 2)
+    found = dict.fromkeys(GROUPS, 0.0)
+    for name, shape in parameter_shapes(n_classes).items():
+        group = name.partition(".")[0]
+        if name.endswith(".0.conv1.weight"):  # the first of each stage; before layer1, it is the pooling
+            side = max(1.0, side / 2)
+        pixels = side * side if len(shape) == 4 else 1.0
+        found[group] += prod(shape) * pixels if len(shape) > 1 else 0.0
+    return found

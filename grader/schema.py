@@ -1,6 +1,7 @@
 """Check documents against the package's JSON schemas, with one sentence per violation."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
@@ -51,7 +52,9 @@ def validator_for(schema: Mapping[str, Any]) -> Any:
     # The library's uniqueItems compares every pair, which takes minutes for a long list of mixed types.
     types = Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number})
     strict: Any = extend(  # type: ignore[no-untyped-call]
-        Draft202012Validator, validators={"uniqueItems": _unique_items}, type_checker=types
+        Draft202012Validator,
+        validators={"uniqueItems": _unique_items, "pattern": _pattern},
+        type_checker=types,
     )
     return strict(schema)
 
@@ -76,6 +79,12 @@ def _unique_items(_validator: Any, wanted: bool, items: Any, _schema: Any) -> It
         and len({json.dumps(i, sort_keys=True) for i in items}) < len(items)
     ):
         yield ValidationError("duplicate item")
+
+
+def _pattern(_validator: Any, rule: str, text: Any, _schema: Any) -> Iterator[ValidationError]:
+    """Stricter than Python: its `$` also matches before a line break, its digits are not only ASCII."""
+    if isinstance(text, str) and not re.fullmatch(rule.replace(r"\d", "[0-9]"), text):
+        yield ValidationError("pattern")
 
 
 def _phrase(error: ValidationError) -> str:

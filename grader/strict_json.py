@@ -68,9 +68,12 @@ def _object(pairs: list[tuple[str, Any]]) -> Any:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
-    names = [name for name, _ in pairs]
-    twice = next(name for name in names if names.count(name) > 1)
-    return _Invalid(f"duplicate key {short(twice)}")
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            break
+        seen.add(name)
+    return _Invalid(f"duplicate key {short(name)}")
 
 
 def _integer(digits: str) -> Any:

@@ -16,11 +16,15 @@ OWN_SUBJECT = {
     "tests/finetune/training/test_waiting.py",  # no training step waits for its device
     "tests/grader/test_claims.py",  # the answers to the questions, in words
     "tests/grader/test_examples.py",  # examples/
+    "tests/grader/test_false_alarms.py",  # what no check may say of an honest run
     "tests/grader/test_forgeries.py",
     "tests/grader/test_fuzz.py",
     "tests/grader/test_hostile.py",
+    "tests/grader/test_optimized.py",  # a forger who optimizes
     "tests/grader/test_prediction_checks.py",  # the checks that read predictions
     "tests/grader/test_rows.py",  # rows beside A, B and C, and splits by seed
+    "tests/grader/test_story.py",  # what a consistent story betrays
+    "tests/grader/test_story_rows.py",  # the same, of rows beside A, B and C
     "tests/grader/test_tuning.py",  # checks/tuning.py
     "tests/grader/test_simulation.py",  # what intervals and tests promise
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from finetune.data.sources import WHOLE
 from finetune.errors import ConfigError, DataError
 from finetune.run import environment
 from finetune.run.folder import RunFolder
+from finetune.run.recompute import Recomputation
 from finetune.run.records import dataset_name, predictions_csv
 from finetune.run.records import recorded as from_record
 from finetune.run.trained import load_network, precision_of
@@ -24,7 +26,9 @@ from finetune.system.console import Reporter
 from finetune.system.files import write_atomically
 from finetune.training.evaluate import evaluate
 from finetune.training.features import FrozenPrefix
+from finetune.training.requirements import require_memory_to_evaluate
 from grader.record import SPLITS, Results, results_from
+from grader.rerun import RECOMPUTED_NAME
 
 
 def evaluate_run(
@@ -41,7 +45,8 @@ def evaluate_run(
 
     Args:
         run: run folder.
-        output: folder for {variant}-seed{n}-{val,test}.csv.
+        output: folder for {variant}-seed{n}-{val,test}.csv and recomputed.json, what seed, weights and
+            images determine before training.
         reporter: receives the accuracies.
         dataset: the data set; None means the recorded one, for an image folder at the path in config.toml.
         data_root: folder for downloads; None means the one in config.toml, else `data`.
@@ -49,7 +54,8 @@ def evaluate_run(
         threads: CPU threads; None means OMP_NUM_THREADS, else one per core.
 
     Raises:
-        FinetuneError: no results, other images than the run's, or a checkpoint that is not the recorded one.
+        FinetuneError: no results, other images than the run's, more memory needed than there is, or a
+            checkpoint that is not the recorded one.
     """
     folder = RunFolder(run)
     document = cast("dict[str, Any]", folder.read())
@@ -61,19 +67,16 @@ def evaluate_run(
     precision = precision_of(config.precision, target, config.recipe.image_size)
     if precision != config.precision:
         reporter.say(f"Trained in {config.precision}, evaluated in {precision}: losses differ by rounding.")
-    split = _split(config, results, threads)
-    for seed, name in itertools.product(results.seeds, SPLITS):
-        found = split.by_seed.get(seed, split.splits).by_name[name]
-        if found.fingerprint != results.splits_of(seed)[name].fingerprint:
-            raise DataError(
-                f"The images must be those of the run, but the {name} split has another fingerprint than "
-                f"{folder.results_file} records; name the right ones with --dataset or --data-root."
-            )
+    split = _split(config, results, folder, threads)
+    _require_memory(config, split, precision, target)
     split, sources, _ = prepare_images(config, split, reporter, threads, target, SPLITS)
+    recomputation = Recomputation(config, split, document, folder, threads)
+    recomputed: dict[str, Any] = {"environment": environment.describe(target), "runs": {}}
     for entry in results.runs:
         if entry.artifacts is None:
             continue
         network = load_network(folder, entry.artifacts.checkpoint, len(results.classes), target)
+        recomputed["runs"][entry.name] = recomputation.of(entry, network)
         prefix = FrozenPrefix(network, config.recipe, precision)
         splits, images = split.of_seed(entry.seed, sources, threads)
         for name, source in images.items():
@@ -82,19 +85,43 @@ def evaluate_run(
             predictions = evaluate(network, features, torch.from_numpy(part.labels()), precision)
             write_atomically(output / f"{entry.name}-{name}.csv", predictions_csv(part.samples, predictions))
             reporter.say(f"{entry.name} {name}: {predictions.metrics(part.labels()).accuracy:.1%}")
+    write_atomically(output / RECOMPUTED_NAME, json.dumps(recomputed).encode())
 
 
-def _split(config: ExperimentConfig, results: Results, workers: int) -> SplitDataset:
+def _require_memory(
+    config: ExperimentConfig, split: SplitDataset, precision: str, target: torch.device
+) -> None:
+    n_images = max(len(split.splits.by_name[name].samples) for name in SPLITS)
+    require_memory_to_evaluate(config.recipe, n_images, precision, target)
+
+
+def _require_same_images(split: SplitDataset, results: Results, folder: RunFolder) -> None:
+    """Compare the splits of each seed with the recorded ones.
+
+    Raises:
+        DataError: these are other images than the run's.
+    """
+    for seed, name in itertools.product(results.seeds, SPLITS):
+        found = split.by_seed.get(seed, split.splits).by_name[name]
+        if found.fingerprint != results.splits_of(seed)[name].fingerprint:
+            raise DataError(
+                f"The images must be those of the run, but the {name} split has another fingerprint than "
+                f"{folder.results_file} records; name the right ones with --dataset or --data-root."
+            )
+
+
+def _split(config: ExperimentConfig, results: Results, folder: RunFolder, workers: int) -> SplitDataset:
     """The run's splits, without the images that it skipped: training images are not decoded here.
 
     Raises:
-        DataError: an image that the run skipped is readable.
+        DataError: an image that the run skipped is readable, or these are other images than the run's.
     """
     split = split_dataset(config, workers)
     while True:
         samples = [sample for part in split.decoded.values() for sample in part.samples]
         skipped = [sample for sample in samples if sample.id in results.excluded]
         if not skipped:
+            _require_same_images(split, results, folder)
             return split
         for sample in skipped:
             try:

@@ -72,6 +72,30 @@ def require_memory(
         )
 
 
+def require_memory_to_evaluate(recipe: Recipe, n_images: int, precision: str, device: torch.device) -> None:
+    """Make sure that a batch can be evaluated, whatever sizes a stranger's results record.
+
+    Args:
+        recipe: batch size and image size.
+        n_images: in the largest split.
+        precision: `fp32` or `bf16`.
+        device: whose free memory counts.
+
+    Raises:
+        OutOfMemory: a batch and its outputs of the first convolution need more than the free memory.
+    """
+    values = 3 + 64 / 4  # per pixel: the normalized image, and 64 channels of half its height and width
+    n_bytes = min(recipe.batch_size, n_images) * recipe.image_size**2 * (3 + values * 4)
+    n_bytes /= 2 if precision == "bf16" else 1
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory_bytes()
+    if n_bytes > free:
+        raise OutOfMemory(
+            f"Batches of {recipe.batch_size:,} images of {recipe.image_size:,} pixels, as recorded, "
+            f"need more than {n_bytes / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB of memory is free; "
+            "evaluate on a machine with more."
+        )
+
+
 def saved_bytes(variant: Variant, image_size: int) -> int:
     """Bytes that a training step in fp32 saves for the backward pass, per image; allocates nothing."""
     with torch.device("meta"):

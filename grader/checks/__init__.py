@@ -6,17 +6,26 @@ from dataclasses import dataclass, replace
 
 from grader.checks import (
     architecture,
+    checkpoint_files,
     claims,
     design,
+    hardware,
+    kinship,
     ladder,
     learning,
+    losses,
+    origin,
+    peak_rates,
     prediction_files,
+    recomputed_starts,
     replay,
     rerun,
+    schedule,
     speed,
     training,
     truth,
     tuning,
+    whole_data,
 )
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, not_checked
@@ -60,7 +69,7 @@ class Property:
 _COUNTS = ("split-counts", "epochs-in-order")
 
 _DESIGN_AND_EFFECTS = {
-    "complete", "roles", "equal-budget", "same-stream", "same-start", "same-schedule",
+    "complete", "roles", "equal-budget", "same-stream", "same-start", "same-schedule", "comparable-rates",
     "b-beats-a", "c-beats-a", "c-against-b", "c-trains-fewer", "c-faster",
     "b-beats-longer-a", "as-required", "smallest-sufficient", "statistics-settled",
     "test-close-to-validation", "a-learns", "long-enough", "one-rate",
@@ -88,11 +97,21 @@ PROPERTIES = {
         Property("same-stream", Level.FILE, design.same_stream),
         Property("same-start", Level.FILE, design.same_start, ("as-configured",)),
         Property("same-schedule", Level.FILE, design.same_schedule, ("epochs-in-order", "as-configured")),
+        Property("comparable-rates", Level.FILE, peak_rates.comparable_rates, ("as-configured",)),
+        Property(
+            "rates-exact",
+            Level.FILE,
+            schedule.rates_exact,
+            ("same-schedule", "as-configured", "equal-budget", *_COUNTS),
+        ),
+        Property("whole-data", Level.FILE, whole_data.whole_data, ("split-counts",)),
+        Property("weights-known", Level.FILE, origin.weights_known),
         Property("distinct-runs", Level.FILE, training.distinct_runs),
         Property("best-epoch", Level.FILE, training.best_epoch, _COUNTS),
         Property("loss-fits-accuracy", Level.FILE, training.loss_fits_accuracy, _COUNTS),
         Property("times-add-up", Level.FILE, training.times_add_up, (*_COUNTS, "equal-budget")),
         Property("fairly-tuned", Level.FILE, tuning.fairly_tuned, ("split-counts",)),
+        Property("times-possible", Level.FILE, hardware.times_possible, ("times-add-up", *_COUNTS)),
         Property("files-intact", Level.PREDICTIONS, prediction_files.files_intact),
         Property(
             "recomputed",
@@ -107,7 +126,22 @@ PROPERTIES = {
             ("files-intact", "recomputed", *_COUNTS),
         ),
         Property("rows-plausible", Level.PREDICTIONS, prediction_files.rows_plausible),
+        Property(
+            "losses-exact",
+            Level.PREDICTIONS,
+            losses.losses_exact,
+            ("recomputed", "rows-plausible", "best-epoch", "loss-fits-accuracy", "distinct-runs", *_COUNTS),
+        ),
         Property("same-samples", Level.PREDICTIONS, prediction_files.same_samples),
+        Property(
+            "hard-images-shared",
+            Level.PREDICTIONS,
+            kinship.hard_images_shared,
+            ("same-samples", "losses-exact", "distinct-runs", "rows-plausible"),
+        ),
+        Property(
+            "networks-differ", Level.PREDICTIONS, kinship.networks_differ, ("same-samples", "distinct-runs")
+        ),
         Property(
             "class-counts", Level.PREDICTIONS, prediction_files.class_counts, ("split-counts", "same-samples")
         ),
@@ -117,6 +151,36 @@ PROPERTIES = {
         Property("true-labels", Level.TRUTH, truth.true_labels, ("same-samples",)),
         Property("true-splits", Level.TRUTH, truth.true_splits, ("same-samples", "true-labels")),
         Property("checkpoints-intact", Level.CHECKPOINTS, rerun.checkpoints_intact),
+        Property(
+            "checkpoint-tensors",
+            Level.CHECKPOINTS,
+            checkpoint_files.checkpoint_tensors,
+            ("checkpoints-intact",),
+        ),
+        Property(
+            "checkpoint-frozen",
+            Level.CHECKPOINTS,
+            checkpoint_files.checkpoint_frozen,
+            ("checkpoint-tensors", "frozen-unchanged", "as-configured"),
+        ),
+        Property(
+            "checkpoint-steps",
+            Level.CHECKPOINTS,
+            checkpoint_files.checkpoint_steps,
+            ("checkpoint-tensors", "best-epoch", "equal-budget", *_COUNTS),
+        ),
+        Property(
+            "start-recomputed",
+            Level.CHECKPOINTS,
+            recomputed_starts.start_recomputed,
+            ("checkpoint-tensors", "same-start", "frozen-unchanged", "as-configured"),
+        ),
+        Property(
+            "stream-recomputed",
+            Level.CHECKPOINTS,
+            recomputed_starts.stream_recomputed,
+            ("same-stream", *_COUNTS),
+        ),
         Property("rerun-agrees", Level.CHECKPOINTS, rerun.rerun_agrees, ("checkpoints-intact",)),
         Property("replay-agrees", Level.REPLAY, replay.replay_agrees, ("commitments-chain",)),
         Property("b-beats-a", Level.FILE, claims.b_beats_a, _COUNTS),
@@ -139,7 +203,7 @@ PROPERTIES = {
         Property("a-learns", Level.FILE, learning.a_learns, _COUNTS),
         Property("long-enough", Level.FILE, learning.long_enough, _COUNTS),
         Property("statistics-settled", Level.FILE, learning.statistics_settled, _COUNTS),
-        Property("one-rate", Level.FILE, learning.one_rate),
+        Property("one-rate", Level.FILE, learning.one_rate, ("comparable-rates",)),
         Property("smallest-sufficient", Level.FILE, ladder.smallest_sufficient, _COUNTS),
     )
 }

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -66,29 +67,29 @@ class Forger:
     def path(self, variant: str, split: str, seed: int = 0) -> Path:
         return self.folder / self.run(variant, seed)["artifacts"][f"{split}_predictions"]["path"]
 
-    def rows(self, variant: str, split: str) -> Rows:
-        return [line.split(",") for line in self.path(variant, split).read_text().splitlines()[1:]]
+    def rows(self, variant: str, split: str, seed: int = 0) -> Rows:
+        return [line.split(",") for line in self.path(variant, split, seed).read_text().splitlines()[1:]]
 
-    def write_rows(self, variant: str, split: str, rows: Rows) -> None:
+    def write_rows(self, variant: str, split: str, rows: Rows, seed: int = 0) -> None:
         """Write the rows, with confidences that fit: that of a correct prediction follows from its loss."""
         for row in rows:
             if row[4:] and row[1] == row[2] and abs(math.exp(-float(row[3])) - float(row[4])) > 1e-5:
                 row[4] = f"{math.exp(-float(row[3])):.9g}"
-        header = self.path(variant, split).read_text().partition("\n")[0]
+        header = self.path(variant, split, seed).read_text().partition("\n")[0]
         lines = [header, *(",".join(row) for row in rows), ""]
-        self.write(variant, split, "\n".join(lines).encode())
+        self.write(variant, split, "\n".join(lines).encode(), seed)
 
-    def write(self, variant: str, split: str, content: bytes) -> None:
+    def write(self, variant: str, split: str, content: bytes, seed: int = 0) -> None:
         """Put a file there and record its hash, as a careful forger would."""
-        self.path(variant, split).write_bytes(content)
-        artifact = self.run(variant)["artifacts"][f"{split}_predictions"]
+        self.path(variant, split, seed).write_bytes(content)
+        artifact = self.run(variant, seed)["artifacts"][f"{split}_predictions"]
         artifact["sha256"] = hashlib.sha256(content).hexdigest()
 
-    def record(self, variant: str, split: str) -> None:
+    def record(self, variant: str, split: str, seed: int = 0) -> None:
         """Make the chosen epoch's figures those of the file."""
-        rows = self.rows(variant, split)
-        self.best(variant)[split] = {
-            "loss_sum": sum(float(row[3]) for row in rows),
+        rows = self.rows(variant, split, seed)
+        self.best(variant, seed)[split] = {
+            "loss_sum": float(np.float32([row[3] for row in rows]).sum(dtype=np.float64)),
             "n_correct": sum(row[1] == row[2] for row in rows),
             "n_samples": len(rows),
         }
@@ -382,6 +383,75 @@ def a_rate_above_its_peak(f: Forger) -> None:
         run["epochs"][1]["learning_rate"] = 3 * run["learning_rate"]
 
 
+@forgery("rates-exact")
+def rates_made_up_alike_for_all(f: Forger) -> None:
+    for run in f.doc["runs"]:
+        for epoch in run["epochs"]:
+            epoch["learning_rate"] = run["learning_rate"] * (1 - (epoch["epoch"] - 1) / len(run["epochs"]))
+
+
+@forgery("weights-known")
+def no_weights_although_b_and_c_start_pretrained(f: Forger) -> None:
+    f.doc["weights"] = None
+
+
+@forgery("weights-known")
+def weights_called_imagenet(f: Forger) -> None:
+    f.doc["config"]["weights"] = "imagenet"
+    f.doc["weights"].update(kind="imagenet", sha256="0" * 64)
+
+
+@forgery("weights-known")
+def bundled_weights_configured_but_others_used(f: Forger) -> None:
+    f.doc["weights"].update(kind="file", sha256="1" * 64)
+
+
+@forgery("times-possible")
+def all_times_zero(f: Forger) -> None:
+    f.doc["timings"].update(start_seconds=0.0, decode_seconds=0.0, total_seconds=0.0)
+    for run in f.doc["runs"]:
+        run.update(total_seconds=0.0, images_per_second=0.0)
+        for epoch in run["epochs"]:
+            epoch.update(train_seconds=0.0, data_wait_seconds=0.0, evaluation_seconds=0.0)
+
+
+def _set_times(f: Forger, seconds_of: Callable[[int, float], float]) -> None:
+    for run in f.doc["runs"]:
+        for epoch in run["epochs"]:
+            epoch["train_seconds"] = seconds_of(epoch["epoch"], epoch["train_seconds"])
+            epoch["data_wait_seconds"] = min(epoch["data_wait_seconds"], epoch["train_seconds"])
+        total = sum(epoch["train_seconds"] for epoch in run["epochs"])
+        run["images_per_second"] = sum(epoch["train"]["n_samples"] for epoch in run["epochs"]) / total
+        run["total_seconds"] = total + sum(epoch["evaluation_seconds"] for epoch in run["epochs"]) + 1.0
+    f.doc["timings"]["total_seconds"] = sum(run["total_seconds"] for run in f.doc["runs"]) + 30.0
+
+
+@forgery("times-possible")
+def times_rounded_to_milliseconds(f: Forger) -> None:
+    _set_times(f, lambda _, seconds: round(seconds, 3))
+
+
+@forgery("times-possible")
+def the_same_time_in_every_epoch(f: Forger) -> None:
+    _set_times(f, lambda _, seconds: 1.2345678 if seconds < 3 else 3.4567891)
+
+
+@forgery("times-possible")
+def faster_than_any_machine(f: Forger) -> None:
+    _set_times(f, lambda epoch, _: 1.1e-5 * (1 + epoch / 97))
+
+
+@forgery("comparable-rates")
+def a_sabotaged_by_its_learning_rate(f: Forger) -> None:
+    next(v for v in f.doc["config"]["variants"] if v["name"] == "A")["lr"] = 1e-6
+    for run in f.doc["runs"]:
+        if run["variant"] == "A":
+            share = 1e-6 / run["learning_rate"]
+            run["learning_rate"] = 1e-6
+            for epoch in run["epochs"]:
+                epoch["learning_rate"] *= share
+
+
 @forgery("distinct-runs")
 def c_is_a_copy_of_b(f: Forger) -> None:
     for split in ("val", "test"):
@@ -564,6 +634,53 @@ def right_predictions_spoiled_for_a(f: Forger) -> None:
     f.record("A", "test")
 
 
+@forgery("losses-exact")
+def a_loss_that_is_no_float32_number(f: Forger) -> None:
+    rows = f.rows("C", "test")
+    row = next(row for row in rows if row[1] == row[2])
+    row[3] = "0.3"
+    f.write_rows("C", "test", rows)
+    f.record("C", "test")
+
+
+@forgery("hard-images-shared")
+def losses_of_c_dealt_out_anew(f: Forger) -> None:
+    """As right as before, but on images that have nothing to do with those of B: nothing else tells."""
+    rng = np.random.default_rng(1)
+    for seed, split in product(f.doc["config"]["seeds"], ("val", "test")):
+        rows = f.rows("C", split, seed)
+        by_class: dict[str, list[int]] = {}
+        for index, row in enumerate(rows):
+            by_class.setdefault(row[1], []).append(index)
+        for members in by_class.values():
+            dealt = [rows[index][2:] for index in rng.permutation(members)]
+            for index, cells in zip(members, dealt, strict=True):
+                rows[index][2:] = cells
+        f.write_rows("C", split, rows, seed)
+        f.record("C", split, seed)
+
+
+@forgery("networks-differ")
+def one_network_three_times_with_jitter(f: Forger) -> None:
+    """B's losses for all three, changed by a percent; some answers of A and C are spoiled."""
+    rng = np.random.default_rng(0)
+    for seed in f.doc["config"]["seeds"]:
+        for split in ("val", "test"):
+            source = (f.folder / f.run("B", seed)["artifacts"][f"{split}_predictions"]["path"]).read_text()
+            for variant, n_spoiled in (("A", 30), ("C", 6)):
+                rows = [line.split(",") for line in source.splitlines()[1:]]
+                for row in rows:
+                    row[3] = f"{np.float32(float(row[3]) * rng.lognormal(0, 0.01)):.9g}"
+                right = [row for row in rows if row[1] == row[2] and float(row[3]) < 2]
+                for row in right[: n_spoiled // 2] + right[-n_spoiled // 2 :]:
+                    row[2], row[3] = str((int(row[1]) + 1) % 10), f"{np.float32(rng.uniform(0.8, 2)):.9g}"
+                for row in rows:
+                    if row[1] != row[2] and float(row[3]) < 0.7:
+                        row[3] = f"{np.float32(0.7 + float(row[3]) / 100):.9g}"
+                f.write_rows(variant, split, rows, seed)
+                f.record(variant, split, seed)
+
+
 @forgery("same-samples")
 def an_easier_test_image_for_c(f: Forger) -> None:
     rows = f.rows("C", "test")
@@ -575,7 +692,7 @@ def an_easier_test_image_for_c(f: Forger) -> None:
 def a_label_changed_to_the_prediction(f: Forger) -> None:
     rows = f.rows("C", "test")
     row = next(row for row in rows if row[1] != row[2])
-    row[1], row[3] = row[2], "0.1"
+    row[1], row[3] = row[2], "0.125"
     f.write_rows("C", "test", rows)
     f.record("C", "test")
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from grader import commitments
 from grader.calibration import N_BINS, expected_calibration_error
+from grader.checks.origin import KNOWN_WEIGHTS
 from grader.predictions import HEADER
 from grader.record import SPLITS
 from grader.resnet18 import GROUPS, count, of_groups, parameter_shapes
@@ -20,7 +22,9 @@ from grader.truth import Truth
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 VARIANTS = {"A": ("random", "all"), "B": ("pretrained", "all"), "C": ("pretrained", ["layer4", "fc"])}
-SKILL = {"A": 2.2, "B": 6.5, "C": 6.2}  # how far the label's logit stands out after training
+SKILL = {"A": 2.2, "B": 6.5, "C": 5.8}  # how far the label's logit stands out after training
+SHARED = 1.6  # how far hard images lower the label's logit in every network; its own part has 1.0
+PEAK, WARMUP_EPOCHS = 0.02, 0.5
 EPOCH_SECONDS = {"A": 2.0, "B": 2.0, "C": 1.2}
 
 
@@ -52,12 +56,34 @@ def ids_of(split: str, size: Size) -> list[str]:
     return [f"digit-{start + i:05d}" for i in range(n)]
 
 
+def hardness_of(split: str, n: int) -> NDArray[np.float64]:
+    """How hard each image of a split is, for every network alike; standard normal."""
+    return np.random.default_rng(list(split.encode())).normal(size=n)
+
+
+def mean_rate(epoch: int, size: Size) -> float:
+    """An epoch's mean learning rate, step by step as the training loop sums it."""
+    steps, total = -(-size.n_train // size.batch_size), 0.0
+    warmup = min(WARMUP_EPOCHS, size.epochs / 2) * steps
+    for step in range((epoch - 1) * steps, epoch * steps):
+        if step < warmup:
+            total += PEAK * (step + 1) / (warmup + 1)
+        else:
+            total += PEAK * (1 + math.cos(math.pi * (step - warmup) / (size.epochs * steps - warmup))) / 2
+    return total / steps
+
+
 def simulate(
-    labels: NDArray[np.int64], n_classes: int, skill: float, rng: np.random.Generator
+    labels: NDArray[np.int64],
+    n_classes: int,
+    skill: float,
+    rng: np.random.Generator,
+    hardness: NDArray[np.float64],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
     """Predictions, losses and confidences of a network whose label logit stands out by about `skill`."""
-    logits = rng.normal(0, 1.5, (len(labels), n_classes)).astype(np.float32)
-    logits[np.arange(len(labels)), labels] += rng.normal(skill, 1.5, len(labels)).astype(np.float32)
+    logits = rng.normal(0, 1.2, (len(labels), n_classes)).astype(np.float32)
+    own = rng.normal(0, 1.0, len(labels))
+    logits[np.arange(len(labels)), labels] += (skill - SHARED * hardness + own).astype(np.float32)
     logits -= logits.max(axis=1, keepdims=True)
     nll = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
     confidence = 1 / np.exp(logits).sum(axis=1)
@@ -135,6 +161,7 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
         split: labels_of(n, size.n_classes)
         for split, n in (("train", size.n_train), ("val", size.n_val), ("test", size.n_test))
     }
+    hardness = {split: hardness_of(split, len(found)) for split, found in labels.items()}
     epochs, files, calibrations = [], [], []
     for number in range(1, size.epochs + 1):
         share = 0.4 + 0.6 * number / size.epochs
@@ -143,7 +170,7 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
             {}
             if is_sketch
             else {
-                split: simulate(labels[split], size.n_classes, SKILL[variant] * share, rng)
+                split: simulate(labels[split], size.n_classes, SKILL[variant] * share, rng, hardness[split])
                 for split in labels
             }
         )
@@ -151,7 +178,7 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
         epochs.append(
             {
                 "epoch": number,
-                "learning_rate": 0.01 * (1 - (number - 1) / size.epochs),
+                "learning_rate": mean_rate(number, size),
                 **{
                     split: sketched(len(labels[split]), rng)
                     if is_sketch
@@ -198,7 +225,7 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
         "n_frozen": count(parameter_shapes(size.n_classes)) - n_trained,
         "frozen_sha256_before": frozen,
         "frozen_sha256_after": frozen,
-        "learning_rate": 0.02,
+        "learning_rate": PEAK,
         "trial": None,
         "budget": {
             "epochs": size.epochs,
@@ -230,8 +257,8 @@ def _frame(size: Size) -> dict[str, Any]:
             "device_name": "simulated", "cpu_cores": 2, "threads": 2,
         },
         "config": {
-            "preset": "smoke", "dataset": "digits", "split": "70-15-15", "subset": None, "weights": "bundled",
-            "seeds": list(size.seeds), "split_seed": 0, "resplit": False, "tune": None,
+            "preset": "smoke", "dataset": "imagefolder:digits", "split": "70-15-15", "subset": None,
+            "weights": "bundled", "seeds": list(size.seeds), "split_seed": 0, "resplit": False, "tune": None,
             "keep_states": 0,
             "variants": [
                 {"name": name, "init": init, "train": train, "lr": None, "epochs": None, "norm": "frozen",
@@ -239,13 +266,13 @@ def _frame(size: Size) -> dict[str, Any]:
                 for name, (init, train) in VARIANTS.items()
             ],
             "recipe": {
-                "epochs": size.epochs, "batch_size": size.batch_size, "lr": 0.02, "momentum": 0.9,
-                "weight_decay": 0.0001, "warmup_epochs": 0.5, "image_size": 32, "crop_area_min": 0.6,
-                "flip_probability": 0.0, "statistics": "running",
+                "epochs": size.epochs, "batch_size": size.batch_size, "lr": PEAK, "momentum": 0.9,
+                "weight_decay": 0.0001, "warmup_epochs": WARMUP_EPOCHS, "image_size": 32,
+                "crop_area_min": 0.6, "flip_probability": 0.0, "statistics": "running",
             },
         },
         "dataset": {
-            "name": "digits",
+            "name": "imagefolder",
             "classes": [str(i) for i in range(size.n_classes)],
             "splits": {
                 split: {
@@ -262,7 +289,8 @@ def _frame(size: Size) -> dict[str, Any]:
             "notes": [],
         },
         "weights": {
-            "kind": "bundled", "source": "resnet18.safetensors", "sha256": sha("weights"), "dropped": []
+            "kind": "bundled", "source": "resnet18.safetensors", "sha256": KNOWN_WEIGHTS["bundled"].sha256,
+            "dropped": [],
         },
         "timings": {
             "start_seconds": 2.0, "download_seconds": 0.0, "decode_seconds": 0.5, "total_seconds": 0.0

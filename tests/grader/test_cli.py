@@ -66,7 +66,7 @@ class TestOneRun:
         assert found.exit_code == 1
         assert "Evidence level 3 (ground truth) is required: true-labels was not checked." in found.output
         counts = (
-            "of 33 counted properties, 27 hold, 1 fails, 5 not checked; 0 of 33 points because evidence is "
+            "of 46 counted properties, 34 hold, 1 fails, 11 not checked; 0 of 46 points because evidence is "
             "missing."
         )
         assert f"FAILED under policy strict v3: {counts}" in found.output
@@ -303,3 +303,15 @@ class TestProcess:
         )
         done = subprocess.run([sys.executable, "-c", code, str(honest)], capture_output=True, check=False)
         assert done.stdout.decode().endswith("set()\n")
+
+
+def test_a_long_folder_name_does_not_end_the_batch(honest: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a" * 245, "a" * 244 + "b", "\u00e9" * 120)]
+    for path in (*paths, tmp_path / "z"):
+        shutil.copytree(honest, path)
+    found = run(*paths, tmp_path / "z", "--format", "json", "--output", tmp_path / "grades")
+    assert found.exit_code == 0, found.output
+    names = [path.name for path in (tmp_path / "grades").iterdir()]
+    assert len(names) == 4
+    assert "z.json" in names
+    assert max(len(os.fsencode(name)) for name in names) <= 210

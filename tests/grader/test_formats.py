@@ -117,14 +117,14 @@ def test_junit_outcomes(grades: dict[str, Grade]) -> None:
 def test_text_begins_with_the_verdict(grades: dict[str, Grade]) -> None:
     lines = FORMATS["text"].write(grades["passed"]).splitlines()
     assert lines[0] == "passed"
-    counts = "of 27 counted properties, 27 hold; 100 of 100 points. Evidence levels: "
+    counts = "of 28 counted properties, 28 hold; 100 of 100 points. Evidence levels: "
     assert lines[1].startswith(f"PASSED under policy homework-no-checkpoints v2: {counts}")
     assert NO_NETWORK in lines[:-1]
     assert any(line.startswith("Starting from pretrained weights pays: +") for line in lines[2:5])
     assert not any(line.startswith("holds") for line in lines)
-    assert lines[-1] == "28 properties hold and 8 could not be checked; --verbose lists them."
+    assert lines[-1] == "36 properties hold and 15 could not be checked; --verbose lists them."
     verbose = FORMATS["verbose"].write(grades["passed"]).splitlines()
-    assert sum(line.startswith("holds") for line in verbose) == 28
+    assert sum(line.startswith("holds") for line in verbose) == 35
     assert "FAILED under policy" in FORMATS["text"].write(grades["failed"])
     assert FORMATS["text"].write(grades["unusable"]).splitlines()[1] == "Unusable: 1 problem."
 

@@ -5,9 +5,11 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from grader import evidence, predictions
 from grader.errors import UnusableError
 from grader.files import below
 from grader.grade import Job, grade
@@ -60,6 +62,13 @@ class TestJson:
 
     def test_all_problems_are_reported_together(self) -> None:
         assert len(problems_of(lambda: parse(b"[NaN, 1e999, Infinity]", "f"))) == 3
+
+    def test_many_keys_with_a_duplicate_take_no_time(self) -> None:
+        keys = ",".join(f'"{number}":0' for number in [*range(99_000), 98_999])
+        start = time.process_time()
+        (found,) = problems_of(lambda: parse(f"{{{keys}}}".encode(), "f"))
+        assert found == "f: $: duplicate key '98999'."
+        assert time.process_time() - start < 2
 
     def test_a_path_that_names_hostile_keys_stays_printable(self) -> None:
         (found,) = problems_of(lambda: parse(b'{"\\u001b[31m": NaN}', "f"))
@@ -120,6 +129,58 @@ class TestFiles:
         (found,) = problems_of(lambda: below(tmp_path, path, "here"))
         assert "must be a path inside the run folder" in found
 
+    def test_a_name_that_is_too_long(self, honest: Path, tmp_path: Path, policy: Policy) -> None:
+        forger = Forger(honest, tmp_path / "run")
+        forger.run("A")["artifacts"]["val_predictions"]["path"] = f"predictions/{'a' * 300}.csv"
+        forger.save()
+        (found,) = grade(Job(forger.folder, "x", policy)).problems
+        assert found.endswith("File name too long.")
+        (found,) = grade(Job(tmp_path / ("b" * 300), "x", policy)).problems
+        assert found.endswith("File name too long.")
+
+    def test_a_folder_that_may_not_be_entered(
+        self, honest: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = Path.lstat
+
+        def lstat(path: Path) -> os.stat_result:
+            if path.parent.name == "predictions":
+                raise PermissionError(13, "Permission denied")
+            return real(path)
+
+        monkeypatch.setattr(Path, "lstat", lstat)
+        found = grade(Job(honest, "x", policy)).problems
+        assert len(found) == 12
+        assert found[0] == "Cannot read predictions/A-seed0-val.csv: Permission denied."
+
+    def test_one_file_named_by_many_runs_is_parsed_once(
+        self, honest: Path, tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        forger = Forger(honest, tmp_path / "run")
+        for run in forger.doc["runs"]:
+            for split in ("val", "test"):
+                artifact = run["artifacts"][f"{split}_predictions"]
+                artifact.update(forger.run("A")["artifacts"]["test_predictions"])
+        forger.save()
+        parsed: list[str] = []
+        real = predictions.parse_predictions
+
+        def parse_one(content: bytes, shown: str, *rest: Any) -> predictions.Predictions:
+            parsed.append(shown)
+            return real(content, shown, *rest)
+
+        monkeypatch.setattr(predictions, "parse_predictions", parse_one)
+        found = grade(Job(forger.folder, "x", policy))
+        assert parsed == ["predictions/A-seed0-test.csv"]
+        assert "distinct-runs" in found.refuted
+
+    def test_predictions_are_limited_in_total(
+        self, honest: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(evidence, "MAX_TOTAL_CSV_BYTES", 20_000)
+        (found,) = grade(Job(honest, "x", policy)).problems
+        assert found.endswith("the prediction files have more than 20,000 bytes in total.")
+
     def test_an_unreadable_name(self, policy: Policy) -> None:
         assert grade(Job(Path("a\0b"), "x", policy)).exit_code == 2
 
@@ -155,6 +216,28 @@ class TestSchema:
         forger.save()
         (found,) = problems_of(lambda: load(forger.folder))
         assert "n_correct: must be an integer" in found
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("created_at", "2026-11-23T10:00:00Z\n"), ("created_at", "\u0662026-11-23T10:00:00Z")],
+    )
+    def test_a_pattern_holds_for_the_whole_text_in_ascii(
+        self, honest: Path, tmp_path: Path, field: str, value: str
+    ) -> None:
+        forger = Forger(honest, tmp_path / "run")
+        forger.doc[field] = value
+        forger.save()
+        (found,) = problems_of(lambda: load(forger.folder))
+        assert f"$.{field}: must match " in found
+
+    def test_the_smallest_times_there_are(self, honest: Path, tmp_path: Path, policy: Policy) -> None:
+        forger = Forger(honest, tmp_path / "run")
+        for run in forger.doc["runs"]:
+            for epoch in run["epochs"]:
+                epoch.update(train_seconds=5e-324, data_wait_seconds=0.0)
+        forger.save()
+        found = grade(Job(forger.folder, "x", policy))
+        assert (found.problems, found.exit_code) == ((), 1)
 
     def test_a_results_file_that_is_a_list(self, tmp_path: Path) -> None:
         (tmp_path / "results.json").write_text(json.dumps([1, 2]))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from grader import rerun
+from grader import checkpoints, rerun
 from grader.findings import Status
 from grader.formats.junit import to_junit
 from grader.formats.text import to_text
@@ -23,18 +23,15 @@ from grader.record import results_from
 from grader.verdict import Grade
 from tests.grader.forgeries import FORGERIES, Forger
 from tests.grader.honest import truth_of
+from tests.grader.tensors import narrow_shapes, write_checkpoints
 
 
 @pytest.fixture
-def stored(honest: Path, tmp_path: Path) -> Forger:
-    """The honest run with checkpoints (their content does not matter here)."""
+def stored(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Forger:
+    """The honest run with checkpoints of a narrow network."""
+    monkeypatch.setattr(checkpoints, "state_shapes", narrow_shapes)
     forger = Forger(honest, tmp_path / "run")
-    (forger.folder / "checkpoints").mkdir()
-    for run in forger.doc["runs"]:
-        artifact = run["artifacts"]["checkpoint"]
-        content = artifact["path"].encode()
-        (forger.folder / artifact["path"]).write_bytes(content)
-        artifact["sha256"] = hashlib.sha256(content).hexdigest()
+    write_checkpoints(forger.folder, forger.doc)
     forger.save()
     return forger
 
@@ -80,7 +77,7 @@ def test_predictions_that_the_weights_do_not_produce(
     shutil.copytree(stored.folder, honest)
     rows = stored.rows("C", "test")
     for row in [row for row in rows if row[1] != row[2]][:5]:
-        row[2], row[3] = row[1], "0.3"
+        row[2], row[3] = row[1], "0.25"
     stored.write_rows("C", "test", rows)
     stored.record("C", "test")
     stored.save()
@@ -268,7 +265,7 @@ class TestAFalseClaimFailsEveryPolicy:
         assert found.exit_code == 1
         assert found.refuted == ["true-labels"]
         assert found.score == 0
-        assert to_text(found).splitlines()[1].startswith("true-labels fails under every policy: ")
+        assert to_text(found).splitlines()[2].startswith("true-labels fails under every policy: ")
 
     @pytest.mark.parametrize("name", BUNDLED)
     def test_labels_swapped_without_the_truth_but_recomputed(
@@ -360,7 +357,7 @@ class TestIsolation:
     def test_checkpoints_that_would_fill_the_disk_are_not_copied(
         self, stored: Forger, policy: Policy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(rerun, "MAX_COPIED_BYTES", 60)  # of six of 31 bytes each
+        monkeypatch.setattr(rerun, "MAX_COPIED_BYTES", 25_000)  # of six of 14 kB each
         found = graded(stored, policy).findings["checkpoints-intact"]
         assert (found.status, found.held, found.judged) == (Status.FAILS, 1, 6)
 
@@ -412,7 +409,7 @@ def test_nothing_of_a_submission_runs(trap: Path, tmp_path: Path) -> None:
     entry_point = f"import sys; sys.path[:0] = [{packages!r}]; from grader.cli import main; main()"
     for command, code in ((["-P", "-c", entry_point], "-c"), (["-m", "grader"], "-m")):
         done = subprocess.run(
-            [sys.executable, *command, ".", "--rerun"],
+            [sys.executable, *command, ".", "--rerun", "--dataset", "digits"],
             cwd=trap,
             env={**variables, "PYTHONPATH": packages} if code == "-m" else variables,
             capture_output=True,

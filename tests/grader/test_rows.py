@@ -261,7 +261,7 @@ class TestRequire:
         ("required", "status"),
         [
             ({}, Status.NOT_CHECKED),
-            ({"dataset": "digits", "epochs": 4, "seeds": 2, "image_size": 32}, Status.HOLDS),
+            ({"dataset": "imagefolder", "epochs": 4, "seeds": 2, "image_size": 32}, Status.HOLDS),
             ({"dataset": "flowers102"}, Status.FAILS),
             ({"epochs": 5}, Status.FAILS),
             ({"seeds": 3}, Status.FAILS),

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
+from finetune.config.experiment import Variant
+from finetune.data.prepare import split_dataset
+from finetune.network.network import fingerprint
+from finetune.network.resnet18 import build, state_shapes
+from finetune.network.weights import load_weights
+from finetune.run.folder import RunFolder
+from finetune.run.recompute import Recomputation
 from grader.load import load
 from grader.rerun import rerun
+from tests.builders.config import tiny_config
 from tests.builders.images import image_tree
 from tests.builders.runs import Command
 from tests.compare_runs import file_digests
@@ -24,7 +34,25 @@ def test_recomputes_the_predictions(
 ) -> None:
     stopped_at(tmp_path / "run", 10**9)
     assert finetune("evaluate", "run", "--output", "fresh", "--device", "cpu")[0] == 0
+    recomputed = json.loads((tmp_path / "fresh" / "recomputed.json").read_text())
+    (tmp_path / "fresh" / "recomputed.json").unlink()
     assert file_digests(tmp_path / "fresh") == file_digests(tmp_path / "run" / "predictions")
+    document = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert recomputed["environment"] == document["environment"]
+    for run in document["runs"]:
+        found = recomputed["runs"][f"{run['variant']}-seed{run['seed']}"]
+        assert found["stream_sha256"] == run["budget"]["stream_sha256"]
+        if run["init"] == "random":
+            assert (found["initial_sha256"], found["frozen_sha256"]) == (
+                run["initial_sha256"],
+                run["frozen_sha256_before"],
+            )
+            assert found["unchanged"] == []
+        else:  # the narrow network starts from a file, which the results do not contain
+            assert (found["initial_sha256"], found["why"][:35]) == (
+                None,
+                "The pretrained weights come from a ",
+            )
     checkpoint = tmp_path / "run" / "checkpoints" / "A-seed0.safetensors"
     checkpoint.write_bytes((tmp_path / "run" / "checkpoints" / "C-seed0.safetensors").read_bytes())
     assert "SHA-256" in refused("evaluate", "run", "--output", "again", "--device", "cpu")
@@ -62,7 +90,9 @@ class TestImageFolder:
 
     def test_is_found_where_the_run_found_it(self, finetune: Command, run: Path) -> None:
         assert finetune("evaluate", "run", "--output", "fresh", "--device", "cpu")[0] == 0
-        assert file_digests(run.parent / "fresh") == file_digests(run / "predictions")
+        fresh = file_digests(run.parent / "fresh")
+        assert fresh.pop("recomputed.json")
+        assert fresh == file_digests(run / "predictions")
 
     @pytest.mark.parametrize(
         "edited", ['dataset = "imagefolder:/etc"', 'dataset = "digits"', "damaged", None]
@@ -77,3 +107,44 @@ class TestImageFolder:
     def test_the_grader_takes_no_path_from_a_submission(self, run: Path) -> None:
         assert (run / "config.toml").is_file()
         assert "give it with --dataset imagefolder:PATH." in rerun(load(run)).failure
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("batch_size", [8, 10**12])
+def test_sizes_beyond_any_memory_are_refused(
+    refused: Callable[..., str], stopped_at: Copy, tmp_path: Path, batch_size: int
+) -> None:
+    stopped_at(tmp_path / "run", 10**9)
+    path = tmp_path / "run" / "results.json"
+    document = json.loads(path.read_text())
+    document["config"]["recipe"].update(image_size=60_000, batch_size=batch_size)
+    path.write_text(json.dumps(document))
+    said = refused("evaluate", "run", "--output", "fresh", "--device", "cpu")
+    assert "GB of memory is free" in said
+
+
+def test_a_start_is_recomputed_from_named_weights(tmp_path: Path) -> None:
+    """With the bundled weights: the hash, and what training left as it was."""
+    config = tiny_config()
+    variant = Variant(name="C", init="pretrained", train=("layer4", "fc"))
+    pretrained = load_weights("bundled", state_shapes(10))
+    network = build(variant, 10, 0, pretrained.state)
+    with torch.no_grad():
+        network.get_parameter("fc.weight").add_(1)
+    document: dict[str, Any] = {
+        "config": {"variants": [{"name": "C"}], "cache_views": None},
+        "runs": [],
+        "weights": {"kind": "bundled", "sha256": pretrained.sha256},
+    }
+    run = SimpleNamespace(
+        variant="C", init="pretrained", seed=0, status="failed", trained_groups=variant.groups
+    )
+    split, folder = split_dataset(config, 1), RunFolder(tmp_path)
+    found = Recomputation(config, split, document, folder, 1).of(cast("Any", run), network)
+    assert found["initial_sha256"] == fingerprint(build(variant, 10, 0, pretrained.state).state_dict())
+    assert found["frozen_sha256"] == network.frozen_sha256()
+    assert found["stream_sha256"] is None
+    assert len(found["unchanged"]) == 5  # layer4's convolutions; fc has changed
+    other = document | {"weights": {"kind": "bundled", "sha256": "0" * 64}}
+    found = Recomputation(config, split, other, folder, 1).of(cast("Any", run), network)
+    assert (found["initial_sha256"], found["why"]) == (None, "The bundled weights have another SHA-256 here.")

@@ -1,0 +1,98 @@
+"""Level 4: what seed, weights and images determine before training, computed again."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from grader.evidence import Evidence
+from grader.findings import Finding, Level, counted, from_problems, not_checked
+from grader.record import Run
+
+NO_RERUN = "Requires --rerun."
+
+
+def start_recomputed(evidence: Evidence) -> Finding:
+    """Each run started from the weights that its seed and the pretrained file give.
+
+    Rule: initial_sha256 and frozen_sha256_before equal the hashes of a network initialized again with the
+    run's seed and the recorded weights, and no trained kernel in its checkpoint is still as it was there.
+    Compared only on the platform and the version of PyTorch that the results record, and only if the weights
+    are at hand: imagenet from torch.hub's cache, or bundled. A random start that differs is left unjudged on
+    another processor or GPU than the recorded one.
+
+    Source: finetune evaluate. PyTorch draws the same initial weights with AVX2 and AVX-512 (measured with
+    2.15), but others on CPUs that have neither.
+    """
+    found = evidence.rerun.recomputed if evidence.rerun else {}
+    if not found:
+        return not_checked(evidence.rerun.failure if evidence.rerun else NO_RERUN, Level.CHECKPOINTS)
+    if differing := _differing(evidence, ("torch", "platform")):
+        return not_checked(differing, Level.CHECKPOINTS)
+    runs = [run for run in evidence.results.runs if found.get(run.name, {}).get("initial_sha256")]
+    if _differing(evidence, ("device_name",)):
+        runs = [run for run in runs if run.init != "random" or _is_same(run, found[run.name])]
+    problems = {run.name: list(_start_problems(run, found[run.name])) for run in runs}
+    if not problems:
+        whys = [str(entry["why"]) for entry in found.values() if entry.get("why")]
+        return not_checked(whys[0] if whys else "No start could be computed.", Level.CHECKPOINTS)
+    return from_problems(
+        problems, Level.CHECKPOINTS, f"{counted(len(problems), 'start')} recomputed from seed and weights."
+    )
+
+
+def stream_recomputed(evidence: Evidence) -> Finding:
+    """Each run saw the training images in the order, crops and flips that its seed gives.
+
+    Rule: stream_sha256 of a completed run equals the one computed again from seed, epochs, recipe and the
+    sizes of the training images. Compared only on the platform and the version of NumPy that the results
+    record.
+
+    Source: finetune evaluate. The crops are float32 numbers computed in float64: CPUs whose exponential
+    functions round differently disagree about one crop in 500 million.
+    """
+    found = evidence.rerun.recomputed if evidence.rerun else {}
+    if not found:
+        return not_checked(evidence.rerun.failure if evidence.rerun else NO_RERUN, Level.CHECKPOINTS)
+    if differing := _differing(evidence, ("numpy", "platform")):
+        return not_checked(differing, Level.CHECKPOINTS)
+    problems: dict[str, list[str]] = {}
+    for run in evidence.results.runs:
+        wanted = found.get(run.name, {}).get("stream_sha256")
+        if wanted is not None:
+            recorded = run.budget.stream_sha256
+            why = (
+                f"{run.name}: seed and recipe give the stream {wanted[:8]}…, but {recorded[:8]}… is recorded."
+            )
+            problems[run.name] = [] if wanted == recorded else [why]
+    if not problems:
+        return not_checked("No run completed.", Level.CHECKPOINTS)
+    return from_problems(
+        problems, Level.CHECKPOINTS, f"{counted(len(problems), 'stream')} recomputed from seed and images."
+    )
+
+
+def _is_same(run: Run, found: Mapping[str, Any]) -> bool:
+    return bool(found["initial_sha256"] == run.initial_sha256)
+
+
+def _start_problems(run: Run, found: Mapping[str, Any]) -> Iterator[str]:
+    for noun, recorded, wanted in (
+        ("start", run.initial_sha256, found["initial_sha256"]),
+        ("frozen layers", run.frozen_sha256_before, found["frozen_sha256"]),
+    ):
+        if recorded != wanted:
+            gives = f"seed and weights give {wanted[:8]}…, but {recorded[:8]}… is recorded"
+            yield f"{run.name}, {noun}: {gives}."
+            return
+    for name in found["unchanged"][:1]:
+        more = len(found["unchanged"]) - 1
+        yield f"{run.name}: {name} is still as it was at the start{f' ({more} more)' if more else ''}."
+
+
+def _differing(evidence: Evidence, names: tuple[str, ...]) -> str:
+    """Why this machine may compute something else than the recorded one; empty if it may not."""
+    here = evidence.rerun.environment if evidence.rerun else {}
+    for name in names:
+        there = evidence.results.environment[name]
+        if here.get(name) != there:
+            return f"Recorded with {name} {there}, which may give others than {here.get(name)} here."
+    return ""
