@@ -15,6 +15,7 @@ from grader.grade import Job, crashed, grade_safely
 from grader.load import RESULTS_NAME, newest_run
 from grader.output import Target, names_of, targets, write
 from grader.policy import BUNDLED, load_policy
+from grader.replay import Request
 from grader.strict_json import short
 from grader.truth import Truth, from_csv, from_flowers102
 from grader.verdict import Grade
@@ -78,6 +79,26 @@ def main() -> None:
 )
 @click.option("--verbose", is_flag=True, help="List every property in text, not only those that do not hold.")
 @click.option(
+    "--replay", is_flag=True, help="Also train the first epoch of each run again (implies --rerun)."
+)
+@click.option(
+    "--replay-epochs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Epochs of each run to train again; as many as were trained repeat the whole training.",
+)
+@click.option(
+    "--replay-seed",
+    type=click.IntRange(0, 2**32 - 1),
+    help="Repeat the draws of an earlier --replay.  [default: unforeseeable]",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="With --replay: the pretrained weights, if the run started from a file or another run.",
+)
+@click.option(
     "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Runs graded in parallel."
 )
 @click.version_option(package_name="finetune")
@@ -91,6 +112,10 @@ def grade_runs(
     data_root: Path | None,
     rerun: bool,
     verbose: bool,
+    replay: bool,
+    replay_epochs: int,
+    replay_seed: int | None,
+    weights: Path | None,
     jobs: int,
 ) -> None:
     """Grade each RUN: a run folder or its results.json. Default: the newest run in ./runs.
@@ -99,11 +124,16 @@ def grade_runs(
     """
     try:
         paths = list(runs) or [newest_run(RUNS)]
+        rerun = rerun or replay
+        request = Request(replay_epochs, replay_seed, weights) if replay else None
+        if request is None and (replay_epochs, replay_seed, weights) != (1, None, None):
+            raise UsageError("--replay-epochs, --replay-seed and --weights require --replay; add it.")
         dataset, root = _dataset(dataset, rerun), data_root or Path("data")
         inputs = {
             "--labels": labels,
             "--dataset": Path(dataset.partition(":")[2]) if dataset and ":" in dataset else None,
             "--data-root": root if (rerun or dataset) and os.path.lexists(root) else None,
+            "--weights": weights,
             "--policy": None if policy_name in BUNDLED else Path(policy_name),
         }
         _require_outside(inputs, paths)
@@ -113,7 +143,7 @@ def grade_runs(
             formats = tuple("verbose" if name == "text" else name for name in formats)
         wanted = targets(formats, outputs, len(paths))
         work = [
-            Job(path, name, policy, truth, rerun, dataset, root)
+            Job(path, name, policy, truth, rerun, dataset, root, request)
             for path, name in zip(paths, names_of(paths), strict=True)
         ]
         grades = []

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from grader.errors import UnusableError
 from grader.files import MAX_CSV_BYTES, MAX_TOTAL_CSV_BYTES, below, is_there, read_bytes
 from grader.load import Submission
-from grader.record import SPLITS, Artifact, Results, Run
+from grader.parts import Artifact
+from grader.record import SPLITS, Results, Run
 from grader.stats import PairedCounts
 
 if TYPE_CHECKING:  # numpy is imported only when there are predictions to read
     from grader.checkpoints import Checkpoint
     from grader.predictions import Predictions
+    from grader.replay import Replay
     from grader.rerun import Rerun
     from grader.truth import Truth
 
@@ -45,6 +47,7 @@ class Evidence:
         thresholds: Numbers set by the policy.
         truth: The true labels and splits, if given.
         rerun: Predictions recomputed from the checkpoints, if requested.
+        replay: Epochs trained again, if requested.
         checkpoints: What the checkpoints in the submission contain, by run name.
     """
 
@@ -55,6 +58,7 @@ class Evidence:
     thresholds: Thresholds = field(default_factory=Thresholds)
     truth: "Truth | None" = None
     rerun: "Rerun | None" = None
+    replay: "Replay | None" = None
     checkpoints: "Mapping[str, Checkpoint]" = field(default_factory=dict)
 
     def of(self, variant: str) -> list[Run]:

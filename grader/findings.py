@@ -19,11 +19,12 @@ class Level(IntEnum):
     PREDICTIONS = 2
     TRUTH = 3
     CHECKPOINTS = 4
+    REPLAY = 5
 
     @property
     def description(self) -> str:
         """The evidence in words."""
-        return ("results file", "predictions", "ground truth", "checkpoints")[self - 1]
+        return ("results file", "predictions", "ground truth", "checkpoints", "replayed training")[self - 1]
 
 
 class Status(StrEnum):

@@ -12,6 +12,7 @@ from grader.findings import Finding, Level, Status
 from grader.load import load
 from grader.policy import Policy
 from grader.record import SPLITS
+from grader.replay import Request, replay
 from grader.rerun import rerun
 from grader.sentences import scope_of
 from grader.truth import Truth
@@ -28,6 +29,7 @@ class Job:
         policy: The policy.
         truth: The true labels and splits, if given.
         rerun: Whether to recompute the predictions from the checkpoints.
+        replay: Which epochs to train again; None if none.
         dataset: The data set, for `rerun`; None means the recorded one.
         data_root: Folder that contains downloaded data sets, for `rerun`.
     """
@@ -39,6 +41,7 @@ class Job:
     rerun: bool = False
     dataset: str | None = None
     data_root: Path | None = None
+    replay: Request | None = None
 
 
 def grade(job: Job) -> Grade:
@@ -54,7 +57,13 @@ def grade(job: Job) -> Grade:
         if job.rerun:
             outcome = rerun(submission, job.dataset, job.data_root)
             evidence = replace(evidence, rerun=outcome, truth=job.truth or outcome.truth)
-        requested = {Level.TRUTH: job.truth or job.dataset, Level.CHECKPOINTS: job.rerun}
+        if job.replay:
+            evidence = replace(evidence, replay=replay(submission, job.replay, job.dataset, job.data_root))
+        requested = {
+            Level.TRUTH: job.truth or job.dataset,
+            Level.CHECKPOINTS: job.rerun,
+            Level.REPLAY: job.replay,
+        }
         return graded(evidence, job.name, job.policy, {level for level, asked in requested.items() if asked})
     except UnusableError as error:
         return Grade(job.name, job.policy, {}, problems=error.problems)
@@ -102,5 +111,6 @@ def _reached(evidence: Evidence, findings: dict[str, Finding]) -> tuple[Level, .
         return (Level.FILE,)
     has_truth = findings["true-labels"].status is not Status.NOT_CHECKED
     has_rerun = evidence.rerun is not None and required <= evidence.rerun.predictions.keys()
-    further = {Level.TRUTH: has_truth, Level.CHECKPOINTS: has_rerun}
+    has_replay = evidence.replay is not None and not evidence.replay.failure
+    further = {Level.TRUTH: has_truth, Level.CHECKPOINTS: has_rerun, Level.REPLAY: has_replay}
     return (Level.FILE, Level.PREDICTIONS, *(level for level, is_reached in further.items() if is_reached))

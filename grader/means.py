@@ -14,34 +14,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def ratio_of_means(
-    numerator: Sequence[float], denominator: Sequence[float], confidence: float = 0.95
+def ratio_of_pairs(
+    numerators: Sequence[float], denominators: Sequence[float], confidence: float = 0.95
 ) -> Interval:
-    """Ratio of the geometric means of two positive samples, with Welch's interval on the logarithms.
+    """Geometric mean of the ratios of paired positive values, with Student's interval on the logarithms.
 
-    Source: B. L. Welch, *The generalization of "Student's" problem when several different population
-    variances are involved*, Biometrika 34 (1947) 28-35.
+    Source: "Student", *The probable error of a mean*, Biometrika 6 (1908) 1-25.
 
     Args:
-        numerator: At least one value above 0.
-        denominator: The same.
+        numerators: At least one value above 0.
+        denominators: The same, in the same order.
         confidence: Coverage probability of the interval.
 
     Returns:
-        The ratio; its limits are 0 and infinity if a sample has a single value.
+        The ratio; its limits are 0 and infinity if there is a single pair.
     """
-    x, y = [log(v) for v in numerator], [log(v) for v in denominator]
-    d = fmean(x) - fmean(y)
-    if min(len(x), len(y)) < 2:
-        return Interval(_exp(d), 0.0, inf)
+    logs = [log(x) - log(y) for x, y in zip(numerators, denominators, strict=True)]
+    mean = fmean(logs)
+    if len(logs) < 2:
+        return Interval(_exp(mean), 0.0, inf)
     from scipy.special import stdtrit
 
-    u, v = stdev(x) ** 2 / len(x), stdev(y) ** 2 / len(y)
-    if u + v == 0:
-        return Interval(_exp(d), _exp(d), _exp(d))
-    df = (u + v) ** 2 / (u * u / (len(x) - 1) + v * v / (len(y) - 1))
-    half = float(stdtrit(df, 0.5 + confidence / 2)) * sqrt(u + v)
-    return Interval(_exp(d), _exp(d - half), _exp(d + half))
+    half = float(stdtrit(len(logs) - 1, 0.5 + confidence / 2)) * stdev(logs) / sqrt(len(logs))
+    return Interval(_exp(mean), _exp(mean - half), _exp(mean + half))
 
 
 def _exp(x: float) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
+from grader.parts import Artifact, Artifacts, Budget, Calibration, Parameter, State
 from grader.trials import Choice, Round, Trial, Tuning
 
 SPLITS = ("val", "test")
@@ -35,63 +36,16 @@ class Epoch:
     val: Metrics
     test: Metrics
     train_seconds: float
+    train_cpu_seconds: float | None
     data_wait_seconds: float
     evaluation_seconds: float
+    weights_sha256: str | None
+    predictions_sha256: str | None
+    commitment: str | None
 
     def on(self, split: str) -> Metrics:
         """The metrics on `train`, `val` or `test`."""
         return {"train": self.train, "val": self.val, "test": self.test}[split]
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A parameter passed to the optimizer."""
-
-    name: str
-    shape: tuple[int, ...]
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Epochs, steps and images that a run trained on."""
-
-    epochs: int
-    steps: int
-    images: int
-    stream_sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """The temperature fitted on validation, and expected calibration errors, 0 to 1."""
-
-    temperature: float
-    ece_val: float
-    ece_test: float
-    ece_test_scaled: float
-    n_bins: int
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """A file in the run folder."""
-
-    path: str
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Artifacts:
-    """The files of a run's best epoch."""
-
-    val_predictions: Artifact
-    test_predictions: Artifact
-    checkpoint: Artifact
-
-    def predictions(self, split: str) -> Artifact:
-        """The predictions on `val` or `test`."""
-        return self.val_predictions if split == "val" else self.test_predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +74,7 @@ class Run:
     images_per_second: float
     peak_memory_bytes: int
     artifacts: Artifacts | None
+    states: tuple[State, ...]
 
     @property
     def name(self) -> str:
@@ -180,14 +135,16 @@ class Results:
     batch_size: int
     image_size: int
     lr: float
+    recipe: Mapping[str, Any]
     statistics: str
     precision: str
+    device: str
+    environment: Mapping[str, Any]
+    keep_states: int
     processes: int
     caches_features: bool
-    recipe: Mapping[str, Any]
     configured_weights: str
     weights: Mapping[str, Any] | None
-    environment: Mapping[str, Any]
     timings: Mapping[str, float]
     tuning: Tuning | None
     runs: tuple[Run, ...]
@@ -247,14 +204,16 @@ def results_from(document: Mapping[str, Any]) -> Results:
         batch_size=config["recipe"]["batch_size"],
         image_size=config["recipe"]["image_size"],
         lr=config["recipe"]["lr"],
+        recipe=config["recipe"],
         statistics=config["recipe"].get("statistics", "running"),
         precision=config.get("precision", "fp32"),
+        device=document["environment"]["device"],
+        environment=document["environment"],
+        keep_states=config.get("keep_states", 0),
         processes=config.get("processes", 1),
         caches_features=config.get("cache_views") is not None,
-        recipe=config["recipe"],
         configured_weights=config["weights"],
         weights=document["weights"],
-        environment=document["environment"],
         timings=document["timings"],
         tuning=_tuning(document.get("tuning")),
         runs=tuple(_run({"trial": None, "calibration": None} | run) for run in document["runs"]),
@@ -280,6 +239,10 @@ def _tuning(tuning: Mapping[str, Any] | None) -> Tuning | None:
     )
 
 
+EPOCH_1 = dict.fromkeys(("train_cpu_seconds", "weights_sha256", "predictions_sha256", "commitment"))
+"""What version 1 of the schema did not record of an epoch."""
+
+
 def _run(run: Mapping[str, Any]) -> Run:
     artifacts = run["artifacts"]
     return _take(
@@ -289,15 +252,20 @@ def _run(run: Mapping[str, Any]) -> Run:
         budget=_take(Budget, run["budget"]),
         calibration=run["calibration"] and _take(Calibration, run["calibration"]),
         epochs=tuple(
-            _take(Epoch, epoch, **{split: _take(Metrics, epoch[split]) for split in ("train", "val", "test")})
+            _take(
+                Epoch,
+                EPOCH_1 | epoch,
+                **{split: _take(Metrics, epoch[split]) for split in ("train", "val", "test")},
+            )
             for epoch in run["epochs"]
         ),
         artifacts=artifacts and _take(Artifacts, {k: _take(Artifact, v) for k, v in artifacts.items()}),
+        states=tuple(_take(State, state) for state in run.get("states", ())),
     )
 
 
 def _take(record: type[T], found: Mapping[str, Any], **built: Any) -> T:
     """Fill a dataclass from a JSON object, ignoring fields of later minor versions."""
     names = [field.name for field in fields(record)]  # type: ignore[arg-type]
-    values = {name: built.get(name, found[name]) for name in names}
+    values = {name: built[name] if name in built else found[name] for name in names}
     return record(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

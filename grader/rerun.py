@@ -41,6 +41,8 @@ _START = (
     "from finetune.cli import main; main()"
 )
 
+NO_TORCH = "torch is not installed; install this package with its extra `train`."
+
 # The environment variables that the evaluation inherits; in particular, none of Python's own.
 _VARIABLES = {"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "XDG_CACHE_HOME", "LD_LIBRARY_PATH"}
 _PREFIXES = ("LC_", "OMP_", "GOMP_", "KMP_", "MKL_", "CUDA_", "NVIDIA_")
@@ -101,12 +103,10 @@ def rerun(submission: Submission, dataset: str | None = None, data_root: Path | 
         if any(checkpoints.values()):
             return Rerun(checkpoints, failure="A checkpoint is not the recorded one.")
         if importlib.util.find_spec("torch") is None or not (PACKAGES / "finetune").is_dir():
-            return Rerun(
-                checkpoints, failure="torch is not installed; install this package with its extra `train`."
-            )
+            return Rerun(checkpoints, failure=NO_TORCH)
         options = ["--data-root", str((data_root or Path("data")).absolute())]
         options += ["--dataset", dataset] if dataset else []
-        failure = _call(["evaluate", "run", "--output", "fresh", *options], folder)
+        failure = call(["evaluate", "run", "--output", "fresh", *options], folder)
         predictions = {} if failure else _read(submission, folder / "fresh")
         path = folder / "fresh" / RECOMPUTED_NAME
         known = (
@@ -148,7 +148,7 @@ def _stage(submission: Submission, folder: Path) -> dict[str, list[str]]:
     return problems if any_exists else {}
 
 
-def _call(arguments: Sequence[str], folder: Path) -> str:
+def call(arguments: Sequence[str], folder: Path) -> str:
     """Run `finetune` in `folder`, isolated; returns why it failed, or an empty string."""
     (folder / "temporary").mkdir()
     variables = {k: v for k, v in os.environ.items() if k in _VARIABLES or k.startswith(_PREFIXES)}
@@ -165,11 +165,11 @@ def _call(arguments: Sequence[str], folder: Path) -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"finetune evaluate did not finish ({type(error).__name__})."
+        return f"finetune {arguments[0]} did not finish ({type(error).__name__})."
     if done.returncode == 0:
         return ""
     message = done.stderr.replace(f"{folder}/", "").strip().splitlines() or ["no message"]
-    return f"finetune evaluate exited with code {done.returncode}: {message[-1][:300]}"
+    return f"finetune {arguments[0]} exited with code {done.returncode}: {message[-1][:300]}"
 
 
 @cache

@@ -136,7 +136,11 @@ class Grade:
     def why_missing(self, level: Level) -> str:
         """Why evidence of a required level is missing."""
         why = "the predictions of at least one run are missing."
-        name = {Level.TRUTH: "true-labels", Level.CHECKPOINTS: "rerun-agrees"}.get(level)
+        name = {
+            Level.TRUTH: "true-labels",
+            Level.CHECKPOINTS: "rerun-agrees",
+            Level.REPLAY: "replay-agrees",
+        }.get(level)
         if name and self.findings[name].status is Status.NOT_CHECKED:
             why = f"{name} was not checked. {self.findings[name].summary}"
         return f"Evidence level {int(level)} ({level.description}) is required: {why}"

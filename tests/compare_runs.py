@@ -14,7 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-TIMES = ("created_at", "timings", "images_per_second", "peak_memory_bytes", "tool", "free_memory_bytes")
+TIMES = (
+    "created_at",
+    "timings",
+    "images_per_second",
+    "peak_memory_bytes",
+    "tool",
+    "free_memory_bytes",
+    "load_average",
+)
 WITH_TIMES = ("results.json", ".lock", "report.html")
 """Files that differ between two runs of the same experiment."""
 MISSING = "nothing"

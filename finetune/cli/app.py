@@ -20,6 +20,7 @@ from finetune.cli.merge import merge
 from finetune.cli.predict import predict
 from finetune.cli.presets import presets
 from finetune.cli.profile import profile
+from finetune.cli.replay import replay
 from finetune.cli.report import report
 from finetune.cli.train import train
 from finetune.errors import FinetuneError
@@ -45,7 +46,9 @@ def cli() -> None:
     """
 
 
-for command in (train, report, predict, explain, export, evaluate, merge, profile, data, layers, presets):
+COMMANDS = (train, report, predict, explain, export, evaluate, replay, merge, profile, data, layers, presets)
+
+for command in COMMANDS:
     cli.add_command(command)
 
 

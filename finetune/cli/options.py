@@ -110,6 +110,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         type=_views,
         metavar="K|auto",
     ),
+    "keep_states": _option(
+        "Keep this many training states (90 MB each) of each run, from which grader --replay can go on.",
+        STANDARD.keep_states,
+        type=int,
+    ),
 }
 """The options that set a field of the configuration, in the order of the help."""
 

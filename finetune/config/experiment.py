@@ -104,6 +104,8 @@ class ExperimentConfig:
         cache_views: number of augmented views of each training image, shared by variants and seeds, with
             cached frozen-layer outputs; `auto`: one per epoch if several seeds or trials share them and they
             fit into a quarter of the free memory; None augments anew for each epoch and seed.
+        keep_states: number of training states that each run keeps, so that epochs can be replayed; the epochs
+            are drawn in the course of training.
         processes: number of processes that divide each batch, with batch statistics of their own.
         on_bad_image: `fail`, or `skip` to train without the images that cannot be read.
         deterministic: on a GPU, use deterministic algorithms only.
@@ -131,6 +133,7 @@ class ExperimentConfig:
     store: str = "auto"
     precision: str = "auto"
     cache_views: int | str | None = None
+    keep_states: int = 0
     processes: int = 1
     on_bad_image: str = "fail"
     deterministic: bool = False
@@ -155,6 +158,14 @@ class ExperimentConfig:
         valid = not cached or views == "auto" or is_whole(views, 1)
         require(valid, "cache_views", "auto or a whole number of at least 1", views)
         require(self.processes == 1 or not cached, "cache_views with --parallel data", "left out", views)
+        kept, most = self.keep_states, min(map(self.epochs_of, self.variants), default=1) - 1
+        require(
+            is_whole(kept, 0) and kept <= most,
+            "keep_states",
+            f"from 0 to {most}, one less than the epochs",
+            kept,
+        )
+        require(self.processes == 1 or not kept, "keep_states with --parallel data", "left out", kept)
         for name in ("deterministic", "resplit"):
             value = getattr(self, name)
             require(isinstance(value, bool), name, "true or false", value)

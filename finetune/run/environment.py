@@ -50,6 +50,20 @@ def choose_algorithms(deterministic: bool) -> None:
         torch.use_deterministic_algorithms(True)
 
 
+def load_average() -> float | None:
+    """Processes that ran or waited to run on this machine in the last minute, on average; None if unknown."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):  # not on Windows, and not in every container
+        return None
+
+
+def mean_load(before: float | None) -> float | None:
+    """The mean of an earlier load average and the present one; None if either is unknown."""
+    now = load_average()
+    return None if before is None or now is None else (before + now) / 2
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """CPU: the peak resident set of the process; CUDA: the peak of allocated memory since the last reset."""
     if device.type == "cuda":

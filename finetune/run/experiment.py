@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
-import gc
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import safetensors.torch
 import torch
 
 from finetune.config.experiment import ExperimentConfig, Variant
-from finetune.data.augment import Views
 from finetune.distributed.group import Peers
 from finetune.distributed.world import SingleProcess, World
 from finetune.errors import RunFolderError
-from finetune.network.network import Network, fingerprint
-from finetune.network.resnet18 import build
 from finetune.report.page import write_report
-from finetune.run import environment, records
+from finetune.run import environment, fit, records
 from finetune.run.folder import RunFolder
-from finetune.run.heads import put_head
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.progress import Progress
-from finetune.run.records import Document, Json, Shard
-from finetune.run.report import epoch_line, start_line, summary
+from finetune.run.records import Document, Json, Pair, Shard
+from finetune.run.report import start_line, summary
 from finetune.run.saving import Saving
+from finetune.run.states import kept_states
 from finetune.run.trials import chosen, not_trained, trial_record, tune
 from finetune.run.tuning import Trial
-from finetune.system import host
 from finetune.system.console import Reporter
-from finetune.system.signals import Stopped, StopRequest
-from finetune.training.calibration import calibrate
+from finetune.system.signals import StopRequest
 from finetune.training.checkpoint import Checkpoints
-from finetune.training.features import FrozenPrefix
-from finetune.training.record import Epoch, Training
 from finetune.training.requirements import require_batch_statistics
-from finetune.training.trainer import Trainer
 from grader.record import results_from
 
 
@@ -78,7 +67,7 @@ def run_experiment(
     world = world or SingleProcess(shard.local_size if shard else 1)
     folder = RunFolder(out, writes=world.is_main)
     pairs = shard.pairs if shard else [(v.name, seed) for seed in config.seed_list for v in config.variants]
-    folder.check_room(len(pairs))
+    folder.check_room(len(pairs), config.keep_states)
     if not resume:
         folder.require_new()
     prepared = prepare(config, reporter, world)
@@ -91,29 +80,43 @@ def run_experiment(
             folder.begin(prepared.config, shard)
         record["runs"], seconds = folder.resume(record)
         folder.write_identity(record)
-        ended = {(run["variant"], run["seed"]) for run in record["runs"]}
         progress = None
         if config.tune:
             progress = Progress(prepared.config, pairs, record["dataset"]["splits"], reporter, peers)
             train = partial(_trial, prepared, folder, reporter, stop, world, progress)
             prepared, earlier = tune(prepared, folder, train, progress, world, peers)
             seconds += earlier
-        for seed, variant in itertools.product(config.seed_list, config.variants):
-            if (variant.name, seed) in ended or (variant.name, seed) not in pairs:
-                continue
-            started = time.perf_counter()
-            run = _run(prepared.of_seed(seed), variant, seed, folder, reporter, stop, world)
-            record["runs"].append(run)
-            seconds += max(0.0, run["total_seconds"] - (time.perf_counter() - started))
-            record["timings"]["total_seconds"] = seconds + environment.elapsed_seconds()
-            folder.write_results(record)
-            folder.remove_checkpoints(run)
-            if progress:
-                progress.run_ended(variant.name, seed)
+        run = partial(_run, folder=folder, reporter=reporter, stop=stop, world=world)
+        _run_all(prepared, pairs, folder, run, progress, seconds)
         folder.remove_state()
         if folder.writes and shard is None:  # the runs of a shard are reported once they are merged
             report(record, folder, reporter)
     return record
+
+
+def _run_all(
+    prepared: Prepared,
+    pairs: Sequence[Pair],
+    folder: RunFolder,
+    run: Callable[[Prepared, Variant, int], Json],
+    progress: Progress | None,
+    seconds: float,
+) -> None:
+    """Train the variants and seeds in `pairs` that have not ended; `seconds` were spent before."""
+    record = prepared.record
+    ended = {(entry["variant"], entry["seed"]) for entry in record["runs"]}
+    for seed, variant in itertools.product(prepared.config.seed_list, prepared.config.variants):
+        if (variant.name, seed) in ended or (variant.name, seed) not in pairs:
+            continue
+        started = time.perf_counter()
+        entry = run(prepared.of_seed(seed), variant, seed)
+        record["runs"].append(entry)
+        seconds += max(0.0, entry["total_seconds"] - (time.perf_counter() - started))
+        record["timings"]["total_seconds"] = seconds + environment.elapsed_seconds()
+        folder.write_results(record)
+        folder.remove_checkpoints(entry)
+        if progress:
+            progress.run_ended(variant.name, seed)
 
 
 def report(record: Document, folder: RunFolder, reporter: Reporter) -> None:
@@ -147,11 +150,11 @@ def _run(
     world: World,
 ) -> Json:
     """Train one variant with one seed, from its checkpoint if it has one; its entry in the results."""
-    started = time.perf_counter()
+    started, load = time.perf_counter(), environment.load_average()
     if prepared.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(prepared.device)
     choice = chosen(prepared.record["tuning"], variant, prepared.config)
-    network, start, missing = _begin(prepared, variant, seed, choice.rate, folder)
+    network, start, missing = fit.begin(prepared, variant, seed, choice.rate, folder)
     start["trial"] = choice.trial
     reporter.say(start_line(start, variant))
     stem = records.run_stem(variant.name, seed)
@@ -160,7 +163,7 @@ def _run(
     if failure:
         training = not_trained(failure)
     else:
-        training = _train(prepared, prepared.config.epochs_of(variant), start, network, saving, reporter)
+        training = fit.train(prepared, prepared.config.epochs_of(variant), start, network, saving, reporter)
     if training.failure:
         reporter.say(f"{stem} failed. {training.failure}")
     ended = records.end_record(training, network)
@@ -168,13 +171,15 @@ def _run(
     run = {
         **start,
         **ended,
-        "calibration": _calibration(prepared, start, network, training, saving),
+        "calibration": fit.calibration(prepared, start, network, training, saving),
         "artifacts": folder.write_artifacts(stem, prepared.splits, training, saving.checkpoints, metadata),
+        "states": kept_states(training, folder, variant, seed, prepared.config),
+        "load_average": environment.mean_load(load),
         "total_seconds": training.seconds + time.perf_counter() - started,
         "peak_memory_bytes": environment.peak_memory_bytes(prepared.device),
     }
     del network
-    _free()
+    fit.free()
     return run
 
 
@@ -190,9 +195,9 @@ def _trial(
     """Train one trial, from its checkpoint if it has one; its entry in the results, and its seconds."""
     started = time.perf_counter()
     (variant,) = (v for v in prepared.config.variants if v.name == trial.variant)
-    network, start, _ = _begin(prepared, variant, prepared.config.tuning_seed, trial.learning_rate, folder)
+    network, start, _ = fit.begin(prepared, variant, prepared.config.tuning_seed, trial.learning_rate, folder)
     saving = Saving(Checkpoints(folder.state, trial.stem, keeps_best=False), folder, stop, world, started)
-    training = _train(
+    training = fit.train(
         prepared,
         trial.epochs,
         start,
@@ -202,102 +207,5 @@ def _trial(
         partial(progress.epoch_ended, trial.variant),
     )
     del network
-    _free()
+    fit.free()
     return trial_record(trial, start, training), training.seconds + time.perf_counter() - started
-
-
-def _begin(
-    prepared: Prepared, variant: Variant, seed: int, peak: float, folder: RunFolder
-) -> tuple[Network, Json, str | None]:
-    """A variant's network before training, what the results say of it, and why it cannot train, or None."""
-    pretrained = prepared.weights.state if prepared.weights else None
-    network = build(variant, len(prepared.splits.train.class_counts), seed, pretrained)
-    missing = put_head(network, variant, seed, folder, prepared.record["runs"])
-    start = records.start_record(variant, seed, network, fingerprint(network.state_dict()), peak)
-    return network, start, missing
-
-
-def _free() -> None:
-    gc.collect()  # the network and its trainer refer to each other in a cycle
-    host.give_back_freed_memory()
-
-
-def _calibration(
-    prepared: Prepared, start: Json, network: Network, training: Training, saving: Saving
-) -> Json | None:
-    """The `calibration` object of a run; the network is left as it was after the best epoch."""
-    if training.best_epoch is None or not saving.folder.writes:
-        return None
-    best = safetensors.torch.load(saving.checkpoints.best(training.best_epoch))
-    network.load_state_dict(best)
-    # With several processes, each has cached the features of its part only.
-    cache = prepared.features_of(start["variant"], start["frozen_sha256_before"])
-    config = prepared.config
-    prefix = FrozenPrefix(
-        network, config.recipe, config.precision, cache=cache if saving.world.size == 1 else None
-    )
-    images, predictions = prepared.images, training.best_predictions
-    found = calibrate(network, prefix, images, predictions, saving.stop.check)
-    return dataclasses.asdict(found)
-
-
-def _train(
-    prepared: Prepared,
-    epochs: int,
-    start: Json,
-    network: Network,
-    saving: Saving,
-    reporter: Reporter,
-    ended: Callable[[Epoch], None] = lambda _: None,
-) -> Training:
-    """Train a network that `start` describes, and write checkpoints; `ended` is called after each epoch."""
-    config, world, checkpoints = prepared.config, saving.world, saving.checkpoints
-    recipe = dataclasses.replace(config.recipe, epochs=epochs)
-    network.to(prepared.device).to(memory_format=torch.channels_last)
-    interrupt = saving.stop.check if world.size == 1 else lambda: None  # several processes stop together
-    prefix = FrozenPrefix(
-        network,
-        recipe,
-        config.precision,
-        Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None,
-        prepared.features_of(start["variant"], start["frozen_sha256_before"]),
-        interrupt,
-    )
-    n_images = recipe.epochs * len(prepared.images.train)
-    with reporter.bar(checkpoints.stem, n_images) as advance, saving.stop.deferred():
-
-        def step_ended(n_images: int) -> None:
-            advance(n_images)
-            saving.step_ended(trainer)
-
-        def epoch_ended(epoch: Epoch) -> None:
-            reporter.say(epoch_line(start["variant"], epoch, epochs))
-            ended(epoch)
-            if checkpoints.keeps_best:  # a trial is saved when it is stopped, and every few minutes
-                saving.save(trainer)
-            world.raise_if_stopped(saving.stop)
-
-        trainer = Trainer(
-            network,
-            prepared.images,
-            recipe,
-            prefix,
-            peak=start["learning_rate"],
-            seed=start["seed"],
-            workers=prepared.workers,
-            world=world,
-            step_ended=step_ended,
-            batch_evaluated=interrupt,
-        )
-        if checkpoints.restore(trainer):
-            advance(trainer.training.images)
-            reporter.say(f"  resumed after {trainer.training.steps:,} steps")
-        saving.require_same_start(trainer)
-        try:
-            training = trainer.run(epoch_ended)
-        except Stopped:
-            saving.save(trainer)
-            checkpoints.flush()
-            raise
-        checkpoints.flush()
-    return training

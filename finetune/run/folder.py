@@ -6,6 +6,7 @@
       report.html                     what the run found, for people
       predictions/A-seed0-val.csv     predictions of each run's chosen epoch, also -test.csv
       checkpoints/A-seed0.safetensors the network after each run's chosen epoch
+      states/A-seed0-epoch3.safetensors network and momentum after an epoch, if states are kept
       shard.json                      the runs assigned to this folder, if it is a shard
       state/                          resume points and identity.json, until all runs have ended
       .lock                           held by the process that writes
@@ -32,7 +33,8 @@ from finetune.config.presets import load_preset, to_table
 from finetune.data.splits import Splits
 from finetune.errors import RunFolderError, listed
 from finetune.report.page import REPORT_NAME
-from finetune.run import records
+from finetune.run import identity, records
+from finetune.run.gradable import read_results
 from finetune.run.metadata import with_metadata
 from finetune.run.records import Document, Json, Shard
 from finetune.system import host
@@ -41,10 +43,9 @@ from finetune.training.checkpoint import Checkpoints
 from finetune.training.record import Training
 from grader import load
 from grader.errors import UnusableError
-from grader.files import below, read_bytes
+from grader.files import below
 from grader.predictions import parse_predictions
 from grader.record import Results, results_from
-from grader.strict_json import MAX_BYTES
 
 CHECKPOINT_BYTES = 45 << 20
 """A ResNet-18 on disk, rounded up."""
@@ -82,14 +83,15 @@ class RunFolder:
         self.state = path / "state"
         self.identity_file = self.state / "identity.json"
 
-    def check_room(self, n_runs: int) -> None:
-        """Check that the folder can be written and the disk has space for `n_runs` runs.
+    def check_room(self, n_runs: int, n_states: int = 0) -> None:
+        """Check that the folder can be written and the disk has space for runs with so many states each.
 
         Raises:
             RunFolderError: one of them does not hold.
         """
         if self.writes:
-            host.check_writable(self.path, "run folder", STATE_BYTES + n_runs * CHECKPOINT_BYTES)
+            n_bytes = STATE_BYTES + n_runs * (1 + 2 * n_states) * CHECKPOINT_BYTES
+            host.check_writable(self.path, "run folder", n_bytes)
 
     def require_new(self, *also: str) -> None:
         """Check that the folder is absent or empty, except for entries with names in `also`.
@@ -152,18 +154,7 @@ class RunFolder:
         """
         if not self.has_results():
             raise RunFolderError(f"{self.path} must be a run folder with a results.json, but it has none.")
-        try:
-            content = read_bytes(self.results_file, self.results_file.name, MAX_BYTES)
-            document = load.check(content, self.results_file.name)
-            for run in results_from(document).runs:
-                if run.best_epoch is not None and run.best is None:
-                    raise UnusableError([f"{run.name} has no epoch {run.best_epoch}"])
-        except UnusableError as error:
-            raise RunFolderError(
-                f"{self.results_file} must be a results file that finetune wrote, but "
-                f"{error.problems[0].rstrip('.')}; remove it to train those runs again."
-            ) from error
-        return cast("Document", document)
+        return read_results(self.results_file)
 
     def results(self) -> Results:
         """The content of results.json as the grader's records; raises as `read` does."""
@@ -183,12 +174,7 @@ class RunFolder:
         Raises:
             RunFolderError: shard.json is damaged.
         """
-
-        def build(table: Any) -> Shard:
-            pairs = tuple((str(variant), int(seed)) for variant, seed in table["pairs"])
-            return Shard(pairs, max(1, int(table["local_size"])))
-
-        return records.read_json(self.shard_file, build)
+        return records.read_json(self.shard_file, Shard.read)
 
     def artifact_file(self, path: str) -> Path:
         """The file that the results name by a path relative to the folder.
@@ -241,18 +227,13 @@ class RunFolder:
                     f"A run's files must be inside its folder, but {folder} is a link; start a new run."
                 )
         before = self.read() if self.has_results() else None
-        began = before or records.read_json(self.identity_file, records.identity_of) or record
-        found = records.difference(records.identity_of(began), records.identity_of(record))
-        if found:
-            raise RunFolderError(
-                f"A run must be resumed with the same images, weights and settings, but in {self.path} "
-                f"{found}; restore them or start a new run."
-            )
+        began = before or records.read_json(self.identity_file, identity.identity_of) or record
+        identity.require_same(began, record, self.path)
         return (before["runs"], before["timings"]["total_seconds"]) if before else ([], 0.0)
 
     def write_identity(self, record: Document) -> None:
         """Remember what the experiment is made of, so that `resume` can compare it."""
-        self._write(self.identity_file, json.dumps(records.identity_of(record)).encode())
+        self._write(self.identity_file, json.dumps(identity.identity_of(record)).encode())
 
     def write_results(self, document: Document) -> None:
         """Check the results with the grader's code and write results.json.
@@ -306,6 +287,10 @@ class RunFolder:
         folder, _, file = ARTIFACTS[name].format(stem).partition("/")
         digest = self._write(self.artifact_file(folder) / file, content)
         return {"path": f"{folder}/{file}", "sha256": digest}
+
+    def write_state(self, stem: str, epoch: int, content: bytes) -> None:
+        """Write the training state of a run after an epoch; it stays with the results."""
+        self._write(self.artifact_file("states") / f"{stem}-epoch{epoch}.safetensors", content)
 
     def _write(self, file: Path, content: bytes) -> str:
         """Write a file, whole or not at all; its SHA-256."""

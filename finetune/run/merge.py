@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.errors import RunFolderError, listed
-from finetune.run import records
+from finetune.run import identity, records
 from finetune.run.experiment import report
 from finetune.run.folder import ARTIFACTS, RunFolder
 from finetune.run.records import Document, Json, Pair
@@ -70,7 +70,7 @@ def merge_runs(runs: Sequence[Path], out: Path, reporter: Reporter) -> Document:
             f"{listed(missing)}; let them finish first, or name their run folders too."
         )
     for folder, run in entries.values():  # before anything is written
-        for artifact in (run["artifacts"] or {}).values():
+        for artifact in (*(run["artifacts"] or {}).values(), *run["states"]):
             folder.read_artifact(artifact)
     merged = RunFolder(out)
     merged.check_room(len(entries))
@@ -101,7 +101,7 @@ def _require_alike(runs: Sequence[Path], documents: Sequence[Document]) -> None:
             first, before = known[0]
             if part == "config":
                 before, value = ({**v, "variants": None, "seeds": None} for v in (before, value))
-            difference = records.difference(before, value, part)
+            difference = identity.difference(before, value, part)
             if difference:
                 raise RunFolderError(
                     f"Merged runs must {rule}, but from {first} to {run} {difference}; {advice}."
@@ -153,7 +153,7 @@ def _config(first: RunFolder, documents: Sequence[Document]) -> ExperimentConfig
         seeds=len(seeds),
     )
     whole = {**configs[0], "variants": list(variants.values()), "seeds": seeds}
-    difference = records.difference(whole, records.config_record(config, whole["split"]), "config")
+    difference = identity.difference(whole, records.config_record(config, whole["split"]), "config")
     if difference:
         raise RunFolderError(
             f"{first.config_file} must match the results.json beside it, but {difference}; restore it."
@@ -170,5 +170,7 @@ def _copied(folder: RunFolder, run: Json, merged: RunFolder) -> Json:
     if run["artifacts"] is None:
         return run
     stem = records.run_stem(run["variant"], run["seed"])
+    for state in run["states"]:
+        merged.write_state(stem, state["epoch"], folder.read_artifact(state))
     contents = {name: folder.read_artifact(run["artifacts"][name]) for name in ARTIFACTS}
     return {**run, "artifacts": {n: merged.write_artifact(stem, n, c) for n, c in contents.items()}}

@@ -28,6 +28,7 @@ from finetune.network.resnet18 import resnet18, state_shapes
 from finetune.network.weights import NAMED_WEIGHTS, Weights, load_weights, open_weights
 from finetune.run import environment, records
 from finetune.run.folder import RunFolder
+from finetune.run.gradable import require_gradable
 from finetune.run.records import Document
 from finetune.run.tuning import n_values_of_trials
 from finetune.system import host
@@ -139,7 +140,7 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
         "runs": [],
     }
     for own in split.by_seed.values() or [splits]:
-        records.require_gradable(record, config, own, n_values_of_trials(config))
+        require_gradable(record, config, own, n_values_of_trials(config))
     if not world.all_equal([record["dataset"], record["weights"]]):
         raise DataError(
             "All processes must have the same images and weights, but they differ; put them on a volume that "

@@ -13,27 +13,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
-import numpy as np
-
 from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.data.datasets import Dataset, Sample
 from finetune.data.splits import Splits
-from finetune.errors import ConfigError, DataError, RunFolderError
+from finetune.errors import RunFolderError
 from finetune.network.network import Network
 from finetune.network.weights import NAMED_WEIGHTS, Weights
 from finetune.run.metadata import model_metadata
 from finetune.training.record import Predictions, Training
 from grader.errors import UnusableError
 from grader.files import read_bytes
-from grader.predictions import HEADER, parse_predictions
-from grader.strict_json import MAX_BYTES, MAX_VALUES
+from grader.predictions import HEADER
+from grader.strict_json import MAX_BYTES
 
 SCHEMA_VERSION = "2.0"
-
-VALUES_PER_RUN = 450
-"""JSON values of a run without its epochs, rounded up: ResNet-18's 62 parameters take 372 of them."""
-
-VALUES_PER_EPOCH = 18
 
 Pair = tuple[str, int]
 """A variant's name and a seed."""
@@ -54,6 +47,12 @@ class Shard:
 
     pairs: tuple[Pair, ...]
     local_size: int = 1
+
+    @classmethod
+    def read(cls, table: Any) -> Shard:
+        """From the content of shard.json."""
+        pairs = tuple((str(variant), int(seed)) for variant, seed in table["pairs"])
+        return cls(pairs, max(1, int(table["local_size"])))
 
 
 class Document(TypedDict):
@@ -105,6 +104,7 @@ def config_record(config: ExperimentConfig, split: str) -> Json:
         "tune": config.tune and config.tune.mode,
         "precision": config.precision,
         "cache_views": config.cache_views,
+        "keep_states": config.keep_states,
         "processes": config.processes,
         "variants": variants,
         "recipe": dataclasses.asdict(config.recipe),
@@ -234,60 +234,6 @@ def predictions_csv(samples: Sequence[Sample], predictions: Predictions) -> byte
     for sample, predicted, nll, confidence in columns:
         writer.writerow([sample.id, sample.label, int(predicted), f"{nll:.9g}", f"{confidence:.9g}"])
     return text.getvalue().encode()
-
-
-def n_values_of(value: Any) -> int:
-    """The number of JSON values in a document as the grader counts them: objects and arrays count too."""
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return 1 + sum(map(n_values_of, parts))
-
-
-def require_gradable(
-    document: Document, config: ExperimentConfig, splits: Splits, n_values_of_trials: int = 0
-) -> None:
-    """Refuse before training what the grader would refuse to read afterwards.
-
-    Raises:
-        ConfigError: results.json would have more values than the grader reads.
-        DataError: the name of an image is one that the grader does not accept.
-    """
-    n_runs, n_excluded = len(config.variants) * config.seeds, len(document["dataset"]["excluded"])
-    epochs = config.seeds * sum(map(config.epochs_of, config.variants))
-    n_values = n_values_of(document) + n_values_of_trials
-    n_values += n_runs * VALUES_PER_RUN + epochs * VALUES_PER_EPOCH
-    if n_values > MAX_VALUES:
-        raise ConfigError(
-            f"A results file may contain at most {MAX_VALUES:,} values, but {n_runs} runs of {epochs:,} "
-            f"epochs and {n_excluded:,} excluded files give about {n_values:,}; use fewer --seeds or "
-            "--epochs, or remove files that are not images."
-        )
-    for split in (splits.val, splits.test):
-        n = len(split.samples)
-        example = predictions_csv(
-            split.samples, Predictions(np.zeros(n, np.int64), np.zeros(n, np.float32), np.ones(n, np.float32))
-        )
-        try:
-            parse_predictions(example, "predictions", {n}, len(split.class_counts))
-        except UnusableError as error:
-            problem = error.problems[0].rstrip(".")
-            raise DataError(
-                "Names of images and their folders must not contain line breaks, control characters or "
-                f"spreadsheet formulas, but the grader could not read the predictions ({problem}); rename "
-                "the file or its folder."
-            ) from error
-
-
-def identity_of(results: Any) -> Json:
-    """The parts of results that must be the same when an experiment is resumed."""
-    return {part: results[part] for part in ("config", "dataset", "weights")}
-
-
-def difference(before: Any, now: Any, path: str = "") -> str:
-    """Where two JSON values first differ, in words; empty if they do not."""
-    if isinstance(before, dict) and isinstance(now, dict) and before.keys() == now.keys():
-        parts = (difference(before[k], now[k], f"{path}.{k}" if path else k) for k in before)
-        return next(filter(None, parts), "")
-    return "" if before == now else f"{path} was {short(before)} and is {short(now)}"
 
 
 def short(value: Any) -> str:

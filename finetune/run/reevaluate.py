@@ -60,7 +60,7 @@ def evaluate_run(
     folder = RunFolder(run)
     document = cast("dict[str, Any]", folder.read())
     results = results_from(document)
-    config = _recorded_config(folder, document["config"], dataset, data_root)
+    config = recorded_config(folder, document["config"], dataset, data_root)
     target = environment.choose_device(device)
     threads = host.choose_threads(threads)
     torch.set_num_threads(threads)
@@ -136,7 +136,7 @@ def _split(config: ExperimentConfig, results: Results, folder: RunFolder, worker
         split = split_dataset(config, workers, split.dataset.without(reasons))
 
 
-def _recorded_config(
+def recorded_config(
     folder: RunFolder, recorded: dict[str, Any], dataset: str | None, data_root: str | None
 ) -> ExperimentConfig:
     """What evaluation needs of the configuration, from the results: config.toml may have been edited.

@@ -16,8 +16,9 @@ from finetune.run import environment
 from finetune.run.folder import RunFolder
 from finetune.training.precision import choose_precision
 from grader.grade import Job, grade
+from grader.parts import Artifact
 from grader.policy import load_policy
-from grader.record import Artifact, Results, Run
+from grader.record import Results, Run
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,35 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(tensor, device="cpu").copy_(tensor.detach())
 
 
+def state_of(trainer: Trainer) -> State:
+    """A copy of what training goes on from: the network's entries, and the optimizer's momentum."""
+    tensors = {f"network.{n}": _copy(t) for n, t in trainer.network.state_dict().items()}
+    for name, parameter in trainer.network.trainable():
+        momentum = trainer.optimizer.state[parameter].get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum.{name}"] = _copy(momentum)
+    return tensors
+
+
+def load_state(tensors: State, trainer: Trainer) -> None:
+    """Bring a fresh trainer's network and optimizer to a state that `state_of` copied.
+
+    Raises:
+        ValueError: the state is another network's.
+    """
+    network, momentum = (_part(tensors, prefix) for prefix in ("network.", "momentum."))
+    wanted = {n: t.shape for n, t in trainer.network.state_dict().items()}
+    if {n: t.shape for n, t in network.items()} != wanted or any(
+        t.shape != wanted.get(n) for n, t in momentum.items()
+    ):
+        raise ValueError("its tensors belong to another network")
+    trainer.network.load_state_dict(network)
+    for name, parameter in trainer.network.trainable():
+        if name in momentum:
+            buffer = torch.empty_like(parameter).copy_(momentum[name])
+            trainer.optimizer.state[parameter]["momentum_buffer"] = buffer
+
+
 class Checkpoints:
     """The checkpoints of one variant with one seed.
 
@@ -101,11 +130,7 @@ class Checkpoints:
         training = trainer.training
         after_epoch = training.current.batches == 0 and len(training.epochs) > 0
         is_best = self.keeps_best and after_epoch and training.best_epoch == training.epochs[-1].epoch
-        tensors = {f"network.{n}": _copy(t) for n, t in trainer.network.state_dict().items()}
-        for name, parameter in trainer.network.trainable():
-            momentum = trainer.optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = _copy(momentum)
+        tensors = state_of(trainer)
         for split, predictions in training.best_predictions.items():
             tensors[f"best.{split}.predicted"] = torch.from_numpy(predictions.predicted)
             tensors[f"best.{split}.nll"] = torch.from_numpy(predictions.nll)
@@ -218,18 +243,9 @@ def _undamaged(path: Path) -> bytes | None:
 
 
 def _put(training: Training, tensors: State, trainer: Trainer) -> None:
-    """Restore a new trainer to the state of a checkpoint."""
-    network, momentum, best = (_part(tensors, prefix) for prefix in ("network.", "momentum.", "best."))
-    wanted = {n: t.shape for n, t in trainer.network.state_dict().items()}
-    if {n: t.shape for n, t in network.items()} != wanted or any(
-        t.shape != wanted[n] for n, t in momentum.items()
-    ):
-        raise ValueError("its tensors belong to another network")
-    trainer.network.load_state_dict(network)
-    for name, parameter in trainer.network.trainable():
-        if name in momentum:
-            buffer = torch.empty_like(parameter).copy_(momentum[name])
-            trainer.optimizer.state[parameter]["momentum_buffer"] = buffer
+    """Bring a fresh trainer to the state of a checkpoint."""
+    load_state(tensors, trainer)
+    best = _part(tensors, "best.")
     for split in trainer.images.held_out if best else ():
         predicted, nll, confidence = (
             best[f"{split}.{name}"].numpy() for name in ("predicted", "nll", "confidence")

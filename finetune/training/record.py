@@ -55,7 +55,8 @@ class Predictions:
 class Epoch:
     """One pass over the training split and the evaluations after it; times in seconds.
 
-    `test` is None in trials, which have no test images.
+    `test` is None in trials, which have no test images. The hashes are of the weights and predictions after
+    the epoch, and of everything up to it (`grader/commitments.py`); empty where nothing is committed to.
     """
 
     epoch: int
@@ -66,6 +67,10 @@ class Epoch:
     train_seconds: float
     data_wait_seconds: float
     evaluation_seconds: float
+    train_cpu_seconds: float = 0.0
+    weights_sha256: str = ""
+    predictions_sha256: str = ""
+    commitment: str = ""
 
 
 @dataclass
@@ -78,6 +83,7 @@ class Pass:
     n_correct: int = 0
     rate_sum: float = 0.0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     wait_seconds: float = 0.0
 
 

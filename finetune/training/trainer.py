@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -16,13 +17,15 @@ from finetune.data.augment import plan_epoch
 from finetune.data.device import to_device
 from finetune.data.prepare import Images
 from finetune.distributed.world import SingleProcess, World
-from finetune.network.network import Network
+from finetune.network.network import Network, fingerprint
 from finetune.training.evaluate import evaluate, normalized
 from finetune.training.features import FrozenPrefix
 from finetune.training.optimizer import learning_rate, make_optimizer
 from finetune.training.precision import mixed
 from finetune.training.record import Epoch, Metrics, Pass, Predictions, Training, best_epoch
 from finetune.training.statistics import n_batches, reestimate
+from grader import commitments
+from grader.record import SPLITS
 
 
 class Trainer:
@@ -36,6 +39,7 @@ class Trainer:
         peak: peak learning rate.
         seed: of order and augmentation.
         workers: threads that augment.
+        commitment: to the run's start, from which each epoch's follows; empty to commit to nothing.
         world: the processes that train this network together.
         step_ended: called with the number of images after each step; may raise to stop.
         batch_evaluated: called after each batch of an evaluation; may raise to stop.
@@ -51,6 +55,7 @@ class Trainer:
         peak: float,
         seed: int,
         workers: int,
+        commitment: str = "",
         world: World | None = None,
         step_ended: Callable[[int], None] = lambda _: None,
         batch_evaluated: Callable[[], None] = lambda: None,
@@ -62,6 +67,7 @@ class Trainer:
         self.peak = peak
         self.seed = seed
         self.workers = workers
+        self.commitment = commitment
         self.world = world or SingleProcess()
         self.step_ended = step_ended
         self.batch_evaluated = batch_evaluated
@@ -133,7 +139,7 @@ class Trainer:
         training, current, size = self.training, self.training.current, self.recipe.batch_size
         plan = plan_epoch(self.seed, number, self.images.train.sizes, self.recipe, self.prefix.views)
         batches = [plan.order[i : i + size] for i in range(current.batches * size, len(plan.order), size)]
-        asked = time.perf_counter()
+        asked, cpu_before = time.perf_counter(), time.process_time()
         shards = [self.world.shard(batch) for batch in batches]
         inputs, features_of = self.prefix.training(number, plan, shards, self.images.train, self.workers)
         self.network.train()
@@ -152,10 +158,12 @@ class Trainer:
             training.steps += 1
             training.images += len(batch)
             current.seconds += time.perf_counter() - asked
-            self.step_ended(len(batch))  # off the clock: it may write a checkpoint
-            asked = time.perf_counter()
+            current.cpu_seconds += time.process_time() - cpu_before
+            self.step_ended(len(batch))  # off the clocks: it may write a checkpoint
+            asked, cpu_before = time.perf_counter(), time.process_time()
         self.settle()  # synchronizes with the device, so that its last steps are on the clock
         current.seconds += time.perf_counter() - asked
+        current.cpu_seconds += time.process_time() - cpu_before
 
     def settle(self) -> None:
         """Copy the sums of the unfinished pass from the device into the training record."""
@@ -226,17 +234,19 @@ class Trainer:
                 "use a lower one."
             )
             return
+        epoch = Epoch(
+            epoch=number,
+            learning_rate=current.rate_sum / current.batches,
+            train=train,
+            val=held_out["val"],
+            test=held_out.get("test"),
+            train_seconds=current.seconds,
+            train_cpu_seconds=current.cpu_seconds,
+            data_wait_seconds=current.wait_seconds,
+            evaluation_seconds=evaluation_seconds,
+        )
         training.epochs.append(
-            Epoch(
-                epoch=number,
-                learning_rate=current.rate_sum / current.batches,
-                train=train,
-                val=held_out["val"],
-                test=held_out.get("test"),
-                train_seconds=current.seconds,
-                data_wait_seconds=current.wait_seconds,
-                evaluation_seconds=evaluation_seconds,
-            )
+            self._committed(epoch, predictions) if self.commitment and "test" in predictions else epoch
         )
         training.current = Pass()
         self._loss_sum.zero_()
@@ -244,3 +254,13 @@ class Trainer:
         training.best_epoch = best_epoch(training.epochs)
         if training.best_epoch == number:
             training.best_predictions = predictions
+
+    def _committed(self, epoch: Epoch, predictions: dict[str, Predictions]) -> Epoch:
+        """The epoch with its hashes; off the clocks."""
+        weights = fingerprint(self.network.state_dict())
+        answers = commitments.of_predictions((predictions[s].predicted, predictions[s].nll) for s in SPLITS)
+        before = self.training.epochs[-1].commitment if self.training.epochs else self.commitment
+        commitment = commitments.of_epoch(before, epoch, weights, answers)
+        return dataclasses.replace(
+            epoch, weights_sha256=weights, predictions_sha256=answers, commitment=commitment
+        )

@@ -1,8 +1,7 @@
-"""The questions of the experiment: does pretraining pay, does freezing layers cost accuracy, is it faster?"""
+"""The questions of the experiment: does pretraining pay, does freezing layers cost accuracy?"""
 
-from math import ceil, floor, isfinite, log10
+from math import ceil, floor, log10
 
-from grader import means
 from grader.checks.compare import Comparison, compare, longer_scratch, p_text
 from grader.evidence import Evidence
 from grader.findings import MINUS, Finding, Level, Status, limits_in_points, not_checked
@@ -104,39 +103,6 @@ def c_trains_fewer(evidence: Evidence) -> Finding:
         held=held,
         judged=len(counts),
     )
-
-
-def c_faster(evidence: Evidence) -> Finding:
-    """C trains faster than B.
-
-    Rule: ratio of the training time per epoch, C to B, as geometric means over epochs and seeds, without the
-    first epoch of each run (warm-up), with Welch's interval on the logarithms. Holds if the interval is below
-    1, fails if it is above 1, otherwise inconclusive.
-
-    Source: B. L. Welch, Biometrika 34 (1947) 28-35.
-    """
-    pairs = evidence.pairs("C", "B")
-    c, b = ([e for pair in pairs for e in pair[i].epochs[1:] if e.train_seconds > 0] for i in (0, 1))
-    if not pairs:
-        return not_checked(NO_COMMON_SEED.format("B", "C"), Level.FILE)
-    if not c or not b:
-        summary = "B and C need at least two epochs with recorded times; more epochs would settle it."
-        return Finding(Status.INCONCLUSIVE, Level.FILE, summary, judged=1)
-    confidence = evidence.thresholds.confidence
-    ratio = means.ratio_of_means([e.train_seconds for e in c], [e.train_seconds for e in b], confidence)
-    waits = [sum(e.data_wait_seconds for e in runs) / sum(e.train_seconds for e in runs) for runs in (c, b)]
-    status = Status.HOLDS if ratio.high < 1 else Status.FAILS if ratio.low > 1 else Status.INCONCLUSIVE
-    limits = f" ({ratio.low:.2f} to {ratio.high:.2f})" if isfinite(ratio.high) else ""
-    summary = f"An epoch of C takes {ratio.estimate:.2f} times as long as one of B{limits}; "
-    summary += f"share of time waiting for data: C {waits[0]:.0%}, B {waits[1]:.0%}."
-    if status is Status.INCONCLUSIVE:
-        summary += " More epochs or a less busy machine would settle it."
-    numbers = {
-        "ratio": ratio.estimate, "low": ratio.low, "high": ratio.high,
-        "c_wait_share": waits[0], "b_wait_share": waits[1],
-    }  # fmt: skip
-    finite = {name: value for name, value in numbers.items() if isfinite(value)}
-    return Finding(status, Level.FILE, summary, (), finite, int(status is Status.HOLDS), 1)
 
 
 def _beats(evidence: Evidence, first: str, second: str) -> Finding:

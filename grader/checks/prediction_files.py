@@ -222,32 +222,14 @@ def test_close_to_validation(evidence: Evidence) -> Finding:
     per-class accuracy, R. M. Price and D. G. Bonett, Computational Statistics & Data Analysis 45 (2004)
     449-456.
     """
-    runs, floor = evidence.chosen, evidence.thresholds.gap_floor
-    confidence = 1 - (1 - evidence.thresholds.confidence) / max(1, 2 * len(runs))
-    gaps: dict[str, Interval] = {}
-    level = Level.FILE
+    floor = evidence.thresholds.gap_floor
     is_official = evidence.results.split_rule == "official"
-    if is_official and len(runs) < FEWEST_RUNS:
+    if is_official and len(evidence.chosen) < FEWEST_RUNS:
         return not_checked(
             "An official test split may differ from validation by design; three runs would show by how much.",
             Level.FILE,
         )
-    for run in runs:
-        if run.best is None:
-            continue
-        sides = [(run.best.on(s).n_correct, run.best.on(s).n_samples) for s in ("test", "val")]
-        test, val = (stats.wilson(n_correct, n, confidence) for n_correct, n in sides)
-        gaps[run.name] = stats.difference_of_independent(test, val)
-        rows = [evidence.predictions.get((run.name, split)) for split in ("test", "val")]
-        if rows[0] is not None and rows[1] is not None:
-            level = Level.PREDICTIONS
-            counts = [found.per_class(len(evidence.results.classes)) for found in rows if found is not None]
-            classes = [[(int(r), int(n)) for r, n in zip(*side, strict=True) if n] for side in counts]
-            if is_official:
-                del gaps[run.name]
-            gaps[f"{run.name}, mean per class"] = stats.difference_of_class_means(
-                classes[0], classes[1], confidence
-            )
+    gaps, level = _gaps(evidence, is_official)
     if not gaps:
         return not_checked("No run has a best epoch.", Level.FILE)
     common = median(gap.estimate for gap in gaps.values()) if is_official else 0.0
@@ -277,3 +259,30 @@ def test_close_to_validation(evidence: Evidence) -> Finding:
         held=len(gaps) - len(set(beyond) | set(unclear)),
         judged=len(gaps),
     )
+
+
+def _gaps(evidence: Evidence, is_official: bool) -> tuple[dict[str, Interval], Level]:
+    """Test minus validation accuracy of each run, with intervals, and the level of the evidence.
+
+    On an official split, the accuracy per class replaces the overall one where there are predictions.
+    """
+    runs, level = evidence.chosen, Level.FILE
+    confidence = 1 - (1 - evidence.thresholds.confidence) / max(1, 2 * len(runs))
+    gaps: dict[str, Interval] = {}
+    for run in runs:
+        if run.best is None:
+            continue
+        sides = [(run.best.on(s).n_correct, run.best.on(s).n_samples) for s in ("test", "val")]
+        test, val = (stats.wilson(n_correct, n, confidence) for n_correct, n in sides)
+        gaps[run.name] = stats.difference_of_independent(test, val)
+        rows = [evidence.predictions.get((run.name, split)) for split in ("test", "val")]
+        if rows[0] is not None and rows[1] is not None:
+            level = Level.PREDICTIONS
+            counts = [found.per_class(len(evidence.results.classes)) for found in rows if found is not None]
+            classes = [[(int(r), int(n)) for r, n in zip(*side, strict=True) if n] for side in counts]
+            if is_official:
+                del gaps[run.name]
+            gaps[f"{run.name}, mean per class"] = stats.difference_of_class_means(
+                classes[0], classes[1], confidence
+            )
+    return gaps, level

@@ -16,7 +16,8 @@ def start_recomputed(evidence: Evidence) -> Finding:
     Rule: initial_sha256 and frozen_sha256_before equal the hashes of a network initialized again with the
     run's seed and the recorded weights, and no trained kernel in its checkpoint is still as it was there.
     Compared only on the platform and the version of PyTorch that the results record, and only if the weights
-    are at hand: imagenet from torch.hub's cache, or bundled.
+    are at hand: imagenet from torch.hub's cache, or bundled. A random start that differs is left unjudged on
+    another processor or GPU than the recorded one.
 
     Source: finetune evaluate. PyTorch draws the same initial weights with AVX2 and AVX-512 (measured with
     2.15), but others on CPUs that have neither.
@@ -27,6 +28,8 @@ def start_recomputed(evidence: Evidence) -> Finding:
     if differing := _differing(evidence, ("torch", "platform")):
         return not_checked(differing, Level.CHECKPOINTS)
     runs = [run for run in evidence.results.runs if found.get(run.name, {}).get("initial_sha256")]
+    if _differing(evidence, ("device_name",)):
+        runs = [run for run in runs if run.init != "random" or _is_same(run, found[run.name])]
     problems = {run.name: list(_start_problems(run, found[run.name])) for run in runs}
     if not problems:
         whys = [str(entry["why"]) for entry in found.values() if entry.get("why")]
@@ -65,6 +68,10 @@ def stream_recomputed(evidence: Evidence) -> Finding:
     return from_problems(
         problems, Level.CHECKPOINTS, f"{counted(len(problems), 'stream')} recomputed from seed and images."
     )
+
+
+def _is_same(run: Run, found: Mapping[str, Any]) -> bool:
+    return bool(found["initial_sha256"] == run.initial_sha256)
 
 
 def _start_problems(run: Run, found: Mapping[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 `python -m tests.grader.forgeries HONEST OUT` writes them all as folders, to look at.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -16,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from grader import resnet18
+from grader import commitments, resnet18
 from grader.calibration import expected_calibration_error
 from grader.evidence import Evidence, Thresholds, gather
 from grader.load import Submission
-from grader.record import results_from
-from tests.grader.honest import truth_of
+from grader.record import SPLITS, results_from
+from tests.grader.honest import commit, truth_of
 
 SMOKE = Path(__file__).parent / "smoke-run"
 """A real run."""
@@ -38,7 +39,23 @@ class Forger:
         self.doc: dict[str, Any] = json.loads((folder / "results.json").read_text())
 
     def save(self) -> None:
+        """Write the results, with commitments that fit the figures, as a careful forger would."""
+        if self.doc["schema_version"] != "1.0":
+            with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError, OSError, IndexError):
+                self._commit()  # unless a forgery cannot even be read
         (self.folder / "results.json").write_text(json.dumps(self.doc))
+
+    def _commit(self) -> None:
+        for run in self.doc["runs"]:
+            best = next((e for e in run["epochs"] if e["epoch"] == run["best_epoch"]), None)
+            columns = []
+            for split in SPLITS if best and run["artifacts"] else ():
+                path = self.folder / run["artifacts"][f"{split}_predictions"]["path"]
+                rows = [row.split(",") for row in path.read_text().splitlines()[1:]]
+                columns.append((np.array([int(r[2]) for r in rows]), np.array([float(r[3]) for r in rows])))
+            if best and columns:
+                best["predictions_sha256"] = commitments.of_predictions(columns)
+        commit(self.doc)
 
     def run(self, variant: str, seed: int = 0) -> dict[str, Any]:
         return next(r for r in self.doc["runs"] if (r["variant"], r["seed"]) == (variant, seed))

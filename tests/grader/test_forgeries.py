@@ -48,6 +48,9 @@ def test_each_is_caught_by_its_finding_alone(
         return
     assert not found.problems
     failing = [n for n, f in found.findings.items() if found.counts(n) and f.status is Status.FAILS]
+    if entry.caught_by == "c-faster" and forger.doc["schema_version"] == "1.0":
+        assert failing == []  # it records no processor time, and other programs may have slowed C down
+        return
     assert failing == [entry.caught_by]
     assert found.exit_code == 1
     if entry.truth:  # and without the truth nobody could know

@@ -189,7 +189,7 @@ def test_an_evaluation_that_does_not_finish_is_reported(
     rerun._offline()
     monkeypatch.setattr(subprocess, "run", fail)
     name = type(error).__name__
-    assert rerun._call([], tmp_path) == f"finetune evaluate did not finish ({name})."
+    assert rerun.call(["evaluate"], tmp_path) == f"finetune evaluate did not finish ({name})."
 
 
 def test_without_torch_it_says_what_to_install(stored: Forger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +265,7 @@ class TestAFalseClaimFailsEveryPolicy:
         assert found.exit_code == 1
         assert found.refuted == ["true-labels"]
         assert found.score == 0
-        assert to_text(found).splitlines()[1].startswith("true-labels fails under every policy: ")
+        assert to_text(found).splitlines()[2].startswith("true-labels fails under every policy: ")
 
     @pytest.mark.parametrize("name", BUNDLED)
     def test_labels_swapped_without_the_truth_but_recomputed(

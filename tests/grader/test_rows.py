@@ -13,7 +13,7 @@ from grader.grade import Job, grade
 from grader.policy import Policy, load_policy
 from grader.verdict import Grade
 from tests.grader import honest as simulated
-from tests.grader.honest import Size, sha, write_run
+from tests.grader.honest import Size, commit, sha, write_run
 from tests.grader.tuned import tune
 
 Change = Callable[[dict[str, Any]], None]
@@ -30,6 +30,7 @@ def graded(folder: Path, policy: Policy, change: Change | None = None) -> Grade:
     document = json.loads((folder / "results.json").read_text())
     if change is not None:
         change(document)
+    commit(document)
     (folder / "results.json").write_text(json.dumps(document))
     found = grade(Job(folder, "run", policy))
     assert not found.problems, found.problems

@@ -5,7 +5,7 @@ from math import ceil, exp, log
 from pathlib import Path
 from typing import Any
 
-from tests.grader.honest import VARIANTS, Size, sha, write_run
+from tests.grader.honest import VARIANTS, Size, commit, sha, write_run
 
 SEED = 99
 RATES = [0.003, 0.01, 0.03, 0.1, 0.3]
@@ -21,6 +21,7 @@ def write_tuned(folder: Path, size: Size | None = None, mode: str = "halving") -
     write_run(folder, size)
     document = json.loads((folder / "results.json").read_text())
     tune(document, mode)
+    commit(document)
     (folder / "results.json").write_text(json.dumps(document))
     return folder
 

@@ -14,7 +14,7 @@ import pytest
 from torchvision.datasets import Flowers102
 
 from finetune.network import weights
-from finetune.run import experiment as experiment_module
+from finetune.run import fit
 from finetune.system import download as network
 from tests.builders.images import image_tree
 from tests.builders.runs import Command
@@ -69,7 +69,7 @@ class TestTrain:
     ) -> None:
         options = ("train", *tiny, "--variants", "a,c", "--weights", str(narrow_weights), "--out")
         assert finetune(*options, "whole")[0] == 0
-        real, asked = experiment_module.epoch_line, []
+        real, asked = fit.epoch_line, []
 
         def interrupting(*arguments: Any) -> str:
             if not asked:
@@ -77,7 +77,7 @@ class TestTrain:
                 os.kill(os.getpid(), number)
             return real(*arguments)
 
-        monkeypatch.setattr(experiment_module, "epoch_line", interrupting)
+        monkeypatch.setattr(fit, "epoch_line", interrupting)
         code, _, err = finetune(*options, "runs/it")
         assert code == expected
         assert err == "Interrupted. Resume with: finetune train --resume runs/it\n"

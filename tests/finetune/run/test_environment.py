@@ -74,3 +74,12 @@ def test_deterministic_algorithms_are_asked_for(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     environment.choose_algorithms(deterministic=True)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (3.0, 2.0, 1.0))
+    assert environment.mean_load(1.0) == 2.0
+    assert environment.mean_load(None) is None
+    monkeypatch.delattr("os.getloadavg")  # as on Windows
+    assert environment.load_average() is None
+    assert environment.mean_load(1.0) is None

@@ -32,7 +32,8 @@ from finetune.run import environment
 from finetune.run import experiment as experiment_module
 from finetune.run.experiment import run_experiment
 from finetune.run.folder import RunFolder
-from finetune.run.records import VALUES_PER_EPOCH, VALUES_PER_RUN, Shard, n_values_of
+from finetune.run.gradable import VALUES_PER_EPOCH, VALUES_PER_RUN, n_values_of
+from finetune.run.records import Shard
 from finetune.run.reevaluate import evaluate_run
 from finetune.system import host
 from finetune.system.files import locked

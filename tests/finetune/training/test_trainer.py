@@ -142,6 +142,8 @@ class TestTrainer:
             assert 0 <= e.train.n_correct <= 20
             assert e.train.loss > 0
             assert e.train_seconds >= e.data_wait_seconds >= 0
+            assert e.train_cpu_seconds > 0
+            assert e.commitment == e.weights_sha256 == ""  # to no start, to nothing
             assert e.evaluation_seconds > 0
 
     def test_first_step_is_the_textbooks(self) -> None:

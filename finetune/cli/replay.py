@@ -1,0 +1,36 @@
+"""`finetune replay`, which the grader calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from finetune.cli.options import FOLDER, begin_training, option
+from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig
+
+
+@click.command(hidden=True)
+@click.argument("run", type=FOLDER)
+@click.option("--output", type=FOLDER, required=True, help="JSON file for what the epochs gave.")
+@click.option(
+    "--passage",
+    "passages",
+    type=(str, int, int),
+    multiple=True,
+    required=True,
+    metavar="NAME FIRST COUNT",
+    help="A run such as A-seed0, its first epoch to train and how many; may be repeated.",
+)
+@option("dataset")
+@option("data_root")
+@option("weights")
+@option("device")
+def replay(run: Path, output: Path, device: str | None, **options: Any) -> None:
+    """Train a few epochs of RUN again, for the grader to compare."""
+    begin_training(ExperimentConfig(variants=STANDARD_VARIANTS))  # before PyTorch is imported
+    from finetune.run.replay import replay_run
+    from finetune.system.console import Reporter
+
+    replay_run(run, output, Reporter(), device=device or "auto", **options)

@@ -1,0 +1,126 @@
+"""One network of an experiment: begun, trained with checkpoints, and calibrated."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable
+
+import safetensors.torch
+import torch
+
+from finetune.config.experiment import Variant
+from finetune.data.augment import Views
+from finetune.network.network import Network, fingerprint
+from finetune.network.resnet18 import build
+from finetune.run import records
+from finetune.run.folder import RunFolder
+from finetune.run.heads import put_head
+from finetune.run.prepare import Prepared
+from finetune.run.records import Json
+from finetune.run.report import epoch_line
+from finetune.run.saving import Saving
+from finetune.run.states import keep_state
+from finetune.system import host
+from finetune.system.console import Reporter
+from finetune.system.signals import Stopped
+from finetune.training.calibration import calibrate
+from finetune.training.features import FrozenPrefix
+from finetune.training.record import Epoch, Training
+from finetune.training.trainer import Trainer
+from grader import commitments
+
+
+def begin(
+    prepared: Prepared, variant: Variant, seed: int, peak: float, folder: RunFolder
+) -> tuple[Network, Json, str | None]:
+    """A variant's network before training, what the results say of it, and why it cannot train, or None."""
+    pretrained = prepared.weights.state if prepared.weights else None
+    network = build(variant, len(prepared.splits.train.class_counts), seed, pretrained)
+    missing = put_head(network, variant, seed, folder, prepared.record["runs"])
+    start = records.start_record(variant, seed, network, fingerprint(network.state_dict()), peak)
+    return network, start, missing
+
+
+def train(
+    prepared: Prepared,
+    epochs: int,
+    start: Json,
+    network: Network,
+    saving: Saving,
+    reporter: Reporter,
+    ended: Callable[[Epoch], None] = lambda _: None,
+) -> Training:
+    """Train a network that `start` describes, and write checkpoints; `ended` is called after each epoch."""
+    config, world, checkpoints = prepared.config, saving.world, saving.checkpoints
+    recipe = dataclasses.replace(config.recipe, epochs=epochs)
+    network.to(prepared.device).to(memory_format=torch.channels_last)
+    interrupt = saving.stop.check if world.size == 1 else lambda: None  # several processes stop together
+    views = Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None
+    cache = prepared.features_of(start["variant"], start["frozen_sha256_before"])
+    prefix = FrozenPrefix(network, recipe, config.precision, views, cache, interrupt)
+    n_images = recipe.epochs * len(prepared.images.train)
+    with reporter.bar(checkpoints.stem, n_images) as advance, saving.stop.deferred():
+
+        def step_ended(n_images: int) -> None:
+            advance(n_images)
+            saving.step_ended(trainer)
+
+        def epoch_ended(epoch: Epoch) -> None:
+            reporter.say(epoch_line(start["variant"], epoch, epochs))
+            ended(epoch)
+            if checkpoints.keeps_best:  # a trial is saved when it is stopped, and every few minutes
+                keep_state(trainer, saving.folder, checkpoints.stem, config.keep_states)
+                saving.save(trainer)
+            world.raise_if_stopped(saving.stop)
+
+        trainer = Trainer(
+            network,
+            prepared.images,
+            recipe,
+            prefix,
+            peak=start["learning_rate"],
+            seed=start["seed"],
+            workers=prepared.workers,
+            commitment=commitments.of_start(start, dataclasses.asdict(recipe)),
+            world=world,
+            step_ended=step_ended,
+            batch_evaluated=interrupt,
+        )
+        if checkpoints.restore(trainer):
+            advance(trainer.training.images)
+            reporter.say(f"  resumed after {trainer.training.steps:,} steps")
+        saving.require_same_start(trainer)
+        try:
+            training = trainer.run(epoch_ended)
+        except Stopped:
+            saving.save(trainer)
+            checkpoints.flush()
+            raise
+        checkpoints.flush()
+    return training
+
+
+def calibration(
+    prepared: Prepared, start: Json, network: Network, training: Training, saving: Saving
+) -> Json | None:
+    """The `calibration` object of a run; the network is left as it was after the best epoch."""
+    if training.best_epoch is None or not saving.folder.writes:
+        return None
+    best = safetensors.torch.load(saving.checkpoints.best(training.best_epoch))
+    network.load_state_dict(best)
+    # With several processes, each has cached the features of its part only.
+    cache = prepared.features_of(start["variant"], start["frozen_sha256_before"])
+    config = prepared.config
+    prefix = FrozenPrefix(
+        network, config.recipe, config.precision, cache=cache if saving.world.size == 1 else None
+    )
+    images, predictions = prepared.images, training.best_predictions
+    found = calibrate(network, prefix, images, predictions, saving.stop.check)
+    return dataclasses.asdict(found)
+
+
+def free() -> None:
+    """Give back the memory of a network that is no longer needed."""
+    gc.collect()  # the network and its trainer refer to each other in a cycle
+    host.give_back_freed_memory()

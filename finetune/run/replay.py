@@ -1,0 +1,236 @@
+"""A few epochs of a run trained again, from its start or from a state that it kept."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+
+from finetune.config.experiment import ExperimentConfig, Variant
+from finetune.data.augment import Views
+from finetune.distributed.world import SingleProcess
+from finetune.errors import ConfigError, DataError, RunFolderError
+from finetune.network.network import fingerprint
+from finetune.run import environment, records
+from finetune.run.fit import begin
+from finetune.run.folder import RunFolder
+from finetune.run.prepare import Prepared, memory_errors, prepare
+from finetune.run.records import Json
+from finetune.run.records import recorded as from_record
+from finetune.run.reevaluate import recorded_config
+from finetune.system import host
+from finetune.system.console import Reporter
+from finetune.system.files import write_atomically
+from finetune.training.checkpoint import load_state
+from finetune.training.features import FrozenPrefix
+from finetune.training.precision import choose_precision
+from finetune.training.record import Epoch, Metrics, Training, best_epoch
+from finetune.training.trainer import Trainer
+from grader import commitments
+
+
+class _Enough(Exception):  # noqa: N818 - no error
+    """Enough epochs have been trained."""
+
+
+def replay_run(
+    run: Path,
+    output: Path,
+    reporter: Reporter,
+    *,
+    passages: Sequence[tuple[str, int, int]],
+    dataset: str | None = None,
+    data_root: str | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Train epochs of a run again and write what they gave, as JSON.
+
+    Args:
+        run: run folder.
+        output: file: the machine and, for each passage, `run`, `first`, `initial_sha256` (None unless it
+            begins with the first epoch) and `epochs`, as in the results file.
+        reporter: receives the epochs.
+        passages: names of runs, each with the first epoch to train and how many.
+        dataset: the data set; None means the recorded one, which must not be an image folder.
+        data_root: folder for downloads; None means `data`.
+        weights: the pretrained weights; None means the recorded ones, which must be `imagenet` or `bundled`.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        FinetuneError: no results, other images or weights than the run's, or a state that does not fit.
+    """
+    folder = RunFolder(run)
+    document = cast("Json", folder.read())
+    runs = {records.run_stem(entry["variant"], entry["seed"]): entry for entry in document["runs"]}
+    config = _config(
+        folder, document, [runs[name] for name, _, _ in passages], dataset, data_root, weights, device
+    )
+    prepared = prepare(config, reporter, SingleProcess())
+    _require_same(document, prepared)
+    found = []
+    with memory_errors(config):
+        for name, first, count in passages:
+            found.append(_replay(prepared, folder, runs[name], first, count, reporter))
+    replayed = {
+        "environment": prepared.record["environment"],
+        "precision": config.precision,
+        "passages": found,
+    }
+    write_atomically(output, json.dumps(replayed).encode())
+
+
+def _config(
+    folder: RunFolder,
+    document: Json,
+    entries: Sequence[Json],
+    dataset: str | None,
+    data_root: str | None,
+    weights: str | None,
+    device: str,
+) -> ExperimentConfig:
+    """The configuration of the run, from the results, on this machine.
+
+    Raises:
+        ConfigError: the run cannot be replayed, or needs an option.
+    """
+    recorded = document["config"]
+    if recorded.get("processes", 1) > 1:
+        raise ConfigError(
+            "A run can be replayed if one process trained each network, but "
+            f"{recorded['processes']} processes divided each batch; replay another run."
+        )
+    pretrained = any(entry["init"] == "pretrained" for entry in entries)
+    kind: str | None = document["weights"]["kind"] if document["weights"] else None
+    if pretrained and weights is None and kind not in ("imagenet", "bundled"):
+        raise ConfigError(
+            "The results record pretrained weights of a file without its path; name the file with --weights."
+        )
+    names = {entry["variant"] for entry in entries}
+    rows = [row for row in recorded["variants"] if row["name"] in names]
+    headed = next((row["name"] for row in rows if row.get("head")), None)
+    if headed:
+        raise ConfigError(
+            "A run can be replayed if its start follows from its seed and the weights, but the head of "
+            f"{headed} comes from another variant; replay another run."
+        )
+    variants = [
+        from_record(Variant, {**row, "train": groups if groups == "all" else tuple(groups)})
+        for row in rows
+        for groups in (row["train"],)
+    ]
+    config = dataclasses.replace(
+        recorded_config(folder, recorded, dataset, data_root),
+        variants=tuple(variants),
+        weights=weights or kind or ExperimentConfig.weights,
+        cache_views=recorded.get("cache_views"),
+        device=device,
+        threads=min(document["environment"]["threads"], host.THREADS_MAX),
+        on_bad_image="skip" if document["dataset"]["excluded"] else "fail",
+    )
+    try:
+        choose_precision(config.precision, environment.choose_device(device), config.recipe.image_size)
+    except ConfigError:
+        return dataclasses.replace(config, precision="fp32")
+    return config
+
+
+def _require_same(document: Json, prepared: Prepared) -> None:
+    """Check that images and weights are the run's.
+
+    Raises:
+        DataError: they are not.
+    """
+    dataset, found = document["dataset"], prepared.record["dataset"]
+    own = [(dataset["splits"], found["splits"])]
+    own += [
+        (entry["splits"], same["splits"])
+        for entry, same in zip(dataset.get("resplits") or (), found["resplits"] or (), strict=True)
+    ]
+    for recorded, here in own:
+        for name, split in recorded.items():
+            if here[name]["fingerprint"] != split["fingerprint"]:
+                raise DataError(
+                    f"The images must be those of the run, but the {name} split has another fingerprint than "
+                    "the results record; name the right ones with --dataset or --data-root."
+                )
+    if prepared.weights and prepared.weights.sha256 != document["weights"]["sha256"]:
+        raise DataError(
+            "The pretrained weights must be those of the run, but they have another SHA-256 than the results "
+            "record; name the right ones with --weights."
+        )
+
+
+def _replay(
+    prepared: Prepared, folder: RunFolder, entry: Json, first: int, count: int, reporter: Reporter
+) -> Json:
+    """Train `count` epochs of a run, from epoch `first` on."""
+    prepared, config = prepared.of_seed(entry["seed"]), prepared.config
+    (variant,) = (v for v in config.variants if v.name == entry["variant"])
+    recipe = dataclasses.replace(config.recipe, epochs=config.epochs_of(variant))
+    network, start, _ = begin(prepared, variant, entry["seed"], entry["learning_rate"], folder)
+    network.to(prepared.device).to(memory_format=torch.channels_last)
+    views = Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None
+    trainer = Trainer(
+        network,
+        prepared.images,
+        recipe,
+        FrozenPrefix(network, recipe, config.precision, views),
+        peak=entry["learning_rate"],
+        seed=entry["seed"],
+        workers=prepared.workers,
+        commitment=commitments.of_start(start, dataclasses.asdict(recipe)),
+    )
+    if first > 1:
+        _restore(trainer, folder, entry, first - 1)
+    replayed: list[Epoch] = []
+
+    def epoch_ended(epoch: Epoch) -> None:
+        replayed.append(epoch)
+        reporter.say(f"{records.run_stem(variant.name, entry['seed'])}, epoch {epoch.epoch} replayed")
+        if len(replayed) == count:
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        trainer.run(epoch_ended)
+    return {
+        "run": records.run_stem(variant.name, entry["seed"]),
+        "first": first,
+        "initial_sha256": start["initial_sha256"],
+        "epochs": [dataclasses.asdict(epoch) for epoch in replayed],
+    }
+
+
+def _restore(trainer: Trainer, folder: RunFolder, entry: Json, epoch: int) -> None:
+    """Bring a fresh trainer to the state that a run kept after an epoch.
+
+    Raises:
+        RunFolderError: the file is not the recorded state, or its network is not the one committed to.
+    """
+    (artifact,) = (state for state in entry["states"] if state["epoch"] == epoch)
+    try:
+        load_state(safetensors.torch.load(folder.read_artifact(artifact)), trainer)
+    except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
+        raise RunFolderError(
+            f"{artifact['path']} must be a training state of this network, but {error}; train again."
+        ) from error
+    epochs = [_epoch(row) for row in entry["epochs"][:epoch]]
+    if fingerprint(trainer.network.state_dict()) != epochs[-1].weights_sha256:
+        raise RunFolderError(
+            f"{artifact['path']} must hold the network after epoch {epoch}, but its hash is not the one that "
+            "the results record for that epoch."
+        )
+    steps = epoch * trainer.steps_per_epoch
+    trainer.resume(
+        Training(epochs=epochs, steps=steps, images=steps, best_epoch=best_epoch(epochs), stream_sha256="")
+    )
+
+
+def _epoch(row: dict[str, Any]) -> Epoch:
+    return Epoch(**{**row, **{split: Metrics(**row[split]) for split in ("train", "val", "test")}})

@@ -1,0 +1,63 @@
+"""Parts of a run's record: parameters, budget, calibration and files."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter passed to the optimizer."""
+
+    name: str
+    shape: tuple[int, ...]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Epochs, steps and images that a run trained on."""
+
+    epochs: int
+    steps: int
+    images: int
+    stream_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The temperature fitted on validation, and expected calibration errors, 0 to 1."""
+
+    temperature: float
+    ece_val: float
+    ece_test: float
+    ece_test_scaled: float
+    n_bins: int
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file in the run folder."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A file with the training state after an epoch."""
+
+    epoch: int
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """The files of a run's best epoch."""
+
+    val_predictions: Artifact
+    test_predictions: Artifact
+    checkpoint: Artifact
+
+    def predictions(self, split: str) -> Artifact:
+        """The predictions on `val` or `test`."""
+        return self.val_predictions if split == "val" else self.test_predictions
