@@ -14,13 +14,14 @@ from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.distributed.group import Peers
 from finetune.distributed.world import SingleProcess, World
 from finetune.errors import RunFolderError
+from finetune.report.judged import judged
 from finetune.report.page import write_report
 from finetune.run import environment, fit, records
 from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.progress import Progress
 from finetune.run.records import Document, Json, Pair, Shard
-from finetune.run.report import start_line, summary
+from finetune.run.report import answer_lines, doubt_lines, start_line, summary
 from finetune.run.saving import Saving
 from finetune.run.states import kept_states
 from finetune.run.trials import chosen, not_trained, trial_record, tune
@@ -120,23 +121,31 @@ def _run_all(
 
 
 def report(record: Document, folder: RunFolder, reporter: Reporter) -> None:
-    """Print the table, write report.html and say where the results are.
+    """Say what the run found: the verdict, the table, what does not hold, and where the files are.
 
     Raises:
         RunFolderError: report.html cannot be written.
     """
-    reporter.table(summary(results_from(record)))
     files = f"Results: {folder.results_file}   "
+    answer: list[str] = []
+    doubts: list[str] = []
     try:
+        (found,) = judged([folder.path])
+        answer, doubts = answer_lines(found.grade), doubt_lines(found.grade)
         write_report([folder.path], folder.report_file)
         files += f"Report: {folder.report_file}   "
     except RunFolderError:
         raise
     except Exception as error:  # a bug in a page for people must not make a job of hours look failed
-        reporter.say(
+        doubts = [
             f"The results are complete, but their report could not be made ({type(error).__name__}: "
             f"{error}); please report this bug. `finetune report {folder.path}` tries again."
-        )
+        ]
+    for line in answer:
+        reporter.say(line)
+    reporter.table(summary(results_from(record)))
+    for line in doubts:
+        reporter.say(line)
     reporter.say(f"{files}Grade: grader {folder.path}")
 
 

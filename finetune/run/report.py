@@ -8,7 +8,9 @@ from rich.table import Table
 
 from finetune.config.experiment import Variant
 from finetune.training.record import Epoch
+from grader.findings import Status
 from grader.record import Results
+from grader.verdict import NO_NETWORK, Grade
 
 
 def start_line(run: dict[str, Any], variant: Variant) -> str:
@@ -56,3 +58,14 @@ def summary(results: Results) -> Table:
             f"{run.images_per_second:.0f}",
         )
     return table
+
+
+def answer_lines(grade: Grade) -> list[str]:
+    """The verdict in sentences; what only somebody else's run can be suspected of is left out."""
+    return [sentence for sentence in grade.verdict if sentence != NO_NETWORK]
+
+
+def doubt_lines(grade: Grade) -> list[str]:
+    """A line for each property that fails or is inconclusive; `grader` says more."""
+    open_ones = [f for f in grade.findings.values() if f.status in (Status.FAILS, Status.INCONCLUSIVE)]
+    return [f"{finding.status} {finding.name}: {finding.summary}" for finding in open_ones]
