@@ -185,7 +185,8 @@ def distinct_runs(evidence: Evidence) -> Finding:
 
     Rule: no two runs share a file path, the SHA-256 of predictions or checkpoint, the validation or test
     loss_sum of any epoch, or all n_correct of three or more epochs; if there are predictions, no two runs
-    share an nll column. Independently trained networks differ in all of these.
+    share an nll column. Runs that differ in their number of epochs alone may share losses, because they are
+    one network until the warm-up ends. Independently trained networks differ in all of these.
 
     Source: a published homework that reports the same accuracy, 1054/1278, for three models.
     """
@@ -196,7 +197,7 @@ def distinct_runs(evidence: Evidence) -> Finding:
         for run in runs:
             for mark in marks(run):
                 first = owner.setdefault(mark, run)
-                if first is not run:
+                if first is not run and not (marks is _losses and _warm_up_alike(first, run)):
                     problems[f"{first.name} {run.name}"] = [
                         f"{run.name} has the same {noun} as {first.name}."
                     ]
@@ -210,6 +211,14 @@ def distinct_runs(evidence: Evidence) -> Finding:
                 ]
     level = Level.PREDICTIONS if evidence.predictions else Level.FILE
     return from_problems(problems, level, f"No copies among {counted(len(runs), 'run')}.")
+
+
+def _warm_up_alike(a: Run, b: Run) -> bool:
+    same = all(
+        getattr(a, name) == getattr(b, name)
+        for name in ("seed", "initial_sha256", "trained_groups", "learning_rate")
+    )
+    return same and a.budget.epochs != b.budget.epochs
 
 
 def _files(run: Run) -> list[Hashable]:

@@ -71,10 +71,13 @@ class Forger:
         return [line.split(",") for line in self.path(variant, split, seed).read_text().splitlines()[1:]]
 
     def write_rows(self, variant: str, split: str, rows: Rows, seed: int = 0) -> None:
-        """Write the rows, with confidences that fit: that of a correct prediction follows from its loss."""
+        """Write the rows, with confidences that fit the losses."""
         for row in rows:
-            if row[4:] and row[1] == row[2] and abs(math.exp(-float(row[3])) - float(row[4])) > 1e-5:
-                row[4] = f"{math.exp(-float(row[3])):.9g}"
+            of_label = math.exp(-float(row[3]))
+            if row[4:] and row[1] == row[2] and abs(of_label - float(row[4])) > 1e-5:
+                row[4] = f"{of_label:.9g}"
+            elif row[4:] and row[1] != row[2] and of_label <= 0.5:
+                row[4] = f"{min(max(float(row[4]), of_label), 1 - of_label):.9g}"
         header = self.path(variant, split, seed).read_text().partition("\n")[0]
         lines = [header, *(",".join(row) for row in rows), ""]
         self.write(variant, split, "\n".join(lines).encode(), seed)
@@ -96,7 +99,7 @@ class Forger:
         if rows[0][4:]:
             confidence, correct = ([float(r[4]) for r in rows], [r[1] == r[2] for r in rows])
             error = expected_calibration_error(np.array(confidence), np.array(correct))
-            self.run(variant)["calibration"][f"ece_{split}"] = error
+            self.run(variant, seed)["calibration"][f"ece_{split}"] = error
 
 
 @dataclass(frozen=True)

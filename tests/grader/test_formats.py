@@ -124,7 +124,7 @@ def test_text_begins_with_the_verdict(grades: dict[str, Grade]) -> None:
     assert not any(line.startswith("holds") for line in lines)
     assert lines[-1] == "36 properties hold and 15 could not be checked; --verbose lists them."
     verbose = FORMATS["verbose"].write(grades["passed"]).splitlines()
-    assert sum(line.startswith("holds") for line in verbose) == 35
+    assert sum(line.startswith("holds") for line in verbose) == 36
     assert "FAILED under policy" in FORMATS["text"].write(grades["failed"])
     assert FORMATS["text"].write(grades["unusable"]).splitlines()[1] == "Unusable: 1 problem."
 
