@@ -36,7 +36,7 @@ class Judged(Protocol):
 
 
 REMEDIES = {
-    "complete": "train every variant with every seed and submit them together",
+    "complete": "finish the training (finetune train --resume RUN), or merge its parts (finetune merge)",
     "as-required": "train the experiment that the policy asks for",
     "long-enough": "train for more epochs (--epochs)",
     "c-faster": "time the training on a machine that does nothing else",
@@ -67,6 +67,8 @@ def advice(grade: Judged) -> list[str]:
             f"To do: {', '.join(scope.diverged[:3])} diverged; train again with a lower --lr, or let --tune "
             "choose the rate."
         ]
+    if findings["complete"].status is Status.FAILS:
+        return [f"To do: {REMEDIES['complete']}."]
     if findings["statistics-settled"].status is Status.FAILS or scope.cut_short or scope.at_chance:
         return ["To do: train for more epochs (--epochs), or on more images, before comparing the variants."]
     if grade.failing:

@@ -112,8 +112,9 @@ def choice(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
     low, high = finding.numbers["low"], finding.numbers["high"]
     d = 100 * finding.numbers["difference"]
     margin = f"your margin of {100 * finding.numbers['margin']:g} points"
+    is_level = round(abs(d), 1) == 0
     relation = (
-        "is as accurate as" if round(abs(d), 1) == 0
+        "is as accurate as" if is_level
         else f"scores {abs(d):.1f} points {'above' if d > 0 else 'below'}"
     )  # fmt: skip
     is_faster = speed.status is Status.HOLDS
@@ -125,6 +126,8 @@ def choice(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
             doubt, favored = f"more than {margin}", "B"
         case _:
             doubt = "which could be chance" if high >= 0 else f"which may or may not exceed {margin}"
+            if is_level:
+                doubt = f"which leaves open whether it loses more than {margin}"
             favored = "C" if d >= 0 else "B unless time matters more" if is_faster else "B"
     time = ""
     if "ratio" in speed.numbers:

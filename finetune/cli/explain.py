@@ -37,8 +37,8 @@ def explain(
     # Before PyTorch is imported, whose OpenMP prints a warning of its own.
     n_threads = choose_threads(threads)
     from finetune.run.explain import explain as explained
-    from finetune.run.listing import printable
     from finetune.run.trained import open_model
+    from finetune.system.console import printable
     from finetune.system.files import write_atomically
 
     model = open_model(run, variant, seed, device or "auto", n_threads)

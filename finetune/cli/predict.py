@@ -57,9 +57,10 @@ def predict(
     # Before PyTorch is imported, whose OpenMP prints a warning of its own.
     n_threads = choose_threads(threads)
     from finetune.data.inputs import require_paths
-    from finetune.run.listing import lines, printable
+    from finetune.run.listing import lines
     from finetune.run.predict import predict as predicted
     from finetune.run.trained import open_model
+    from finetune.system.console import printable
 
     require_paths(paths)
     model = open_model(run, variant, seed, device or "auto", n_threads)

@@ -235,7 +235,7 @@ class ExperimentConfig:
         if scratch is None:
             raise ConfigError(
                 "--longer-scratch repeats the variant that trains every layer from random weights, but "
-                f"{', '.join(v.name for v in rows)} contain none; add A to --variants."
+                f"there is none among {', '.join(v.name for v in rows)}; add A to --variants."
             )
         longer = dataclasses.replace(
             scratch, name=f"{scratch.name}{factor}", epochs=factor * self.epochs_of(scratch)

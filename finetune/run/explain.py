@@ -18,8 +18,8 @@ from finetune.data.inputs import require_paths
 from finetune.data.stream import as_evaluated
 from finetune.errors import BadImagesError, ConfigError, listed
 from finetune.network.network import Network
-from finetune.run.listing import printable
 from finetune.run.trained import TrainedModel
+from finetune.system.console import printable
 from finetune.training.evaluate import normalized
 
 STAGES = ("layer4", "layer3", "layer2", "layer1")

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from finetune.run.predict import Prediction
+from finetune.system.console import printable
 
 FORMATS = ("table", "json", "csv")
 CLASS_WIDTH = 24
@@ -29,11 +30,6 @@ def lines(predictions: Iterable[Prediction], form: str) -> Iterator[str]:
     yield from header
     for prediction in predictions:
         yield from rows(prediction)
-
-
-def printable(text: str) -> str:
-    """A name without characters that control a terminal or start a new line: they appear as escapes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _table(prediction: Prediction) -> Iterator[str]:

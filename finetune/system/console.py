@@ -14,6 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 
+def printable(text: str) -> str:
+    """A name without characters that control a terminal or start a new line: they appear as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class Reporter:
     """Prints what happens; everything else hands it facts and prints nothing itself.
 
@@ -25,7 +30,8 @@ class Reporter:
         self.console = console or Console(highlight=False)
 
     def say(self, text: str) -> None:
-        """Print one line, unwrapped and without markup."""
+        """Print text unwrapped and without markup; names in it cannot control the terminal."""
+        text = "\n".join(printable(line) for line in text.split("\n"))
         self.console.print(text, markup=False, soft_wrap=True)
 
     def table(self, table: Table) -> None:

@@ -199,7 +199,7 @@ class TestExperimentConfig:
         for factor in (1, 0, -2, 1.5):
             with pytest.raises(ConfigError, match="longer-scratch must be a whole number of at least 2, but"):
                 ExperimentConfig().with_longer_scratch(factor)  # type: ignore[arg-type]
-        with pytest.raises(ConfigError, match="B, C contain none; add A to --variants"):
+        with pytest.raises(ConfigError, match="there is none among B, C; add A to --variants"):
             ExperimentConfig(variants=(B, C)).with_longer_scratch(3)
 
     def test_seed_list(self) -> None:
