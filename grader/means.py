@@ -116,7 +116,7 @@ def difference_over_resplits(
         return Interval(mean, -1.0, 1.0), 1.0
     half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * error
     p = 2 * float(stdtr(n - 1, -abs(mean) / error))
-    return Interval(mean, mean - half, mean + half), p
+    return Interval(mean, max(-1.0, mean - half), min(1.0, mean + half)), p
 
 
 def difference_over_seeds(
