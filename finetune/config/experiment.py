@@ -183,8 +183,8 @@ class ExperimentConfig:
             if headed is not None:
                 raise ConfigError(
                     "A variant that is tuned cannot take its head from another one, which has no run with "
-                    f"the tuning seed, but {headed.name} takes it from {headed.head}; leave {headed.name} out "
-                    "with --variants, or leave --tune out."
+                    f"the tuning seed, but {headed.name} takes it from {headed.head}; leave {headed.name} "
+                    "out with --variants, or leave --tune out."
                 )
             require(not self.resplit, "resplit of a tuned run", "false", self.resplit)
         names = [v.name.casefold() for v in self.variants]
