@@ -12,9 +12,9 @@ from tests.grader import honest as simulated
 @pytest.mark.parametrize(
     ("skill", "seconds", "sentence", "advised"),
     [
-        ({}, {}, "choose C", "C"),
-        ({"C": 3.0}, {}, "choose B", "B"),
-        ({"C": 9.0}, {"C": 4.0}, "choose C", "C"),
+        ({}, {}, "C has the advantage", "C"),
+        ({"C": 3.0}, {}, "B has the advantage", "B"),
+        ({"C": 9.0}, {"C": 4.0}, "C has the advantage", "C"),
         ({"A": 9.0, "B": 2.2, "C": 2.2}, {}, "costs accuracy", None),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 
 from finetune.config.experiment import STANDARD_VARIANTS, Variant
+from finetune.distributed.group import Peers
 from finetune.distributed.launcher import LaunchInfo
 from finetune.errors import RunFolderError
 from finetune.network.network import fingerprint
@@ -74,7 +75,7 @@ class TestHead:
     def test_from_a_damaged_checkpoint_is_refused(self, experiment: Run, tmp_path: Path) -> None:
         out = tmp_path / "run"
         with pytest.raises(Stopped):
-            experiment(out, variants=(PROBE, AFTER), stop=StopAt(25))
+            experiment(out, variants=(PROBE, AFTER), stop=StopAt(34))
         assert [r["variant"] for r in results_of(out)["runs"]] == ["probe"]
         (out / "checkpoints" / "probe-seed0.safetensors").write_bytes(b"")
         with pytest.raises(RunFolderError, match="must have the SHA-256 that the results record"):
@@ -101,7 +102,7 @@ class TestDealing:
         whole = experiment(tmp_path / "whole", variants=ROWS)
         config = tiny_config(weights=str(narrow_weights), variants=ROWS)
 
-        def train(folder: Path, shard: Shard, resume: bool) -> Any:
+        def train(folder: Path, shard: Shard, resume: bool, _peers: Peers | None) -> Any:
             return run_experiment(config, folder, RecordingReporter(), StopRequest(), resume, shard)
 
         out = tmp_path / "out"

@@ -274,7 +274,7 @@ class TestResume:
         self, experiment: Run, tmp_path: Path, trained: list[Trainer]
     ) -> None:
         with pytest.raises(Stopped):
-            experiment(tmp_path / "run", **TINY, stop=StopAt(18))
+            experiment(tmp_path / "run", **TINY, stop=StopAt(24))
         ended = json.loads((tmp_path / "run" / "state" / "tuning.json").read_text())["trials"]
         assert len(ended) == 2
         before = len(trained)
@@ -304,7 +304,7 @@ class TestResume:
         self, experiment: Run, tmp_path: Path, content: str, message: str
     ) -> None:
         with pytest.raises(Stopped):
-            experiment(tmp_path / "run", **TINY, stop=StopAt(18))
+            experiment(tmp_path / "run", **TINY, stop=StopAt(24))
         (tmp_path / "run" / "state" / "tuning.json").write_text(content)
         with pytest.raises(RunFolderError, match=message):
             experiment(tmp_path / "run", **TINY, resume=True)
