@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,7 @@ class Checkpoints:
         self.folder = folder
         self.stem = stem
         self.keeps_best = keeps_best
-        self._bests: deque[int] = deque(maxlen=KEPT)  # best epochs that the kept files refer to
+        self._bests: dict[str, int] = {}  # best epochs that the kept files refer to, by position
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
@@ -155,10 +154,13 @@ class Checkpoints:
             if is_best:
                 self._replace(_part(tensors, "network."), f"best{best:06d}")
             self._replace(tensors, position, described)
-            self._bests.append(best)
+            self._bests[position] = best
+            positions = self._positions()[-KEPT:]
+            known = {_position(path) for path in positions}
+            self._bests = {name: epoch for name, epoch in self._bests.items() if name in known}
             kept = {
-                *self._positions()[-KEPT:],
-                *(path for epoch in self._bests for path in self._best_files(epoch)),
+                *positions,
+                *(path for epoch in self._bests.values() for path in self._best_files(epoch)),
             }
             for path in set(self.folder.glob(f"{self.stem}-*")) - kept:
                 path.unlink(missing_ok=True)
@@ -207,7 +209,7 @@ class Checkpoints:
                     f"{path} must be a checkpoint of this run, but it is not "
                     f"({type(error).__name__}: {error}); remove it to resume from the one before."
                 ) from error
-            self._bests.append(best or 0)
+            self._bests[_position(path)] = best or 0
             return True
         return False
 
@@ -225,6 +227,11 @@ class Checkpoints:
 
     def _positions(self) -> list[Path]:
         return sorted(self.folder.glob(f"{self.stem}-[0-9]*-[0-9]*-*.safetensors"))
+
+
+def _position(path: Path) -> str:
+    """The position in training that a checkpoint's name contains, without stem and digest."""
+    return "-".join(path.stem.split("-")[-3:-1])
 
 
 def _undamaged(path: Path) -> bytes | None:
