@@ -77,6 +77,11 @@ class Grade:
             return True
         return any(self.findings[name].level >= Level.TRUTH for name in self.refuted)
 
+    @property
+    def unsettled(self) -> list[Finding]:
+        """Findings of properties that fail or are inconclusive, in the registry's order."""
+        return [f for f in self.findings.values() if f.status in (Status.FAILS, Status.INCONCLUSIVE)]
+
     def counts(self, name: str) -> bool:
         """Whether the policy counts a property."""
         return name in self.policy.weights

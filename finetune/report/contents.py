@@ -102,9 +102,7 @@ def scope(run: JudgedRun) -> str:
 
 def _open_findings(run: JudgedRun) -> list[Any]:
     """Properties that fail or were inconclusive; failures first."""
-    order = {Status.FAILS: 0, Status.INCONCLUSIVE: 1}
-    found = [f for f in run.grade.findings.values() if f.status in order]
-    return sorted(found, key=lambda finding: order[finding.status])
+    return sorted(run.grade.unsettled, key=lambda finding: finding.status is not Status.FAILS)
 
 
 def _epochs(row: VariantRow) -> list[EpochRow]:

@@ -8,7 +8,6 @@ from rich.table import Table
 
 from finetune.config.experiment import Variant
 from finetune.training.record import Epoch
-from grader.findings import Status
 from grader.record import Results
 from grader.verdict import NO_NETWORK, Grade
 
@@ -67,5 +66,4 @@ def answer_lines(grade: Grade) -> list[str]:
 
 def doubt_lines(grade: Grade) -> list[str]:
     """A line for each property that fails or is inconclusive; `grader` says more."""
-    open_ones = [f for f in grade.findings.values() if f.status in (Status.FAILS, Status.INCONCLUSIVE)]
-    return [f"{finding.status} {finding.name}: {finding.summary}" for finding in open_ones]
+    return [f"{finding.status} {finding.name}: {finding.summary}" for finding in grade.unsettled]

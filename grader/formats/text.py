@@ -87,12 +87,8 @@ def _head(grade: Grade) -> list[str]:
 
 def _open(grade: Grade) -> list[str]:
     """Properties that do not hold although they were checked, and those that fail the submission."""
-    failing = set(grade.failing)
-    return [
-        name
-        for name, finding in grade.findings.items()
-        if finding.status in (Status.FAILS, Status.INCONCLUSIVE) or name in failing
-    ]
+    shown = {finding.name for finding in grade.unsettled} | set(grade.failing)
+    return [name for name in grade.findings if name in shown]
 
 
 def _rest(grade: Grade, shown: Sequence[str]) -> list[str]:
