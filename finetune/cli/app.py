@@ -82,6 +82,15 @@ def main() -> None:
         code = 128 + signal.SIGINT
     except Stopped as stopped:
         code = 128 + stopped.number
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; training says more, and torch may be absent
+            raise
+        click.echo(
+            "Error: This command needs more memory than the GPU has free; stop what else uses the GPU, or "
+            "use --device cpu.",
+            err=True,
+        )
+        code = EXIT_BAD_INPUT
     sys.exit(code)
 
 

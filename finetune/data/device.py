@@ -6,6 +6,7 @@ Nothing here synchronizes with the GPU: while it computes one step, the CPU prep
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -78,41 +79,78 @@ class DeviceImages:
             [b x image_size x image_size x 3] uint8.
         """
         sizes, corners = self.sizes[index], boxes.astype(np.float64)
-        rows, top, bottom = _taps(corners[:, 1], corners[:, 3], sizes[:, 0], image_size)
-        columns, left, right = _taps(corners[:, 0], corners[:, 2], sizes[:, 1], image_size)
-        columns[flips] = columns[flips, ::-1]
-        # The pixels that the filters reach; rows of fewer pixels repeat the last one with weight zero.
-        lines = np.minimum(top[:, None] + np.arange(rows.shape[2]), bottom[:, None] - 1)
-        across = np.minimum(left[:, None] + np.arange(columns.shape[2]), right[:, None] - 1)
-        lines = self.first_pixels[index][:, None] + lines * sizes[:, 1:]
-        device = self.pixels.device
-        vertical, horizontal, line, column = (
-            to_device(torch.from_numpy(a), device)
-            for a in (rows.astype(np.float32), columns.astype(np.float32), lines, across)
-        )
-        frame = self.pixels[line[:, :, None] + column[:, None, :]]
-        n, _, width, _ = frame.shape
-        narrow = (vertical @ frame.flatten(2).float()).view(n, image_size, width, 3)
-        narrow = narrow.transpose(1, 2).reshape(n, width, image_size * 3)
-        resized: torch.Tensor = (horizontal @ narrow).view(n, image_size, image_size, 3).transpose(1, 2)
-        return resized.round_().clamp_(0, 255).to(torch.uint8)
+        rows = _Reach.of(corners[:, 1], corners[:, 3], sizes[:, 0], image_size)
+        columns = _Reach.of(corners[:, 0], corners[:, 2], sizes[:, 1], image_size)
+        begins = self.first_pixels[index] + rows.first * sizes[:, 1] + columns.first
+        facts = np.stack([begins, sizes[:, 1], flips, *rows.facts, *columns.facts]).astype(np.float64)
+        # One copy of [9 x b]; float64 holds every whole number among them exactly.
+        on_device = to_device(torch.from_numpy(facts), self.pixels.device)[:, :, None]
+        start, stride = on_device[:2].long()
+        flip, *found = on_device[2:].float()
+        # A caller may be in autocast, and gray levels need more than bfloat16's eight bits.
+        with torch.autocast(self.pixels.device.type, enabled=False):
+            vertical, line = _taps(found[:3], rows.most, image_size, torch.zeros_like(flip))
+            horizontal, column = _taps(found[3:], columns.most, image_size, flip)
+            lines = start + line.long() * stride
+            frame = self.pixels[lines[:, :, None] + column.long()[:, None, :]]
+            n, _, width, _ = frame.shape
+            narrow = (vertical @ frame.flatten(2).float()).view(n, image_size, width, 3)
+            narrow = narrow.transpose(1, 2).reshape(n, width, image_size * 3)
+            resized: torch.Tensor = (horizontal @ narrow).view(n, image_size, image_size, 3).transpose(1, 2)
+            return resized.round_().clamp_(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """The pixels that Pillow's BILINEAR filter reaches when it resamples a stretch of each of b lines.
+
+    Args:
+        first: index of the first one [b].
+        facts: of each line [b]: the center of the first new pixel, counted from `first`; the distance
+            between the centers of new pixels; how many pixels are reached. All in pixels of the line.
+        most: the largest of these numbers.
+    """
+
+    first: npt.NDArray[np.int64]
+    facts: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]
+    most: int
+
+    @classmethod
+    def of(
+        cls,
+        low: npt.NDArray[np.float64],
+        high: npt.NDArray[np.float64],
+        length: npt.NDArray[np.int64],
+        n: int,
+    ) -> _Reach:
+        """What resampling [low, high) of lines of `length` pixels to n pixels reaches."""
+        scale = (high - low) / n
+        support, center = np.maximum(scale, 1.0), low + scale / 2
+        first = np.maximum(np.floor(center - support + 0.5), 0).astype(np.int64)
+        last = np.minimum(np.floor(high - scale / 2 + support + 0.5), length).astype(np.int64)
+        return cls(first, (center - first, scale, last - first), int((last - first).max()))
 
 
 def _taps(
-    low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], length: npt.NDArray[np.int64], n: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Weights that resample [low, high) of b lines of pixels to n pixels, as Pillow's BILINEAR filter does.
+    facts: Sequence[torch.Tensor], most: int, n: int, flip: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights that resample lines of pixels to n pixels, and the pixels that they belong to.
+
+    On a CPU they would take longer than a GPU's training step.
+
+    Args:
+        facts: of each line [b x 1]; see `_Reach`.
+        most: pixels reached in any line.
+        n: pixels wanted.
+        flip: [b x 1] 1 to mirror a line, else 0.
 
     Returns:
-        Weights [b x n x most pixels reached], the first pixel reached [b], one past the last pixel reached
-        [b].
+        Weights [b x n x most]; pixels counted from the first that is reached [b x most]; the
+        last one again, with weight zero, where fewer are reached.
     """
-    scale = (high - low) / n
-    support = np.maximum(scale, 1.0)
-    center = low[:, None] + (np.arange(n) + 0.5) * scale[:, None]
-    first = np.maximum(np.floor(center[:, 0] - support + 0.5), 0).astype(np.int64)
-    last = np.minimum(np.floor(center[:, -1] + support + 0.5), length).astype(np.int64)
-    pixel = first[:, None] + np.arange(int((last - first).max()))
-    distance = np.abs(pixel[:, None, :] + 0.5 - center[:, :, None]) / support[:, None, None]
-    weights = np.maximum(1.0 - distance, 0.0) * (pixel < last[:, None])[:, None, :]
-    return weights / weights.sum(axis=2, keepdims=True), first, last
+    center, scale, count = facts
+    new, pixel = (torch.arange(k, dtype=torch.float32, device=flip.device) for k in (n, most))
+    centers = center + (new + flip * (n - 1 - 2 * new)) * scale
+    distance = (pixel + 0.5 - centers[:, :, None]).abs() / scale.clamp(min=1.0)[:, :, None]
+    weights = (1 - distance).clamp(min=0.0) * (pixel < count)[:, None, :]
+    return weights / weights.sum(dim=2, keepdim=True), torch.minimum(pixel, count - 1)

@@ -122,13 +122,13 @@ class DataParallel(World):
     Args:
         group: gloo, for everything but gradients and buffers.
         local_size: processes that share this machine's cores.
+        on_gpu: whether the network is on a GPU; then gradients and buffers go from GPU to GPU.
     """
 
-    def __init__(self, group: distributed.ProcessGroup, local_size: int) -> None:
+    def __init__(self, group: distributed.ProcessGroup, local_size: int, on_gpu: bool = False) -> None:
         super().__init__(group.rank(), group.size(), local_size)
         self.group = group
-        # Gradients go from GPU to GPU.
-        self.device_group: Any = distributed.new_group(backend="nccl") if torch.cuda.is_available() else group
+        self.device_group: Any = distributed.new_group(backend="nccl") if on_gpu else group
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """The network with its gradients averaged over the processes."""

@@ -38,8 +38,16 @@ from finetune.training.precision import choose_precision
 from finetune.training.requirements import require_memory
 from finetune.training.statistics import choose_statistics
 
-LACK_OF_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a", "can't start new thread")
-"""In the text of a RuntimeError when memory ran out: of PyTorch's allocator, C++, oneDNN, Python."""
+LACK_OF_MEMORY = (
+    "can't allocate memory",
+    "bad_alloc",
+    "could not create a",
+    "can't start new thread",
+    "out of memory",
+    "STATUS_ALLOC_FAILED",
+)
+"""In the text of a RuntimeError when memory ran out: of PyTorch's allocator, C++, oneDNN, Python, CUDA's
+driver, cuBLAS and cuDNN."""
 
 
 @dataclass(frozen=True)

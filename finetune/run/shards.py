@@ -73,7 +73,7 @@ def train_parallel(
     """
     info = launch_info()
     try:
-        if config.device != "cpu" and torch.cuda.is_available():
+        if _on_gpu(config):
             torch.cuda.set_device(info.local_rank % torch.cuda.device_count())
         if config.cache_views == "auto":
             raise ConfigError(
@@ -86,6 +86,10 @@ def train_parallel(
     except FinetuneError as error:
         _tell_torchrun(str(error))
         raise
+
+
+def _on_gpu(config: ExperimentConfig) -> bool:
+    return config.device != "cpu" and torch.cuda.is_available()
 
 
 def _tell_torchrun(message: str) -> None:
@@ -138,7 +142,7 @@ def _train_data_parallel(
                 Reporter() if info.rank == 0 else Reporter(Console(quiet=True)),
                 stop,
                 resume,
-                world=DataParallel(group, info.local_world_size),
+                world=DataParallel(group, info.local_world_size, _on_gpu(config)),
             )
 
 

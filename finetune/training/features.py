@@ -21,6 +21,7 @@ from finetune.network.network import Network
 from finetune.system.host import available_memory_bytes
 from finetune.training.evaluate import normalized
 from finetune.training.precision import mixed
+from finetune.training.requirements import evaluation_batch_size
 
 MEMORY_FRACTION = 4
 """Cached features may take a quarter of the free memory."""
@@ -100,7 +101,8 @@ class FrozenPrefix:
         n_bytes = len(range(len(images))[part]) * self.bytes_per_image
         caches = 0 < n_bytes < cacheable_bytes(self.network.device)
         computed = []
-        for pixels in images.batches(self.recipe.batch_size, part):
+        size = evaluation_batch_size(self.recipe, self.network.device)
+        for pixels in images.batches(size, part):
             features = self.compute(pixels)
             if caches:
                 computed.append(features)

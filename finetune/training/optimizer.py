@@ -24,7 +24,10 @@ def learning_rate(step: int, steps_per_epoch: int, recipe: Recipe, peak: float) 
 
 
 def make_optimizer(network: Network, recipe: Recipe, peak: float) -> torch.optim.SGD:
-    """SGD with Nesterov momentum over the trainable parameters; biases and BatchNorm take no weight decay."""
+    """SGD with Nesterov momentum over the trainable parameters; biases and BatchNorm take no weight decay.
+
+    On a GPU each group is updated by one kernel instead of five, by the same rule, but for rounding.
+    """
     parameters = [p for _, p in network.trainable()]
     return torch.optim.SGD(
         [
@@ -34,4 +37,5 @@ def make_optimizer(network: Network, recipe: Recipe, peak: float) -> torch.optim
         lr=peak,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
+        fused=True if network.device.type == "cuda" else None,
     )

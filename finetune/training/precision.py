@@ -16,9 +16,13 @@ def choose_precision(precision: str, device: torch.device, image_size: int) -> s
     convolution then sees a single pixel, and oneDNN 3.13 leaves part of its bf16 weight gradient
     uninitialized.
 
+    From then on fp32 means fp32 on a GPU too: unless told otherwise, cuDNN computes float32 convolutions in
+    TF32, with 10 bits of mantissa instead of 23.
+
     Raises:
         ConfigError: `bf16` on a device that has no instructions for it.
     """
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

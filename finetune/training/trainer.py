@@ -23,6 +23,7 @@ from finetune.training.features import FrozenPrefix
 from finetune.training.optimizer import learning_rate, make_optimizer
 from finetune.training.precision import mixed
 from finetune.training.record import Epoch, Metrics, Pass, Predictions, Training, best_epoch
+from finetune.training.requirements import evaluation_batch_size
 from finetune.training.statistics import n_batches, reestimate
 from grader import commitments
 from grader.record import SPLITS
@@ -114,14 +115,16 @@ class Trainer:
         On a CPU the first step takes no longer than the others.
         """
         copy, side, size = deepcopy(self.network), self.recipe.image_size, self.recipe.batch_size
+        at_once = evaluation_batch_size(self.recipe, self.device)
 
-        def batches_of(n: int) -> set[int]:
+        def batches_of(n: int, size: int) -> set[int]:
             return {min(n, size), n % size}
 
-        trained = {self.world.shard(np.arange(n)).size for n in batches_of(len(self.images.train))} - {0, 1}
+        in_train = batches_of(len(self.images.train), size)
+        trained = {self.world.shard(np.arange(n)).size for n in in_train} - {0, 1}
         counts = [len(labels) for _, labels in self.images.held_out.values()]
         spans = (range(n)[self.world.shard_range(n)] for n in counts)
-        evaluated = {n for span in spans for n in batches_of(len(span))} - {0}
+        evaluated = {n for span in spans for n in batches_of(len(span), at_once)} - {0}
         for n in trained | evaluated:
             pixels = torch.zeros(n, side, side, 3, dtype=torch.uint8)
             if n in trained:

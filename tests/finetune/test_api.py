@@ -43,6 +43,7 @@ def state() -> dict[str, Any]:
         "random": torch.get_rng_state().tolist(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "benchmark": torch.backends.cudnn.benchmark,
+        "convolutions": torch.backends.cudnn.conv.fp32_precision,
         "dtype": torch.get_default_dtype(),
         "gradients": torch.is_grad_enabled(),
         "streams": (sys.stdout, sys.stderr),

@@ -43,10 +43,26 @@ class TestErrors:
         monkeypatch.setattr(presets, "preset_names", interrupted)
         assert finetune("presets")[0] == 130
 
+    def test_a_full_gpu(self, finetune: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        class OutOfMemoryError(RuntimeError):  # as torch names its own
+            pass
+
+        def full() -> None:
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+        monkeypatch.setattr(presets, "preset_names", full)
+        code, _, err = finetune("presets")
+        assert code == 2
+        assert err == (
+            "Error: This command needs more memory than the GPU has free; stop what else uses the GPU, or "
+            "use --device cpu.\n"
+        )
+
     @pytest.mark.parametrize(
         "bug",
         [
             KeyError("bug"),
+            RuntimeError("bug"),
             ModuleNotFoundError("No module", name="finetune.no"),
             ModuleNotFoundError("No module", name="torch.no"),
             ModuleNotFoundError("no name"),

@@ -148,3 +148,9 @@ class TestCrops:
 
     def test_how_many_there_are(self) -> None:
         assert len(DeviceImages(stored([(2, 3), (4, 5)]), CPU)) == 2
+
+    def test_autocast_does_not_round_them(self) -> None:
+        store = stored([(40, 60)] * 3)
+        boxes, flips = [box_of((40, 60), (0.1, 0.2, 0.8, 0.9))] * 3, [False, True, False]
+        with torch.autocast("cpu", torch.bfloat16):
+            assert difference(store, boxes, flips, 24) <= 1

@@ -175,6 +175,11 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proce
     running.close()
 
 
+def test_a_gpu_that_is_not_used_takes_no_part(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert processes.run(lambda world: world.device_group is world.group) == [True, True]
+
+
 def test_collective_operations(processes: Processes) -> None:
     def tell(world: DataParallel) -> dict[str, Any]:
         stop = StopRequest()

@@ -208,11 +208,21 @@ class TestFailure:
             experiment(tmp_path / "run")
         assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
+    @pytest.mark.parametrize(
+        "error",
+        [
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        ],
+        ids=["PyTorch", "driver", "cuBLAS", "cuDNN"],
+    )
     def test_memory_that_runs_out_names_the_batch_size_to_try(
-        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
     ) -> None:
         def exhausted(*_: object, **__: object) -> None:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
         monkeypatch.setattr("finetune.training.trainer.Trainer.run", exhausted)
         with pytest.raises(FinetuneError, match=r"A batch of 8 images .* try --batch-size 4"):

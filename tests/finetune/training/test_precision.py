@@ -16,6 +16,7 @@ from torch.nn import functional
 from finetune.config.experiment import STANDARD_VARIANTS, Variant
 from finetune.errors import ConfigError
 from finetune.network.resnet18 import build
+from finetune.system.session import undisturbed
 from finetune.training.features import FrozenPrefix
 from finetune.training.precision import choose_precision, mixed
 from grader.findings import Status
@@ -39,6 +40,13 @@ def able(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: can)
 
     return say
+
+
+def test_fp32_is_not_tf32() -> None:
+    with undisturbed():
+        torch.backends.cudnn.conv.fp32_precision = "tf32"
+        choose_precision("fp32", CPU, 64)
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
 
 
 class TestChoice:

@@ -12,7 +12,7 @@ from finetune.config.experiment import STANDARD_VARIANTS, Recipe
 from finetune.errors import OutOfMemory
 from finetune.network.resnet18 import build
 from finetune.training import requirements
-from finetune.training.requirements import require_memory, saved_bytes
+from finetune.training.requirements import evaluation_batch_size, require_memory, saved_bytes
 from tests.builders.runs import Command
 
 A, _, C = STANDARD_VARIANTS
@@ -68,6 +68,21 @@ class TestRequireMemory:
         self.free = self.needed // 8 - 1
         with pytest.raises(OutOfMemory, match=r"is free; use a smaller --image-size\.$"):
             require_memory(A, RECIPE, "fp32", CPU)
+
+
+@pytest.mark.parametrize(
+    ("device", "batch_size", "at_a_time"),
+    [
+        ("cpu", 8, 8),
+        ("cpu", 512, 512),
+        ("cuda", 8, 32),
+        ("cuda", 64, 256),
+        ("cuda", 100, 256),
+        ("cuda", 512, 512),
+    ],
+)
+def test_a_gpu_evaluates_larger_batches(device: str, batch_size: int, at_a_time: int) -> None:
+    assert evaluation_batch_size(Recipe(batch_size=batch_size), torch.device(device)) == at_a_time
 
 
 def test_the_command_refuses_before_it_looks_at_the_images(finetune: Command, narrow_weights: Path) -> None:
