@@ -6,10 +6,16 @@
 # make container   the container tests, on a Docker engine started for them (Debian or Ubuntu, as root)
 # make lock     resolve requirements/*.lock again (needs uv)
 
+# Without an NVIDIA driver, most of CUDA's libraries are left out; CUDA=1 or CUDA=0 decides instead of the driver.
+# TORCH_INDEX_URL, with CUDA=0, names an index of CPU wheels, which are smaller still (docs/container.md).
+
 PYTHON ?= python3
 BIN := .venv/bin
+DRIVER := $(wildcard /proc/driver/nvidia/version /sys/module/nvidia /usr/lib/wsl/lib/libcuda.so.1)
+CUDA ?= $(if $(DRIVER),1,0)
+KIND := $(if $(filter 1,$(CUDA)),cuda,cpu)
 
-.PHONY: smoke test bench slow soak container check lock clean
+.PHONY: smoke test bench slow soak container check lock clean another-kind
 
 smoke: .venv/installed
 	out=runs/smoke-$$(date +%Y%m%d-%H%M%S); $(BIN)/finetune train --preset smoke --out $$out && $(BIN)/grader $$out
@@ -36,12 +42,13 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-.venv/installed: pyproject.toml requirements/dev.lock
+# The file says which kind is installed: a driver that came later calls for the rest.
+.venv/installed: pyproject.toml requirements/dev.lock $(if $(filter $(KIND),$(shell cat .venv/installed 2> /dev/null)),,another-kind)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is required; name it: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.lock
+	$(BIN)/python deploy/install.py requirements/dev.lock $(KIND)
 	$(BIN)/pip install --quiet --no-deps --editable .
-	touch $@
+	echo $(KIND) > $@
 
 lock:
 	for part in grade: train:--extra=train dev:--extra=dev; do \

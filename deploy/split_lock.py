@@ -1,4 +1,4 @@
-"""Split a hashed lock file for an image without CUDA.
+"""Split a hashed lock file for an installation without CUDA.
 
     split_lock.py LOCK HASHED TORCH
 
@@ -7,25 +7,31 @@ locked versions of torch and torchvision, without hashes, because the files of a
 in the lock file. Uses only the standard library, because it runs while an image is built.
 """
 
+import re
 import sys
 from pathlib import Path
 
-REPLACED = ("torch", "torchvision")
+TORCH = ("torch", "torchvision")
+ENTRY = r"^\w.*(?:\n[ \t].*)*"
 CUDA = ("nvidia-", "cuda-", "triton")
+
+
+def entries(lock: str) -> list[tuple[str, str]]:
+    """The name and the text, with its hashes, of each entry; a package has one for each kind of Python."""
+    return [
+        (re.split(r"[\[= ]", text, maxsplit=1)[0], text) for text in re.findall(ENTRY, lock, re.MULTILINE)
+    ]
+
+
+def is_cuda(name: str) -> bool:
+    """Whether a package is part of CUDA, or needs it."""
+    return name.startswith(CUDA)
 
 
 def split(lock: str) -> tuple[str, str]:
     """The hashed entries to keep, and the pins of torch and torchvision."""
-    hashed, torch = [], []
-    keep = False
-    for line in lock.splitlines():
-        if line and not line[0].isspace() and not line.startswith("#"):
-            name = line.partition("==")[0]
-            keep = name not in REPLACED and not name.startswith(CUDA)
-            if name in REPLACED:
-                torch.append(line.rstrip(" \\"))
-        if keep:
-            hashed.append(line)
+    hashed = [text for name, text in entries(lock) if name not in TORCH and not is_cuda(name)]
+    torch = [text.partition("\n")[0].rstrip(" \\") for name, text in entries(lock) if name in TORCH]
     return "\n".join(hashed) + "\n", "\n".join(torch) + "\n"
 
 
