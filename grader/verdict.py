@@ -16,6 +16,9 @@ NO_NETWORK = (
 )
 
 
+RERUN = "grade with --rerun."
+
+
 @dataclass(frozen=True)
 class Grade:
     """The grade of one submission: its findings under a policy.
@@ -47,9 +50,14 @@ class Grade:
 
     @property
     def missing(self) -> list[Level]:
-        """Levels of evidence that are required but were not reached; empty if unusable."""
+        """Levels of evidence that are required but were not reached; empty if unusable.
+
+        What to do first comes first: without predictions nothing helps, and then the highest level gives
+        those below.
+        """
         required = self.requested | {level for level in Level if level <= self.policy.required_level}
-        return [] if self.problems else sorted(required - set(self.levels))
+        absent = set() if self.problems else required - set(self.levels)
+        return sorted(absent, key=lambda level: (level is not Level.PREDICTIONS, -level))
 
     @property
     def refuted(self) -> list[str]:
@@ -148,6 +156,11 @@ class Grade:
         }.get(level)
         if name and self.findings[name].status is Status.NOT_CHECKED:
             why = f"{name} was not checked. {self.findings[name].summary}"
+            if level is Level.TRUTH and Level.CHECKPOINTS in self.missing:
+                why = "it comes with level 4, or with --labels or --dataset."
+            elif level is Level.CHECKPOINTS and level not in self.requested:
+                lacks = self.findings["checkpoints-intact"].status is Status.NOT_CHECKED
+                why = f"ask for the folder checkpoints/, which is not there, and {RERUN}" if lacks else RERUN
         return f"Evidence level {int(level)} ({level.description}) is required: {why}"
 
     @property
