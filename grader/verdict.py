@@ -9,6 +9,7 @@ from grader.checks import PROPERTIES
 from grader.findings import Finding, Level, Status
 from grader.policy import Policy
 from grader.sentences import Scope, cautions, choice, depth, pretraining, reach
+from grader.traces import Traces
 
 NO_NETWORK = (
     "Without evidence level 4 (--rerun), nothing shows that a network exists: "
@@ -32,6 +33,8 @@ class Grade:
         created_at: Creation time according to the results file; empty if unusable.
         requested: Levels of evidence requested by an option; they are required under every policy.
         scope: What the run was, which limits what the verdict may claim.
+        traces: What identifies its runs, to compare them with those of others; None if they are not compared.
+        digests: SHA-256 of each file of the submission that was read, by path; empty unless attested.
     """
 
     run: str
@@ -42,6 +45,8 @@ class Grade:
     created_at: str = ""
     requested: frozenset[Level] = frozenset()
     scope: Scope = field(default_factory=Scope)
+    traces: Traces | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nothing_trained(self) -> bool:

@@ -258,8 +258,8 @@ def _frame(size: Size) -> dict[str, Any]:
         },
         "config": {
             "preset": "smoke", "dataset": "imagefolder:digits", "split": "70-15-15", "subset": None,
-            "weights": "bundled", "seeds": list(size.seeds), "split_seed": 0, "resplit": False, "tune": None,
-            "keep_states": 0,
+            "weights": "bundled", "seeds": list(size.seeds), "split_seed": 0, "seed_from": None,
+            "resplit": False, "tune": None, "keep_states": 0,
             "variants": [
                 {"name": name, "init": init, "train": train, "lr": None, "epochs": None, "norm": "frozen",
                  "head": None}
