@@ -59,6 +59,7 @@ def advice(grade: Judged) -> list[str]:
             Level.PREDICTIONS: "submit the folder predictions/ too",
             Level.TRUTH: "give the grader the true labels (--labels or --dataset)",
             Level.CHECKPOINTS: "submit the folder checkpoints/ too, and grade with --rerun",
+            Level.REPLAY: "grade with --replay",
         }
         return [f"To do: {needs.get(grade.missing[0], 'submit the whole run folder')}."]
     scope, findings = grade.scope, grade.findings

@@ -1,26 +1,24 @@
-"""`grader [RUN...]` and `grader explain PROPERTY`; nothing else prints or sets exit codes."""
+"""The commands `grader [RUN...]`, `grader explain` and `grader verify`; nothing else prints or exits."""
 
 import gc
 import os
+import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
+from grader.batch import graded_in_order
 from grader.checks import PROPERTIES
-from grader.errors import GraderError, UsageError
-from grader.files import is_inside
-from grader.grade import Job, crashed, grade_safely
-from grader.load import RESULTS_NAME, newest_run
-from grader.output import Target, names_of, targets, write
-from grader.policy import BUNDLED, load_policy
-from grader.replay import Request
-from grader.strict_json import short
-from grader.truth import Truth, from_csv, from_flowers102
-from grader.verdict import Grade
-
-RUNS = Path("runs")
+from grader.class_files import write_class
+from grader.cohort import Cohort, compared
+from grader.errors import GraderError
+from grader.formats.clean import clean
+from grader.output import Target, write
+from grader.plan import Options, planned
+from grader.policy import BUNDLED
 
 
 class _Unusable(click.ClickException):
@@ -28,12 +26,15 @@ class _Unusable(click.ClickException):
 
 
 def main() -> None:
-    """Run `grader explain` or grade; to grade a run folder named `explain`, write `./explain`."""
+    """Run `grader explain`, `grader verify` or grade; a folder of such a name is given as `./explain`."""
     # Grading creates many objects but few cycles: collecting garbage less often saves 10% of the time.
     gc.set_threshold(100_000, 50, 50)
     words = sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # removes temporary folders, as Ctrl-C does
     if words[:1] == ["explain"]:
         explain.main(words[1:], prog_name="grader explain")
+    if words[:1] == ["verify"]:
+        verify.main(words[1:], prog_name="grader verify")
     grade_runs.main(words, prog_name="grader")
 
 
@@ -53,7 +54,8 @@ def main() -> None:
     "outputs",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="One file per --format, in the same order, or one folder for all; required for several runs.",
+    help="One file per --format, in the same order, or one folder for all.  [default: the terminal, or "
+    "./grades if that cannot show it]",
 )
 @click.option(
     "--policy",
@@ -101,64 +103,85 @@ def main() -> None:
 @click.option(
     "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Runs graded in parallel."
 )
+@click.option(
+    "--seed-from",
+    metavar="NONCE",
+    help="Require the seeds that finetune train --seed-from NONCE:STUDENT prescribes to each student.",
+)
+@click.option(
+    "--students",
+    type=click.Path(path_type=Path),
+    help="CSV file of student ids with the columns submission and student.  [default: names of folders]",
+)
+@click.option(
+    "--reference",
+    "references",
+    metavar="RUN",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="One of your own runs; accuracies implausibly above these are flagged. May be repeated.",
+)
+@click.option(
+    "--attest",
+    metavar="KEY",
+    type=click.Path(path_type=Path),
+    help="Sign each grade with this Ed25519 key: NAME.intoto.json beside the other files.",
+)
 @click.version_option(package_name="finetune")
-def grade_runs(
-    runs: tuple[Path, ...],
-    formats: tuple[str, ...],
-    outputs: tuple[Path, ...],
-    policy_name: str,
-    labels: Path | None,
-    dataset: str | None,
-    data_root: Path | None,
-    rerun: bool,
-    verbose: bool,
-    replay: bool,
-    replay_epochs: int,
-    replay_seed: int | None,
-    weights: Path | None,
-    jobs: int,
-) -> None:
-    """Grade each RUN: a run folder or its results.json. Default: the newest run in ./runs.
+def grade_runs(**options: Any) -> None:
+    """Grade each RUN: a run folder, its results.json or a zip file; or a folder of submissions.
+
+    Default: the newest run in ./runs. A folder without a run of its own is a folder of submissions, each a
+    run folder or a zip file. Several submissions are compared with one another.
 
     Exit code: 0 if every run passes, 1 if one fails, 2 if a submission or an option is unusable.
     """
     try:
-        paths = list(runs) or [newest_run(RUNS)]
-        rerun = rerun or replay
-        request = Request(replay_epochs, replay_seed, weights) if replay else None
-        if request is None and (replay_epochs, replay_seed, weights) != (1, None, None):
-            raise UsageError("--replay-epochs, --replay-seed and --weights require --replay; add it.")
-        dataset, root = _dataset(dataset, rerun), data_root or Path("data")
-        inputs = {
-            "--labels": labels,
-            "--dataset": Path(dataset.partition(":")[2]) if dataset and ":" in dataset else None,
-            "--data-root": root if (rerun or dataset) and os.path.lexists(root) else None,
-            "--weights": weights,
-            "--policy": None if policy_name in BUNDLED else Path(policy_name),
-        }
-        _require_outside(inputs, paths)
-        policy, truth = load_policy(policy_name), _truth(labels, dataset, root)
-        formats = formats or ("text",)
-        if verbose:
-            formats = tuple("verbose" if name == "text" else name for name in formats)
-        wanted = targets(formats, outputs, len(paths))
-        work = [
-            Job(path, name, policy, truth, rerun, dataset, root, request)
-            for path, name in zip(paths, names_of(paths), strict=True)
-        ]
+        plan = planned(Options(**options))
         grades = []
-        for grade in _graded(work, jobs):
-            write(grade, wanted)
+        for grade in graded_in_order(plan.work, plan.jobs):
+            write(grade, plan.targets)
             grades.append(grade)
+        cohort = compared(grades, plan.seeds, plan.band, plan.reference)
+        for grade, before in zip(cohort.grades, grades, strict=True):
+            if grade is not before:  # the comparison changed it
+                write(grade, plan.targets)
+        notes = [*plan.notes, *write_class(cohort, plan.targets, plan.signer)]
     except GraderError as error:
         raise _Unusable(str(error)) from error
     try:
-        _print(grades, wanted)
+        _print(cohort, plan.targets)
+        for note in notes:
+            click.echo(note, err=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
         if not isinstance(error, BrokenPipeError):  # `grader ... | head -1` ends with the grade's exit code
             raise _Unusable(f"Cannot write to standard output: {error.strerror}.") from error
-    sys.exit(max(grade.exit_code for grade in grades))
+    sys.exit(max(grade.exit_code for grade in cohort.grades))
+
+
+@click.command()
+@click.argument("attestation", type=click.Path(path_type=Path))
+@click.argument("submission", required=False, type=click.Path(path_type=Path))
+@click.option("--key", required=True, type=click.Path(path_type=Path), help="The public key, in PEM format.")
+@click.option("--policy", help="Check that this is the policy: a name or a TOML file.")
+def verify(attestation: Path, submission: Path | None, key: Path, policy: str | None) -> None:
+    """Verify that ATTESTATION is as `grader --attest` signed it, and that SUBMISSION is what was graded.
+
+    Exit code: 0 if everything agrees, 1 if something was changed, 2 if a file is unusable.
+    """
+    from grader.attest import load_public_key
+    from grader.verify import RefutedError, confirmed, read_statement
+
+    try:
+        for sentence in confirmed(read_statement(attestation, load_public_key(key)), submission, policy):
+            click.echo(clean(sentence))
+    except RefutedError as error:
+        click.echo(f"NOT VERIFIED: {clean(str(error))}")
+        sys.exit(1)
+    except GraderError as error:
+        raise _Unusable(str(error)) from error
+    click.echo(f"Verified: signed with the private key of {key}.")
 
 
 @click.command()
@@ -177,73 +200,12 @@ def explain(name: str | None) -> None:
         click.echo(f"\nSkipped if one of these fails: {', '.join(wanted.depends_on)}.")
 
 
-def _truth(labels: Path | None, dataset: str | None, data_root: Path) -> Truth | None:
-    if labels is not None and dataset is not None:
-        raise UsageError("--labels and --dataset are mutually exclusive; give one of them.")
-    if labels is not None:
-        return from_csv(labels)
-    return from_flowers102(data_root) if dataset == "flowers102" else None
-
-
-def _dataset(dataset: str | None, rerun: bool) -> str | None:
-    """Validate --dataset and make an image folder's path absolute: the evaluation runs in another folder."""
-    if dataset in (None, "flowers102"):
-        return dataset
-    kind, _, path = dataset.partition(":")
-    if dataset != "digits" and (kind != "imagefolder" or not path):
-        raise UsageError(f"--dataset must be flowers102, digits or imagefolder:PATH, not {short(dataset)}.")
-    if not rerun:
-        raise UsageError(f"--dataset {short(dataset)} requires --rerun; without it, use --labels.")
-    return f"imagefolder:{os.path.abspath(os.path.expanduser(path))}" if path else dataset  # noqa: PTH100, PTH111
-
-
-def _require_outside(inputs: Mapping[str, Path | None], submissions: Sequence[Path]) -> None:
-    """Refuse to grade a submission by files that are part of it.
-
-    Raises:
-        UsageError: An input is inside a submission.
-    """
-    for submission in submissions:
-        folder = submission.parent if submission.name == RESULTS_NAME else submission
-        for option, path in inputs.items():
-            if path is not None and is_inside(path, folder):
-                raise UsageError(
-                    f"{option} {short(path)} is inside the submission {short(folder)}, "
-                    "whose author may have changed it; use your own copy."
-                )
-
-
-def _graded(work: Sequence[Job], jobs: int) -> Iterator[Grade]:
-    """Grade `jobs` runs at a time, in order; a run that crashes its process loses only its own grade."""
-    if jobs == 1 or len(work) == 1:
-        yield from map(grade_safely, work)
-        return
-    from concurrent import futures
-
-    with futures.ProcessPoolExecutor(min(jobs, len(work))) as pool:
-        for job, future in [(job, pool.submit(grade_safely, job)) for job in work]:
-            try:
-                yield future.result()
-            except futures.BrokenExecutor:
-                yield _in_own_process(job)
-
-
-def _in_own_process(job: Job) -> Grade:
-    """Retry in a separate process: a broken pool does not say which run broke it."""
-    from concurrent import futures
-
-    with futures.ProcessPoolExecutor(1) as pool:
-        try:
-            return pool.submit(grade_safely, job).result()
-        except futures.BrokenExecutor as error:
-            return crashed(job, error)
-
-
-def _print(grades: Sequence[Grade], wanted: Sequence[Target]) -> None:
-    """Print what was not written to files: one grade in full, or a table of several."""
+def _print(cohort: Cohort, wanted: Sequence[Target]) -> None:
+    """Print what was not written to files: one grade in full, or a table of several; then what to look at."""
     from grader.formats import FORMATS
     from grader.formats.text import print_grade, print_table, to_table
 
+    grades = cohort.grades
     to_terminal = [target for target in wanted if target.path is None]
     is_text = bool(to_terminal) and to_terminal[0].format in ("text", "verbose")
     if is_text and sys.stdout and sys.stdout.isatty():
@@ -257,3 +219,6 @@ def _print(grades: Sequence[Grade], wanted: Sequence[Target]) -> None:
         click.echo(to_table(grades), nl=False)
     elif to_terminal:
         click.echo(FORMATS[to_terminal[0].format].write(grades[0]), nl=False)
+    if is_text or len(grades) > 1:
+        for look in cohort.looks:
+            click.echo(f"Look at {clean(look)}.")

@@ -54,18 +54,20 @@ def of_epoch(before: str, epoch: _Epoch, weights_sha256: str, predictions_sha256
     return _sha256([before, epoch.epoch, figures, weights_sha256, predictions_sha256])
 
 
-def of_predictions(columns: Iterable[tuple[Any, Any]]) -> str:
+def of_predictions(columns: Iterable[tuple[Any, Any, Any]]) -> str:
     """SHA-256 of the predictions after an epoch.
 
     Args:
         columns: of the validation, then the test images, each in the order of the predictions file:
-            predicted classes [n] and negative log-likelihoods [n], as NumPy arrays. Hashed are int64 and
-            float32 values, little-endian; a file's nine digits restore a float32 exactly.
+            predicted classes [n], negative log-likelihoods [n] and confidences [n], as NumPy arrays. Hashed
+            are int64, float32 and float32 values, little-endian; a file's nine digits restore a float32
+            exactly.
     """
     digest = hashlib.sha256()
-    for predicted, nll in columns:
+    for predicted, nll, confidence in columns:
         digest.update(predicted.astype("<i8").tobytes())
         digest.update(nll.astype("<f4").tobytes())
+        digest.update(confidence.astype("<f4").tobytes())
     return digest.hexdigest()
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # numpy is imported only when there are predictions to read
     from grader.predictions import Predictions
     from grader.replay import Replay
     from grader.rerun import Rerun
+    from grader.seeds import Prescription
     from grader.truth import Truth
 
 Key = tuple[str, str]  # a run's name and a split
@@ -49,6 +50,7 @@ class Evidence:
         rerun: Predictions recomputed from the checkpoints, if requested.
         replay: Epochs trained again, if requested.
         checkpoints: What the checkpoints in the submission contain, by run name.
+        prescription: The seed that the course prescribes, if it does.
     """
 
     results: Results
@@ -60,6 +62,7 @@ class Evidence:
     rerun: "Rerun | None" = None
     replay: "Replay | None" = None
     checkpoints: "Mapping[str, Checkpoint]" = field(default_factory=dict)
+    prescription: "Prescription | None" = None
 
     def of(self, variant: str) -> list[Run]:
         """Completed runs of a variant, ordered by seed."""

@@ -10,11 +10,15 @@ from grader.errors import UnusableError
 from grader.evidence import Evidence, gather
 from grader.findings import Finding, Level, Status
 from grader.load import load
+from grader.manifest import manifest
+from grader.opened import opened
 from grader.policy import Policy
 from grader.record import SPLITS
 from grader.replay import Request, replay
 from grader.rerun import rerun
+from grader.seeds import Prescription
 from grader.sentences import scope_of
+from grader.traces import traces_of
 from grader.truth import Truth
 from grader.verdict import Grade
 
@@ -24,7 +28,7 @@ class Job:
     """What to grade, and how.
 
     Attributes:
-        path: A run folder or its results file.
+        path: A run folder or its results file, or a folder or zip file that contains a run folder.
         name: Name of the submission.
         policy: The policy.
         truth: The true labels and splits, if given.
@@ -32,6 +36,9 @@ class Job:
         replay: Which epochs to train again; None if none.
         dataset: The data set, for `rerun`; None means the recorded one.
         data_root: Folder that contains downloaded data sets, for `rerun`.
+        prescription: The seed that the course prescribes, if it does.
+        is_compared: Whether the grade keeps the traces of the runs, to compare them with others.
+        is_attested: Whether the grade keeps the digests of the submission's files.
     """
 
     path: Path
@@ -42,6 +49,9 @@ class Job:
     dataset: str | None = None
     data_root: Path | None = None
     replay: Request | None = None
+    prescription: Prescription | None = None
+    is_compared: bool = False
+    is_attested: bool = False
 
 
 def grade(job: Job) -> Grade:
@@ -51,22 +61,36 @@ def grade(job: Job) -> Grade:
         Its grade, which lists the problems if the submission is unusable.
     """
     try:
-        submission = load(job.path)
-        evidence = gather(submission, job.policy.thresholds, job.truth)
-        evidence = replace(evidence, checkpoints=read_checkpoints(submission))
-        if job.rerun:
-            outcome = rerun(submission, job.dataset, job.data_root)
-            evidence = replace(evidence, rerun=outcome, truth=job.truth or outcome.truth)
-        if job.replay:
-            evidence = replace(evidence, replay=replay(submission, job.replay, job.dataset, job.data_root))
-        requested = {
-            Level.TRUTH: job.truth or job.dataset,
-            Level.CHECKPOINTS: job.rerun,
-            Level.REPLAY: job.replay,
-        }
-        return graded(evidence, job.name, job.policy, {level for level, asked in requested.items() if asked})
+        with opened(job.path) as (path, shown):
+            return _grade(job, path, shown)
     except UnusableError as error:
         return Grade(job.name, job.policy, {}, problems=error.problems)
+
+
+def _grade(job: Job, path: Path, shown: str) -> Grade:
+    """Grade a run folder or results file.
+
+    Raises:
+        UnusableError: It cannot be read, or changed meanwhile.
+    """
+    submission = load(path, shown)
+    digests = manifest(submission) if job.is_attested else {}
+    evidence = gather(submission, job.policy.thresholds, job.truth)
+    evidence = replace(evidence, checkpoints=read_checkpoints(submission), prescription=job.prescription)
+    if job.rerun:
+        outcome = rerun(submission, job.dataset, job.data_root)
+        evidence = replace(evidence, rerun=outcome, truth=job.truth or outcome.truth)
+    if job.replay:
+        evidence = replace(evidence, replay=replay(submission, job.replay, job.dataset, job.data_root))
+    requested = {
+        Level.TRUTH: job.truth or job.dataset,
+        Level.CHECKPOINTS: job.rerun,
+        Level.REPLAY: job.replay,
+    }
+    found = graded(evidence, job.name, job.policy, {level for level, asked in requested.items() if asked})
+    if digests and manifest(submission) != digests:
+        raise UnusableError([f"{shown} changed while it was graded; grade it again."])
+    return replace(found, digests=digests, traces=traces_of(evidence) if job.is_compared else None)
 
 
 def graded(evidence: Evidence, name: str, policy: Policy, requested: Iterable[Level] = ()) -> Grade:

@@ -19,11 +19,17 @@ MAX_PROBLEMS = 1000  # violations found before validation of a file stops
 
 @dataclass(frozen=True)
 class Submission:
-    """A valid results file, the folder that its paths are relative to, and the parsed JSON."""
+    """A valid results file with the folder that its paths are relative to, the parsed JSON and its name."""
 
     folder: Path
     results: Results
     document: Mapping[str, Any]
+    name: str = RESULTS_NAME
+
+    @property
+    def file(self) -> Path:
+        """The results file."""
+        return self.folder / self.name
 
 
 def newest_run(runs: Path) -> Path:
@@ -41,21 +47,24 @@ def newest_run(runs: Path) -> Path:
     return max(found, key=lambda path: (path.stat().st_mtime_ns, path)).parent
 
 
-def load(path: Path) -> Submission:
+def load(path: Path, shown: str = "") -> Submission:
     """Read and validate the results file of a run.
 
     Args:
         path: A run folder, or its results file.
+        shown: How messages refer to the path, if not as it is.
 
     Raises:
         UnusableError: The file cannot be read, is not strict JSON, or violates the schema; lists all
             problems.
     """
-    is_folder = is_there(path, short(path, "", 200)) and path.is_dir()
+    shown = shown or short(path, "", 200)
+    is_folder = is_there(path, shown) and path.is_dir()
     file = path / RESULTS_NAME if is_folder else path
-    content = read_bytes(file, short(file, "", 200), strict_json.MAX_BYTES, follow=not is_folder)
+    shown = f"{shown}/{RESULTS_NAME}" if is_folder else shown
+    content = read_bytes(file, shown, strict_json.MAX_BYTES, follow=not is_folder)
     document = check(content, file.name)
-    return Submission(file.parent, results_from(document), document)
+    return Submission(file.parent, results_from(document), document, file.name)
 
 
 def check(content: bytes, shown: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from grader.load import RESULTS_NAME
 from grader.verdict import Grade
 
 MAX_NAME_BYTES = 200
+DEFAULT_FOLDER = Path("grades")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ def targets(formats: Sequence[str], outputs: Sequence[Path], n_runs: int) -> lis
 
     Args:
         formats: The --format options, in order.
-        outputs: The --output options, in order: none, one per format, or one folder for all.
+        outputs: The --output options, in order: none, one per format, or one folder for all. Without any,
+            one run in one format, or a table of several, goes to the terminal, and all else to ./grades.
         n_runs: Number of runs; several need a folder.
 
     Raises:
@@ -38,11 +40,9 @@ def targets(formats: Sequence[str], outputs: Sequence[Path], n_runs: int) -> lis
     if len(set(formats)) < len(formats):
         raise UsageError("--format lists a format twice; remove one.")
     if not outputs:
-        if len(formats) > 1:
-            raise UsageError(f"{len(formats)} formats need --output: one file each, or one folder for all.")
-        if n_runs > 1 and formats[0] not in ("text", "verbose"):
-            raise UsageError(f"{n_runs} runs in {formats[0]} format need --output with a folder.")
-        return [Target(formats[0], None)]
+        if len(formats) == 1 and (n_runs == 1 or formats[0] in ("text", "verbose")):
+            return [Target(formats[0], None)]
+        outputs = (DEFAULT_FOLDER,)  # more than a terminal can show
     paths = list(outputs)
     is_folder = len(paths) == 1 and (n_runs > 1 or len(formats) > 1 or paths[0].is_dir())
     if is_folder:
@@ -63,16 +63,30 @@ def write(grade: Grade, wanted: Sequence[Target]) -> None:
         UsageError: A file cannot be written.
     """
     for target in wanted:
-        if target.path is None:
-            continue
-        form = FORMATS[target.format]
-        path = target.path / f"{grade.run}.{form.extension}" if target.is_folder else target.path
-        try:
-            if target.is_folder:
-                target.path.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, form.write(grade))
-        except OSError as error:
-            raise UsageError(f"Cannot write --output {path}: {error.strerror}.") from error
+        if target.path is not None:
+            form = FORMATS[target.format]
+            path = target.path / f"{grade.run}.{form.extension}" if target.is_folder else target.path
+            write_file(path, form.write(grade), target.is_folder)
+
+
+def folder_of(wanted: Sequence[Target]) -> Path | None:
+    """The folder that files of the whole class go to; None if everything goes to the terminal."""
+    paths = [target.path if target.is_folder else target.path.parent for target in wanted if target.path]
+    return paths[0] if paths else None
+
+
+def write_file(path: Path, text: str, make_folder: bool = True) -> None:
+    """Write a file, with its folder if asked.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    try:
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        _write_atomically(path, text)
+    except OSError as error:
+        raise UsageError(f"Cannot write --output {path}: {error.strerror}.") from error
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -95,7 +109,10 @@ def _shortened(name: str) -> str:
 
 def _folder(path: Path) -> tuple[str, ...]:
     full = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would replace a link's name with its target's
-    return (full.parent if full.name == RESULTS_NAME else full).parts[1:]
+    if full.name == RESULTS_NAME:
+        return full.parent.parts[1:]
+    is_zip = full.suffix.lower() == ".zip" and full.stem
+    return (*full.parts[1:-1], full.stem if is_zip else full.name) if full.name else ()
 
 
 def _write_atomically(path: Path, text: str) -> None:

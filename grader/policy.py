@@ -1,5 +1,6 @@
 """Which properties count, with which thresholds and points; `policy.schema.json` describes the file."""
 
+import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Policy:
         inconclusive_credit: Share of its points that an inconclusive property earns.
         not_checked_credit: Share of its points that a property that was not checked earns.
         weights: The counted properties, in order.
+        sha256: Digest of the policy file.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Policy:
     inconclusive_credit: float
     not_checked_credit: float
     weights: Mapping[str, Weight]
+    sha256: str = ""
 
 
 def load_policy(name_or_path: str) -> Policy:
@@ -118,4 +121,5 @@ def parse_policy(text: str, shown: str) -> Policy:
         inconclusive_credit=credit["inconclusive"],
         not_checked_credit=credit["not_checked"],
         weights={name: Weight(**weight) for name, weight in document["properties"].items()},
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
     )

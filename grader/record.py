@@ -125,6 +125,7 @@ class Results:
     resplits: Mapping[int, Mapping[str, Split]] | None
     split_rule: str
     split_seed: int
+    seed_from: str | None
     subset: int | None
     excluded: frozenset[str]
     seeds: tuple[int, ...]
@@ -194,6 +195,7 @@ def results_from(document: Mapping[str, Any]) -> Results:
         resplits=resplits and {entry["seed"]: _splits(entry["splits"]) for entry in resplits},
         split_rule=config["split"],
         split_seed=config.get("split_seed", config["seeds"][0]),
+        seed_from=config.get("seed_from"),
         subset=config["subset"],
         excluded=frozenset(entry["sample_id"] for entry in dataset["excluded"]),
         seeds=tuple(config["seeds"]),

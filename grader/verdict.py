@@ -9,11 +9,15 @@ from grader.checks import PROPERTIES
 from grader.findings import Finding, Level, Status
 from grader.policy import Policy
 from grader.sentences import Scope, cautions, choice, depth, pretraining, reach
+from grader.traces import Traces
 
 NO_NETWORK = (
     "Without evidence level 4 (--rerun), nothing shows that a network exists: "
     "a script can fabricate consistent files."
 )
+
+
+RERUN = "grade with --rerun."
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Grade:
         created_at: Creation time according to the results file; empty if unusable.
         requested: Levels of evidence requested by an option; they are required under every policy.
         scope: What the run was, which limits what the verdict may claim.
+        traces: What identifies its runs, to compare them with those of others; None if they are not compared.
+        digests: SHA-256 of each file of the submission that was read, by path; empty unless attested.
     """
 
     run: str
@@ -39,6 +45,8 @@ class Grade:
     created_at: str = ""
     requested: frozenset[Level] = frozenset()
     scope: Scope = field(default_factory=Scope)
+    traces: Traces | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nothing_trained(self) -> bool:
@@ -47,9 +55,14 @@ class Grade:
 
     @property
     def missing(self) -> list[Level]:
-        """Levels of evidence that are required but were not reached; empty if unusable."""
+        """Levels of evidence that are required but were not reached; empty if unusable.
+
+        What to do first comes first: without predictions nothing helps, and then the highest level gives
+        those below.
+        """
         required = self.requested | {level for level in Level if level <= self.policy.required_level}
-        return [] if self.problems else sorted(required - set(self.levels))
+        absent = set() if self.problems else required - set(self.levels)
+        return sorted(absent, key=lambda level: (level is not Level.PREDICTIONS, -level))
 
     @property
     def refuted(self) -> list[str]:
@@ -148,6 +161,11 @@ class Grade:
         }.get(level)
         if name and self.findings[name].status is Status.NOT_CHECKED:
             why = f"{name} was not checked. {self.findings[name].summary}"
+            if level is Level.TRUTH and Level.CHECKPOINTS in self.missing:
+                why = "it comes with level 4, or with --labels or --dataset."
+            elif level is Level.CHECKPOINTS and level not in self.requested:
+                lacks = self.findings["checkpoints-intact"].status is Status.NOT_CHECKED
+                why = f"ask for the folder checkpoints/, which is not there, and {RERUN}" if lacks else RERUN
         return f"Evidence level {int(level)} ({level.description}) is required: {why}"
 
     @property

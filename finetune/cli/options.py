@@ -22,6 +22,7 @@ from finetune.config.experiment import (
     Recipe,
     require,
 )
+from finetune.config.prescribed import prescribe
 from finetune.config.presets import load_preset
 from finetune.config.tune import MODES, Tune
 from finetune.errors import ConfigError
@@ -77,6 +78,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "split_seed": _option("Seed of the split and of --subset.", STANDARD.split_seed, type=int),
     "resplit": _option("Give each seed a split of its own.", "one split for all", is_flag=True),
     "seed": _option("First seed.", STANDARD.seed, type=int),
+    "seed_from": _option("First seed that a course prescribes.", "--seed", metavar="NONCE:STUDENT"),
     "seeds": _option("Number of seeds to train each variant with.", STANDARD.seeds, type=int),
     "longer_scratch": _option(
         "Also train from random weights for K times the epochs, as another variant, such as A3.",
@@ -206,6 +208,7 @@ def configure(given: Mapping[str, Any]) -> ExperimentConfig:
     fields = dict(given)
     if "dataset" in fields:
         fields["dataset"] = dataset_of(fields["dataset"])
+    prescribe(fields)
     config = load_preset(fields.pop("preset", STANDARD.preset))
     variants, longer = fields.pop("variants", None), fields.pop("longer_scratch", None)
     recipe = {name: fields.pop(name) for name in RECIPE_FIELDS & fields.keys()}

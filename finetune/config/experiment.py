@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from finetune.config.prescribed import require_prescribed
 from finetune.config.rules import is_nameable, is_number, is_whole, require, require_choice
 from finetune.config.tune import Tune
 from finetune.config.variant import GROUPS, STANDARD_VARIANTS, Variant, pick
@@ -92,6 +93,7 @@ class ExperimentConfig:
         subset: maximum number of images per class in each split; None means all.
         weights: pretrained weights: `imagenet`, `bundled`, a file or a run folder.
         split_seed: determines split and subset.
+        seed_from: NONCE:STUDENT, from which a course derives the first seed; None if nobody prescribes it.
         resplit: give each seed a split of its own: that of split_seed + seed.
         seed: the first seed.
         seeds: number of seeds to train each variant with: seed, seed + 1, ...
@@ -124,6 +126,7 @@ class ExperimentConfig:
     subset: int | None = None
     weights: str = "imagenet"
     split_seed: int = 0
+    seed_from: str | None = None
     resplit: bool = False
     seed: int = 0
     seeds: int = 1
@@ -176,6 +179,7 @@ class ExperimentConfig:
         last = self.seed + self.seeds - 1 if is_whole(self.seed, 0) else -1
         require(0 <= last <= SEED_MAX, "seed", f"a whole number from 0 to {SEED_MAX:,}", self.seed)
         require(is_whole(self.split_seed, 0), "split_seed", "a whole number of at least 0", self.split_seed)
+        require_prescribed(self.seed_from, self.seed, self.split_seed)
         if self.tune is not None:
             fixed = next((v for v in self.variants if v.lr is not None), None)
             require(fixed is None, "lr of a variant that is tuned", "left out", fixed and fixed.lr)

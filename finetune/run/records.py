@@ -100,6 +100,7 @@ def config_record(config: ExperimentConfig, split: str) -> Json:
         "weights": Path(config.weights).name,
         "seeds": list(config.seed_list),
         "split_seed": config.split_seed,
+        "seed_from": config.seed_from,
         "resplit": config.resplit,
         "tune": config.tune and config.tune.mode,
         "precision": config.precision,

@@ -261,7 +261,8 @@ class Trainer:
     def _committed(self, epoch: Epoch, predictions: dict[str, Predictions]) -> Epoch:
         """The epoch with its hashes; off the clocks."""
         weights = fingerprint(self.network.state_dict())
-        answers = commitments.of_predictions((predictions[s].predicted, predictions[s].nll) for s in SPLITS)
+        columns = [(predictions[s].predicted, predictions[s].nll, predictions[s].confidence) for s in SPLITS]
+        answers = commitments.of_predictions(columns)
         before = self.training.epochs[-1].commitment if self.training.epochs else self.commitment
         commitment = commitments.of_epoch(before, epoch, weights, answers)
         return dataclasses.replace(

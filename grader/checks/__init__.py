@@ -21,6 +21,7 @@ from grader.checks import (
     replay,
     rerun,
     schedule,
+    seeds,
     speed,
     training,
     truth,
@@ -85,6 +86,8 @@ PROPERTIES = {
         Property("as-configured", Level.FILE, design.as_configured),
         Property("roles", Level.FILE, design.roles, ("complete", "as-configured")),
         Property("as-required", Level.FILE, design.as_required),
+        Property("seed-prescribed", Level.FILE, seeds.seed_prescribed),
+        Property("own-runs", Level.FILE, seeds.own_runs),
         Property("parameter-totals", Level.FILE, architecture.parameter_totals),
         Property(
             "resnet18-layers",

@@ -65,7 +65,7 @@ def _chain_problems(evidence: Evidence, run: Run) -> Iterator[str]:
         chain.append(before)
     found = [evidence.predictions.get((run.name, split)) for split in SPLITS]
     if run.best is not None and None not in found:
-        columns = [(rows.predicted, rows.nll) for rows in found if rows is not None]
+        columns = [(rows.predicted, rows.nll, rows.confidence) for rows in found if rows is not None]
         if commitments.of_predictions(columns) != run.best.predictions_sha256:
             yield f"{run.name}: the prediction files are not those that epoch {run.best_epoch} committed to."
     kept = [state.epoch for state in run.states]

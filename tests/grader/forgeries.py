@@ -52,7 +52,7 @@ class Forger:
             for split in SPLITS if best and run["artifacts"] else ():
                 path = self.folder / run["artifacts"][f"{split}_predictions"]["path"]
                 rows = [row.split(",") for row in path.read_text().splitlines()[1:]]
-                columns.append((np.array([int(r[2]) for r in rows]), np.array([float(r[3]) for r in rows])))
+                columns.append(tuple(np.array([float(row[i]) for row in rows]) for i in (2, 3, 4)))
             if best and columns:
                 best["predictions_sha256"] = commitments.of_predictions(columns)
         commit(self.doc)

@@ -192,7 +192,7 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
                 "weights_sha256": sha(("weights", variant, seed, number)),
                 "predictions_sha256": sha("sketched")
                 if is_sketch
-                else commitments.of_predictions(seen[split][:2] for split in SPLITS),
+                else commitments.of_predictions(seen[split] for split in SPLITS),
             }
         )
         files.append(
@@ -258,8 +258,8 @@ def _frame(size: Size) -> dict[str, Any]:
         },
         "config": {
             "preset": "smoke", "dataset": "imagefolder:digits", "split": "70-15-15", "subset": None,
-            "weights": "bundled", "seeds": list(size.seeds), "split_seed": 0, "resplit": False, "tune": None,
-            "keep_states": 0,
+            "weights": "bundled", "seeds": list(size.seeds), "split_seed": 0, "seed_from": None,
+            "resplit": False, "tune": None, "keep_states": 0,
             "variants": [
                 {"name": name, "init": init, "train": train, "lr": None, "epochs": None, "norm": "frozen",
                  "head": None}

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from grader import replay, rerun
@@ -221,6 +222,22 @@ class TestChain:
         (forger.folder / "results.json").write_text(json.dumps(forger.doc))
         found = grade(Job(forger.folder, "x", policy)).findings["commitments-chain"]
         assert found.summary.startswith("C-seed0: the prediction files are not those that epoch")
+
+    def test_a_confidence_rewritten(self, forger: Forger, policy: Policy) -> None:
+        """By so little that calibration stays the same, with the file's hash adapted."""
+        path = forger.path("C", "test")
+        lines = path.read_text().splitlines()
+        row = next(i for i, line in enumerate(lines[1:], 1) if len(set(line.split(",")[1:3])) == 2)
+        *cells, confidence = lines[row].split(",")
+        lines[row] = ",".join([*cells, f"{np.nextafter(np.float32(confidence), np.float32(0)):.9g}"])
+        path.write_text("\n".join([*lines, ""]))
+        artifact = forger.run("C")["artifacts"]["test_predictions"]
+        artifact["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (forger.folder / "results.json").write_text(json.dumps(forger.doc))
+        found = grade(Job(forger.folder, "x", policy))
+        assert found.refuted == ["commitments-chain"]
+        wanted = "C-seed0: the prediction files are not those that epoch"
+        assert found.findings["commitments-chain"].summary.startswith(wanted)
 
     def test_another_recipe(self, forger: Forger, policy: Policy) -> None:
         forger.doc["config"]["recipe"]["momentum"] = 0.8
