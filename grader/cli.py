@@ -65,11 +65,12 @@ def main() -> None:
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
-    help="CSV file of true labels with the columns sample_id, label and, optionally, split.",
+    help="CSV file of true labels with the columns sample_id (or image), label (class name or index) and, "
+    "optionally, split.",
 )
 @click.option(
     "--dataset",
-    help="Check labels against this data set: flowers102, or with --rerun also digits or imagefolder:PATH.",
+    help="Check labels against this data set: flowers102, or with --rerun also digits or a folder of images.",
 )
 @click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder that contains the data set.  [default: data]"
@@ -189,12 +190,16 @@ def _dataset(dataset: str | None, rerun: bool) -> str | None:
     """Validate --dataset and make an image folder's path absolute: the evaluation runs in another folder."""
     if dataset in (None, "flowers102"):
         return dataset
-    kind, _, path = dataset.partition(":")
-    if dataset != "digits" and (kind != "imagefolder" or not path):
-        raise UsageError(f"--dataset must be flowers102, digits or imagefolder:PATH, not {short(dataset)}.")
+    named = dataset == "digits" or dataset.startswith("imagefolder:")
+    path = os.path.expanduser(dataset.removeprefix("imagefolder:"))  # noqa: PTH111
+    # os.path.isdir() is false for names that the operating system does not allow; Path.is_dir() raises.
+    if not path or not (named or os.path.isdir(path)):  # noqa: PTH112
+        raise UsageError(
+            f"--dataset must be flowers102, digits or an existing folder of images, not {short(dataset)}."
+        )
     if not rerun:
         raise UsageError(f"--dataset {short(dataset)} requires --rerun; without it, use --labels.")
-    return f"imagefolder:{os.path.abspath(os.path.expanduser(path))}" if path else dataset  # noqa: PTH100, PTH111
+    return dataset if dataset == "digits" else f"imagefolder:{os.path.abspath(path)}"  # noqa: PTH100
 
 
 def _require_outside(inputs: Mapping[str, Path | None], submissions: Sequence[Path]) -> None:

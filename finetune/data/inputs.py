@@ -56,8 +56,8 @@ def image_files(paths: Iterable[Path]) -> Iterator[Path]:
     """Every file that is named, and every image below every folder that is named.
 
     Folders are listed one after another, with names in order; hidden files and folders, links to folders and
-    files whose suffix is not an image's are left out; images in formats that are not read are not left out, so
-    that each is reported. A file that is named is taken whatever its name.
+    files whose suffix is not an image's are left out; images in formats that are not read are not, so that
+    each of them is reported. A file that is named is taken whatever its name.
 
     Raises:
         DataError: a folder cannot be listed.
