@@ -67,11 +67,12 @@ def main() -> None:
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
-    help="CSV file of true labels with the columns sample_id, label and, optionally, split.",
+    help="CSV file of true labels with the columns sample_id (or image), label (class name or index) and, "
+    "optionally, split.",
 )
 @click.option(
     "--dataset",
-    help="Check labels against this data set: flowers102, or with --rerun also digits or imagefolder:PATH.",
+    help="Check labels against this data set: flowers102, or with --rerun also digits or a folder of images.",
 )
 @click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder that contains the data set.  [default: data]"

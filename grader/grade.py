@@ -75,11 +75,12 @@ def _grade(job: Job, path: Path, shown: str) -> Grade:
     """
     submission = load(path, shown)
     digests = manifest(submission) if job.is_attested else {}
-    evidence = gather(submission, job.policy.thresholds, job.truth)
+    truth = job.truth and job.truth.among(submission.results.classes)
+    evidence = gather(submission, job.policy.thresholds, truth)
     evidence = replace(evidence, checkpoints=read_checkpoints(submission), prescription=job.prescription)
     if job.rerun:
         outcome = rerun(submission, job.dataset, job.data_root)
-        evidence = replace(evidence, rerun=outcome, truth=job.truth or outcome.truth)
+        evidence = replace(evidence, rerun=outcome, truth=truth or outcome.truth)
     if job.replay:
         evidence = replace(evidence, replay=replay(submission, job.replay, job.dataset, job.data_root))
     requested = {

@@ -35,12 +35,16 @@ def dataset_from(dataset: str | None, rerun: bool) -> str | None:
     """Validate --dataset and make an image folder's path absolute: the evaluation runs in another folder."""
     if dataset in (None, "flowers102"):
         return dataset
-    kind, _, path = dataset.partition(":")
-    if dataset != "digits" and (kind != "imagefolder" or not path):
-        raise UsageError(f"--dataset must be flowers102, digits or imagefolder:PATH, not {short(dataset)}.")
+    named = dataset == "digits" or dataset.startswith("imagefolder:")
+    path = os.path.expanduser(dataset.removeprefix("imagefolder:"))  # noqa: PTH111
+    # os.path.isdir() is false for names that the operating system does not allow; Path.is_dir() raises.
+    if not path or not (named or os.path.isdir(path)):  # noqa: PTH112
+        raise UsageError(
+            f"--dataset must be flowers102, digits or an existing folder of images, not {short(dataset)}."
+        )
     if not rerun:
         raise UsageError(f"--dataset {short(dataset)} requires --rerun; without it, use --labels.")
-    return f"imagefolder:{os.path.abspath(os.path.expanduser(path))}" if path else dataset  # noqa: PTH100, PTH111
+    return dataset if dataset == "digits" else f"imagefolder:{os.path.abspath(path)}"  # noqa: PTH100
 
 
 def require_outside(inputs: Mapping[str, Path | None], submissions: Sequence[Path]) -> None:

@@ -2,15 +2,17 @@
 
 import csv
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from grader.errors import GraderError, UsageError
+from grader.errors import GraderError, UnusableError, UsageError
 from grader.files import read_bytes
 from grader.strict_json import short
 
 MAX_BYTES = 256 * 1024 * 1024
+MOST_NAMED = 5  # names that a message lists
+MOST_DIGITS = 10  # of a class index
 FLOWERS_FOLDER = "flowers-102"  # torchvision's layout below the data root
 
 
@@ -19,20 +21,51 @@ class Truth:
     """True labels and splits of a data set.
 
     Attributes:
-        labels: Class index by sample id.
+        labels: Class index by sample id; empty if `names` are known instead.
         splits: Sample ids by split, at least of `val` and `test`; None if unknown.
         source: Where they come from, for messages.
         is_official: Whether the splits are the data set's official ones, which a run need not use.
+        names: Class name by sample id.
     """
 
     labels: Mapping[str, int]
     splits: Mapping[str, frozenset[str]] | None
     source: str
     is_official: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def among(self, classes: Sequence[str]) -> "Truth":
+        """The same with class indices instead of names.
+
+        Args:
+            classes: Names of the classes of a run.
+
+        Raises:
+            UnusableError: A name is none of them, or the run lists a class twice.
+        """
+        if not self.names:
+            return self
+        indices = {name: index for index, name in enumerate(classes)}
+        if len(indices) < len(classes):
+            raise UnusableError(["The results list a class twice, so class names do not tell its labels."])
+        unknown = sorted(set(self.names.values()) - indices.keys())
+        if unknown:
+            more = f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
+            raise UnusableError(
+                [
+                    f"--labels {self.source}: every label must be a class of the run, by name or index, but "
+                    f"{', '.join(map(short, unknown[:MOST_NAMED]))}{more} is not among its "
+                    f"{len(classes):,} classes, such as {', '.join(map(short, classes[:MOST_NAMED]))}."
+                ]
+            )
+        return replace(self, labels={name: indices[of] for name, of in self.names.items()}, names={})
 
 
 def from_csv(path: Path) -> Truth:
-    """Read a CSV file with the columns sample_id, label and, optionally, split (train, val or test).
+    """Read a CSV file with the columns sample_id (or image), label and, optionally, split.
+
+    Labels are class indices if all of them are whole numbers, else class names. A split is train, val or
+    test.
 
     Raises:
         UsageError: The file is unreadable or malformed.
@@ -42,18 +75,20 @@ def from_csv(path: Path) -> Truth:
     except (GraderError, UnicodeDecodeError) as error:
         raise UsageError(f"--labels cannot be read: {error}") from error
     rows = csv.DictReader(text.splitlines())
-    if not {"sample_id", "label"} <= set(rows.fieldnames or ()):
-        raise UsageError(f"--labels {path}: the header must contain sample_id and label.")
-    labels: dict[str, int] = {}
+    header = set(rows.fieldnames or ())
+    key = "sample_id" if "sample_id" in header else "image"
+    if not {key, "label"} <= header:
+        raise UsageError(f"--labels {path}: the header must contain sample_id (or image) and label.")
+    labels: dict[str, str] = {}
     splits: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
     for row in rows:
-        name, label, split = row["sample_id"], row["label"] or "", row.get("split")
-        if not name or name in labels or not (label.isascii() and label.isdigit()):
-            rule = "each line must have a unique sample_id and a class index"
+        name, label, split = row[key], row["label"] or "", row.get("split")
+        if not name or name in labels or not label:
+            rule = f"each line must have a unique {key} and a class"
             raise UsageError(
                 f"--labels {path}, line {rows.line_num}: {rule}, found {short(name)}, {short(label)}."
             )
-        labels[name] = int(label)
+        labels[name] = label
         if split is not None and split not in splits:
             rule = "split must be train, val or test"
             raise UsageError(f"--labels {path}, line {rows.line_num}: {rule}, found {short(split)}.")
@@ -61,9 +96,10 @@ def from_csv(path: Path) -> Truth:
             splits[split].add(name)
     if not labels:
         raise UsageError(f"--labels {path}: no rows after the header.")
-    divided = "split" in (rows.fieldnames or ())
-    frozen = {name: frozenset(ids) for name, ids in splits.items()}
-    return Truth(labels, frozen if divided else None, path.name)
+    frozen = {name: frozenset(ids) for name, ids in splits.items()} if "split" in header else None
+    if all(label.isascii() and label.isdigit() and len(label) < MOST_DIGITS for label in labels.values()):
+        return Truth({name: int(label) for name, label in labels.items()}, frozen, path.name)
+    return Truth({}, frozen, path.name, names=labels)
 
 
 def from_flowers102(data_root: Path) -> Truth:

@@ -59,7 +59,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "subset": _option("Use at most this many images per class in each split.", "all", type=int),
     "weights": _option(
-        "Pretrained weights: imagenet, bundled, a .safetensors or .pth file, or a run folder.",
+        "Pretrained weights: imagenet, bundled, a file (.safetensors, .pth, .pt, .ckpt), or a run folder.",
         STANDARD.weights,
     ),
     "variants": _option("Variants to train, such as a,c.", "all in the preset"),

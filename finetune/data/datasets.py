@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from finetune.data.formats import excluded_lines
 from finetune.data.imagefolder import find_images
 from finetune.errors import DataError, counted
 from finetune.system.download import downloading
@@ -144,11 +145,10 @@ def _flowers102(root: Path) -> Dataset:
 def _imagefolder(root: Path) -> Dataset:
     found = find_images(root)
     samples = (Sample(image.id, image.label, image.path, image.split) for image in found.images)
-    notes = [f"{counted(len(found.excluded), 'file')} excluded: not an image of a class."]
     return Dataset(
         name="imagefolder",
         classes=tuple(found.classes),
         samples=tuple(sorted(samples, key=lambda s: s.id)),
         excluded=tuple(sorted(found.excluded)),
-        notes=tuple(notes if found.excluded else ()),
+        notes=tuple(excluded_lines(found.excluded)),
     )

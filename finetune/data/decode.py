@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from finetune.data.datasets import Sample
+from finetune.data.formats import open_picture
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 """Raised by Pillow's decoders for damaged files, and by reading files that no longer exist."""
@@ -20,23 +22,26 @@ SIDEWAYS = (5, 6, 7, 8)
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes for grayscale images of more than 8 bits; in practice the files have 16."""
 
+MOST_IN_SIXTEEN_BITS = (1 << 16) - 1
+
 
 def open_image(sample: Sample) -> Image.Image:
-    """Decode one image as RGB: upright, transparency on white, 16 bits scaled to 8.
+    """Decode one image as RGB: upright, transparency on white, 16 bits scaled to 8; of several, the first.
 
     Raises:
         UNREADABLE: the file is damaged, or the range of its pixel values is unknown.
     """
     if not isinstance(sample.content, Path):
         return Image.fromarray(sample.content).convert("RGB")
-    with Image.open(sample.content) as image:
+    with open_picture(sample.content) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "F":
             raise ValueError("floating-point pixels of unknown range")
         if upright.mode in SIXTEEN_BITS:
-            return Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).astype(np.uint8)).convert(
-                "RGB"
-            )
+            gray = np.asarray(upright).astype(np.int64)
+            if gray.size and not 0 <= gray.min() <= gray.max() <= MOST_IN_SIXTEEN_BITS:
+                raise ValueError("whole-number pixels of unknown range")
+            return Image.fromarray((gray >> 8).astype(np.uint8)).convert("RGB")
         if upright.has_transparency_data:
             opaque = upright.convert("RGBA")
             return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
@@ -52,9 +57,12 @@ def image_size(sample: Sample) -> tuple[int, int]:
     if not isinstance(sample.content, Path):
         height, width = sample.content.shape
         return height, width
-    with Image.open(sample.content) as image:
+    with open_picture(sample.content) as image:
         sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
-        return (image.width, image.height) if sideways else (image.height, image.width)
+        width, height = image.size
+        if isinstance(image, TiffImageFile):  # newer versions of Pillow turn its size themselves
+            width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
+        return (width, height) if sideways else (height, width)
 
 
 def reason(error: Exception) -> str:

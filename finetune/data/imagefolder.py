@@ -15,10 +15,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from finetune.data.formats import format_of, is_read, skipped_lines, why_not_read
 from finetune.errors import DataError, listed
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""File name suffixes of images, the same as those of torchvision's ImageFolder."""
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -75,7 +73,7 @@ def _split_folders(root: Path) -> dict[str | None, Path]:
     named = [folder for folders in splits.values() for folder in folders]
     if not named:
         return {}
-    others = [f for f in _subfolders(root) if f not in named and any(map(_is_image, _files(f)))]
+    others = [f for f in _subfolders(root) if f not in named and any(map(format_of, _files(f)))]
     if others and len(named) == 1 and not _subfolders(named[0]):
         return {}
     if others:
@@ -134,28 +132,23 @@ def _add_images(found: ImageFolder, root: Path, folder: Path, split: str | None)
         found.excluded.append((path.relative_to(root).as_posix(), "not in a class folder"))
     for label, name in enumerate(found.classes):
         n_before = len(found.images)
-        for path in _files(folder / name):
+        paths = _files(folder / name)
+        for path in paths:
             relative = path.relative_to(root).as_posix()
             if relative[0] in "=+-@":
                 relative = f"./{relative}"  # a spreadsheet would take it for a formula
             if path.exists() and not path.is_file():
                 found.excluded.append((relative, "not a regular file"))  # reading a named pipe never ends
-            elif _is_image(path):
+            elif is_read(path):
                 found.images.append(ImageFile(relative, label, path, split))
             else:
-                suffixes = " ".join(IMAGE_SUFFIXES)
-                found.excluded.append(
-                    (relative, f"not an image: hidden, or its suffix is none of {suffixes}")
-                )
+                found.excluded.append((relative, why_not_read(path)))
         if len(found.images) == n_before:
+            unread = "".join(f" ({line.rstrip('.')})" for line in skipped_lines(paths))
             raise DataError(
-                f"Every class folder must contain an image, but {folder / name} contains none; add images or "
-                "remove the folder."
+                f"Every class folder must contain an image, but {folder / name} contains none{unread}; add "
+                "images or remove the folder."
             )
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def _files(folder: Path) -> list[Path]:

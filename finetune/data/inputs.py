@@ -14,7 +14,7 @@ import torch
 
 from finetune.data.datasets import Sample
 from finetune.data.decode import UNREADABLE, open_image, reason
-from finetune.data.imagefolder import IMAGE_SUFFIXES
+from finetune.data.formats import format_of
 from finetune.data.sources import ahead
 from finetune.data.stream import as_evaluated
 from finetune.errors import DataError, listed
@@ -56,7 +56,8 @@ def image_files(paths: Iterable[Path]) -> Iterator[Path]:
     """Every file that is named, and every image below every folder that is named.
 
     Folders are listed one after another, with names in order; hidden files and folders, links to folders and
-    files whose suffix is not an image's are left out. A file that is named is taken whatever its name.
+    files whose suffix is not an image's are left out; images in formats that are not read are not, so that
+    each of them is reported. A file that is named is taken whatever its name.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -67,9 +68,7 @@ def image_files(paths: Iterable[Path]) -> Iterator[Path]:
             continue
         for where, folders, names in os.walk(path, onerror=_raise):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(names):
-                if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES):
-                    yield Path(where, name)
+            yield from (path for name in sorted(names) if format_of(path := Path(where, name)))
 
 
 def _raise(error: OSError) -> None:

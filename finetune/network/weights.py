@@ -19,11 +19,14 @@ from torchvision.models import ResNet18_Weights
 
 from finetune.errors import WeightsError, listed
 from finetune.network.network import State
+from finetune.network.wrapped import nested, unwrapped, why_refused
 from finetune.system.download import downloading
 
 IMAGENET_URL: str = ResNet18_Weights.IMAGENET1K_V1.url
 NAMED_WEIGHTS = ("imagenet", "bundled")
 HEAD = ("fc.weight", "fc.bias")
+PICKLED = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+"""Suffixes of what torch.save writes: PyTorch's, Lightning's, Hugging Face's and those of .pth.tar files."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Weights:
         sha256: of the file.
         state: float32 parameters and buffers by torchvision's names; `fc.*` only if it fits the classes.
         dropped: head entries left out because they have another number of classes.
+        part: where the state dict was in the file and its names' prefix; empty if neither is of note.
         download_seconds: time spent fetching the file.
     """
 
@@ -44,6 +48,7 @@ class Weights:
     sha256: str
     state: State = field(repr=False)
     dropped: tuple[str, ...] = ()
+    part: str = ""
     download_seconds: float = 0.0
 
 
@@ -51,7 +56,8 @@ def load_weights(weights: str, shapes: dict[str, tuple[int, ...]]) -> Weights:
     """Find, read and check pretrained weights.
 
     Args:
-        weights: `imagenet`, `bundled`, or a .safetensors or .pth file.
+        weights: `imagenet`, `bundled`, a .safetensors file, or one that torch.save wrote: a state dict, or a
+            checkpoint that holds one.
         shapes: name and shape of every entry of the network that will take them.
 
     Raises:
@@ -69,9 +75,12 @@ def load_weights(weights: str, shapes: dict[str, tuple[int, ...]]) -> Weights:
     else:
         kind, path = "file", Path(weights)
         source = path.name
-    state, digest = read_state(path)
+    state, digest, key = _read(path)
+    names = {n for n in shapes if n not in HEAD and not n.endswith("num_batches_tracked")}
+    state, prefix = unwrapped(state, names, path)
     state, dropped = _fitted(state, shapes, path)
-    return Weights(kind, source, digest, state, dropped, seconds)
+    part = ", ".join([f"under {key}"] * bool(key) + [f"names after {prefix}"] * bool(prefix))
+    return Weights(kind, source, digest, state, dropped, part, seconds)
 
 
 def fetch(url: str) -> Path:
@@ -108,10 +117,10 @@ def open_weights(path: Path) -> Iterator[BinaryIO]:
     Raises:
         WeightsError: there is none, or its name has another suffix.
     """
-    if path.suffix not in (".safetensors", ".pth"):
+    if path.suffix not in (".safetensors", *PICKLED):
         raise WeightsError(
-            "--weights must be imagenet, bundled, a .safetensors or .pth file, or a run folder with a "
-            f"results.json, but {str(path)!r} was given."
+            f"--weights must be imagenet, bundled, a file ({', '.join(('.safetensors', *PICKLED))}), or a "
+            f"run folder with a results.json, but {str(path)!r} was given."
         )
     try:
         with path.open("rb") as file:
@@ -128,29 +137,41 @@ def read_state(path: Path) -> tuple[State, str]:
     Raises:
         WeightsError: not there, of another kind, damaged, or not a dictionary of tensors.
     """
+    state, digest, _ = _read(path)
+    return state, digest
+
+
+def _read(path: Path) -> tuple[State, str, str]:
+    """`read_state`, and the keys that lead to the state dict in the file."""
     with open_weights(path) as file:
         content = file.read()
     try:
         if path.suffix == ".safetensors":
-            state = safetensors.torch.load(content)
+            loaded = safetensors.torch.load(content)
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # remarks on old formats and on bytes that make no sense
-                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes make the readers raise almost anything
+        if refused := why_refused(error):
+            raise WeightsError(
+                f"The weights file {path} contains more than tensors ({refused}), and loading that could run "
+                "code; save the weights alone: torch.save(model.state_dict(), 'weights.pth')."
+            ) from error
         reason = str(error).strip().split("\n")[0]
         raise WeightsError(
             f"The weights file {path} is damaged or contains more than tensors ({reason})."
         ) from error
-    named = isinstance(state, dict) and all(isinstance(k, str) for k in state)
-    if not named or not all(_plain(v) for v in state.values()):
-        keys = listed([str(k) for k in state]) if isinstance(state, dict) else type(state).__name__
+    state, key = nested(loaded)
+    entries = state.items() if isinstance(state, dict) else ()
+    if not isinstance(state, dict) or not all(isinstance(k, str) and _plain(v) for k, v in entries):
+        keys = listed([str(k) for k, _ in entries]) if isinstance(state, dict) else type(state).__name__
         raise WeightsError(
             f"The weights file {path} must contain a dictionary of tensors, but it contains: {keys}."
         )
-    return state, _sha256(content)
+    return state, _sha256(content), key
 
 
 def _plain(value: object) -> bool:
@@ -175,7 +196,7 @@ def _fitted(state: State, shapes: dict[str, tuple[int, ...]], path: Path) -> tup
         n
         for n in HEAD
         if n in state and (state[n].shape[:1] != shapes[n][:1] or state[n].ndim != len(shapes[n]))
-    )
+    ) + tuple(n for n in state if n.startswith("fc.") and n not in HEAD)
     kept = {n: t for n, t in state.items() if n not in dropped}
     # Files of early PyTorch, torchvision's own among them, lack BatchNorm's step counter; nothing reads it.
     required = {n for n in shapes if n not in HEAD and not n.endswith("num_batches_tracked")}

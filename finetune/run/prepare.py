@@ -23,7 +23,7 @@ from finetune.data.prepare import (
 from finetune.data.sources import ImageSource
 from finetune.data.splits import Splits
 from finetune.distributed.world import World
-from finetune.errors import DataError, OutOfMemory, RunFolderError
+from finetune.errors import DataError, OutOfMemory, RunFolderError, listed
 from finetune.network.resnet18 import resnet18, state_shapes
 from finetune.network.weights import NAMED_WEIGHTS, Weights, load_weights, open_weights
 from finetune.run import environment, records
@@ -215,11 +215,10 @@ def _weights(
     weights = load_weights(found, state_shapes(n_classes))
     if weights.kind == "file" and Path(config.weights).is_dir():
         weights = dataclasses.replace(weights, kind="run")
-    reporter.say(f"Pretrained weights: {weights.source} (SHA-256 {weights.sha256[:12]}...)")
+    part = f", {weights.part}" if weights.part else ""
+    reporter.say(f"Pretrained weights: {weights.source} (SHA-256 {weights.sha256[:12]}...){part}")
     if weights.dropped:
-        reporter.say(
-            f"Their head has a different number of classes and was dropped: {', '.join(weights.dropped)}."
-        )
+        reporter.say(f"Their head is another one and was dropped: {listed(list(weights.dropped))}.")
     return weights
 
 

@@ -135,7 +135,11 @@ class TestOutput:
             (["--dataset", "flowers102", "--data-root", "no"], "No such file or directory. Give its"),
             (["--dataset", "digits"], "--dataset 'digits' requires --rerun; without it, use --labels."),
             (["--dataset", "imagefolder:a"], "--dataset 'imagefolder:a' requires --rerun"),
-            (["--dataset", "x:a", "--rerun"], "must be flowers102, digits or imagefolder:PATH, not 'x:a'."),
+            (
+                ["--dataset", "x:a", "--rerun"],
+                "must be flowers102, digits or an existing folder of images, not",
+            ),
+            (["--dataset", "imagefolder:", "--rerun"], "folder of images, not 'imagefolder:'."),
             (["--format", "pdf"], "is not one of"),
             (["--jobs", "0"], "0 is not in the range"),
         ],
@@ -153,6 +157,7 @@ class TestOutput:
             ["--data-root", "data", "--rerun"],
             ["--rerun"],  # with --data-root's default
             ["--dataset", "imagefolder:data", "--rerun"],
+            ["--dataset", "data", "--rerun"],
             ["--policy", "mine.toml"],
         ],
     )

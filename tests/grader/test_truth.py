@@ -1,14 +1,16 @@
 """Level 3: the truth, from a CSV and from Flowers-102's own files."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from grader.errors import UsageError
+from grader.errors import UnusableError, UsageError
 from grader.findings import Status
 from grader.grade import Job, grade
 from grader.policy import Policy, load_policy
+from grader.record import results_from
 from grader.truth import Truth, from_csv, from_flowers102
 from tests.grader.honest import truth_of
 
@@ -34,11 +36,11 @@ class TestCsv:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("id,label\na,0\n", "the header must contain sample_id and label."),
+            ("id,label\na,0\n", "the header must contain sample_id (or image) and label."),
             ("sample_id,label\n", "no rows after the header."),
             ("sample_id,label\na,0\na,1\n", "line 3: each line must have a unique sample_id"),
-            ("sample_id,label\na,rose\n", "line 2: each line must have a unique sample_id and a class index"),
-            ("sample_id,label\na\n", "line 2: each line must have a unique sample_id and a class index"),
+            ("image,label\na,rose\na,rose\n", "line 3: each line must have a unique image and a class"),
+            ("sample_id,label\na\n", "line 2: each line must have a unique sample_id and a class, found"),
             (
                 "sample_id,label,split\na,0,valid\n",
                 "line 2: split must be train, val or test, found 'valid'.",
@@ -50,6 +52,18 @@ class TestCsv:
         path.write_text(text)
         with pytest.raises(UsageError, match=re.escape(message)):
             from_csv(path)
+
+    def test_class_names(self, tmp_path: Path) -> None:
+        path = tmp_path / "truth.csv"
+        path.write_text("image,label\na,rose\nb,1\nc,oak\n")
+        found = from_csv(path)
+        assert (found.labels, found.splits) == ({}, None)
+        assert found.among(["1", "oak", "rose"]).labels == {"a": 2, "b": 0, "c": 1}
+
+    def test_whole_numbers_are_indices_whatever_the_classes_are_called(self, tmp_path: Path) -> None:
+        path = tmp_path / "truth.csv"
+        path.write_text("image,label\na,1\nb,0\n")
+        assert from_csv(path).among(["1", "0"]).labels == {"a": 1, "b": 0}
 
     def test_no_text(self, tmp_path: Path) -> None:
         path = tmp_path / "truth.csv"
@@ -81,6 +95,34 @@ class TestFlowers:
 
 
 class TestJudging:
+    def test_names_are_those_of_the_runs_classes(self, honest: Path, policy: Policy) -> None:
+        classes = results_from(json.loads((honest / "results.json").read_bytes())).classes
+        known = truth_of(honest)
+        names = {name: classes[label] for name, label in known.labels.items()}
+        names["train-0"] = "x"  # a name, so that digits' classes 0 to 9 are not taken for indices
+        with pytest.raises(UnusableError, match=r"but 'x' is not among its 10 classes, such as '0', '1', "):
+            Truth({}, None, "truth.csv", names=names).among(classes)
+        del names["train-0"]
+        found = grade(Job(honest, "x", policy, Truth({}, None, "truth.csv", names=names))).findings
+        assert found["true-labels"].status is Status.HOLDS
+        swapped = {name: {"0": "1", "1": "0"}.get(of, of) for name, of in names.items()}
+        found = grade(Job(honest, "x", policy, Truth({}, None, "truth.csv", names=swapped))).findings
+        assert found["true-labels"].status is Status.FAILS
+
+    def test_an_unknown_name_makes_one_run_unusable(self, honest: Path, policy: Policy) -> None:
+        names = {str(i): f"plant {i}" for i in range(8)}
+        found = grade(Job(honest, "x", policy, Truth({}, None, "truth.csv", names=names)))
+        assert found.exit_code == 2
+        assert found.problems == (
+            "--labels truth.csv: every label must be a class of the run, by name or index, but "
+            "'plant 0', 'plant 1', 'plant 2', 'plant 3', 'plant 4' and 3 more is not among its 10 "
+            "classes, such as '0', '1', '2', '3', '4'.",
+        )
+
+    def test_a_class_that_is_listed_twice(self) -> None:
+        with pytest.raises(UnusableError, match="list a class twice"):
+            Truth({}, None, "truth.csv", names={"a": "x"}).among(["x", "x"])
+
     def test_level_three_is_reached_and_strict_is_content(self, honest: Path) -> None:
         found = grade(Job(honest, "x", load_policy("strict"), truth_of(honest)))
         assert found.levels == (1, 2, 3)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune.data.datasets import Dataset, load_dataset
-from finetune.data.imagefolder import IMAGE_SUFFIXES
+from finetune.data.formats import READ
 from finetune.data.splits import make_splits
 from finetune.errors import DataError
 from tests.builders.images import image_tree, photo
@@ -57,23 +57,26 @@ class TestClassFolders:
 
     def test_other_files_are_counted_and_named(self, tmp_path: Path) -> None:
         image_tree(tmp_path, {"a": 1, "b": 1})
-        for name in ("README.md", "a/notes.txt", "a/cat.gif", "b/Thumbs.db", "b/._000.png", "b/.DS_Store"):
+        for name in ("README.md", "a/notes.txt", "a/cat.mp4", "b/Thumbs.db", "b/._000.png", "b/.DS_Store"):
             (tmp_path / name).write_bytes(b"?")
         data = folder(tmp_path)
         assert len(data.samples) == 2
         reasons = dict(data.excluded)
         assert list(reasons) == sorted(
-            ["README.md", "a/cat.gif", "a/notes.txt", "b/.DS_Store", "b/._000.png", "b/Thumbs.db"]
+            ["README.md", "a/cat.mp4", "a/notes.txt", "b/.DS_Store", "b/._000.png", "b/Thumbs.db"]
         )
         assert reasons["README.md"] == "not in a class folder"
-        assert reasons["a/cat.gif"].startswith("not an image: hidden, or its suffix is none of .jpg")
-        assert data.notes == ("6 files excluded: not an image of a class.",)
+        assert reasons["a/cat.mp4"].startswith("not an image: its suffix is none of .jpg")
+        assert reasons["b/._000.png"] == "hidden"
+        assert data.notes == (
+            "6 files excluded: not an image of a class (2 hidden, 1 .md, 1 .mp4, 1 .txt, 1 .db).",
+        )
 
     def test_suffixes_in_upper_case(self, tmp_path: Path) -> None:
         image_tree(tmp_path, {"a": 0, "b": 1})
-        for number, suffix in enumerate(IMAGE_SUFFIXES):
+        for number, suffix in enumerate(READ):
             (tmp_path / "a" / f"{number}{suffix.upper()}").write_bytes(b"x")
-        assert len(folder(tmp_path).samples) == len(IMAGE_SUFFIXES) + 1
+        assert len(folder(tmp_path).samples) == len(READ) + 1
 
     @pytest.mark.parametrize("name", ["猫と犬", "кошка", "å ä ö", "x" * 64, "名" * 64, "a'b\"c,d", "train2"])
     def test_names_of_any_script(self, tmp_path: Path, name: str) -> None:
@@ -128,9 +131,9 @@ class TestSplitFolders:
 
     def test_stray_files_in_every_split(self, tmp_path: Path) -> None:
         image_tree(tmp_path, {"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1})
-        (tmp_path / "val" / "b" / "x.gif").write_bytes(b"?")
+        (tmp_path / "val" / "b" / "x.txt").write_bytes(b"?")
         (tmp_path / "train" / "list.csv").write_bytes(b"?")
-        assert [path for path, _ in folder(tmp_path).excluded] == ["train/list.csv", "val/b/x.gif"]
+        assert [path for path, _ in folder(tmp_path).excluded] == ["train/list.csv", "val/b/x.txt"]
 
     @pytest.mark.parametrize(
         ("counts", "message"),
@@ -296,7 +299,7 @@ class TestHymenoptera:
         root = real_data("hymenoptera")
         data = folder(root)
         assert data.classes == ("ants", "bees")
-        assert "train/ants/imageNotFound.gif" in [path for path, _ in data.excluded]
+        assert "train/ants/imageNotFound.gif" in [sample.id for sample in data.samples]
         splits = make_splits(data, None, None, 0, 2)
         assert splits.kind == "official"
         assert len(splits.val.samples) + len(splits.test.samples) == 153

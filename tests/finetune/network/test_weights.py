@@ -189,11 +189,11 @@ class TestDamage:
         assert all(isinstance(t, torch.Tensor) for t in found.values())
 
     def test_another_kind_of_file(self, tmp_path: Path) -> None:
-        (tmp_path / "weights.bin").touch()
+        (tmp_path / "weights.h5").touch()
         with pytest.raises(
-            WeightsError, match=r"must be imagenet, bundled, a \.safetensors or \.pth file, or"
+            WeightsError, match=r"must be imagenet, bundled, a file \(\.safetensors, \.pth, .*\), or"
         ):
-            load_weights(str(tmp_path / "weights.bin"), TEN)
+            load_weights(str(tmp_path / "weights.h5"), TEN)
 
     def test_no_file(self, tmp_path: Path) -> None:
         with pytest.raises(

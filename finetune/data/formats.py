@@ -1,0 +1,124 @@
+"""Image formats: which are read, by suffix, and what is said of files in the others."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError, features
+
+from finetune.errors import counted, listed
+
+READ = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".bmp": "BMP", ".gif": "GIF",
+    ".ppm": "PPM", ".pgm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WebP",
+}  # fmt: skip
+"""Formats that every Pillow reads, by suffix: those of torchvision's ImageFolder, GIF and .jfif."""
+
+SOMETIMES_READ = {".avif": "AVIF", ".heic": "HEIC", ".heif": "HEIC", ".hif": "HEIC"}
+"""Formats that are read if Pillow was built with AVIF, or if pillow-heif is installed."""
+
+NOT_READ = {
+    ".jxl": "JPEG XL", ".svg": "SVG", ".exr": "OpenEXR", ".dcm": "DICOM", ".dng": "raw", ".cr2": "raw",
+    ".cr3": "raw", ".nef": "raw", ".arw": "raw", ".orf": "raw", ".raf": "raw", ".rw2": "raw",
+}  # fmt: skip
+"""Formats of pictures that people have in their folders and that are never read; of some raw files, Pillow
+would read a thumbnail."""
+
+PICTURES = READ | SOMETIMES_READ | NOT_READ
+
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+"""Major brands of HEIF files in their first box (ISO/IEC 23008-12, Annex B)."""
+
+
+def format_of(path: Path) -> str | None:
+    """The format of a picture by its suffix, whether or not it is read; None for other and hidden files."""
+    return None if path.name.startswith(".") else PICTURES.get(path.suffix.lower())
+
+
+def remedy(name: str) -> str | None:
+    """What makes files of a format readable, as an order; None if they are read."""
+    if name == "HEIC":
+        return None if _heif_file() else 'pip install "finetune[heic]"'
+    if name == "AVIF":
+        return None if features.check("avif") else "install a Pillow with AVIF (pip install -U pillow)"
+    return "convert them to JPEG or PNG" if name in NOT_READ.values() else None
+
+
+def is_read(path: Path) -> bool:
+    """Whether a file is an image, by its suffix, in a format that is read here."""
+    name = format_of(path)
+    return name is not None and remedy(name) is None
+
+
+def why_not_read(path: Path) -> str:
+    """Why a file in a folder is no image of a data set."""
+    if path.name.startswith("."):
+        return "hidden"
+    name = format_of(path)
+    if name is None:
+        return f"not an image: its suffix is none of {' '.join(READ | SOMETIMES_READ)}"
+    return f"{name} is not read: {remedy(name)}"
+
+
+def skipped_lines(paths: Iterable[Path]) -> list[str]:
+    """Sentences on the pictures among some files that are not read, by format, the most frequent first."""
+    formats = Counter(name for path in paths if (name := format_of(path)) and remedy(name))
+    return [f"{counted(n, f'{name} file')} skipped: {remedy(name)}." for name, n in formats.most_common()]
+
+
+def excluded_lines(excluded: Iterable[tuple[str, str]]) -> list[str]:
+    """Sentences on the files of an image folder that are not used, given as paths and reasons."""
+    files = [(Path(path), reason) for path, reason in excluded]
+    skipped = {path for path, reason in files if format_of(path) and reason == why_not_read(path)}
+    others = Counter(
+        "hidden" if path.name.startswith(".") else path.suffix.lower() or "without suffix"
+        for path, _ in files
+        if path not in skipped
+    )
+    lines = skipped_lines(skipped)
+    if others:
+        kinds = listed([f"{n:,} {kind}" for kind, n in others.most_common()])
+        lines.append(f"{counted(others.total(), 'file')} excluded: not an image of a class ({kinds}).")
+    return lines
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Open an image file whatever its name says; its header is read, its pixels are not yet.
+
+    pillow-heif is called, not registered with Pillow: plugins are the whole process's.
+
+    Raises:
+        OSError, ValueError: it is damaged, or in a format that is not read.
+    """
+    name = NOT_READ.get(path.suffix.lower())
+    if name is not None:
+        raise ValueError(f"{name} is not read: {remedy(name)}")
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError:
+        if not _is_heic(path):
+            raise
+    if remedy("HEIC") is not None:
+        raise ValueError(f"HEIC is not read: {remedy('HEIC')}")
+    opened: Image.Image = _heif_file()(path)
+    return opened
+
+
+def _is_heic(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS
+
+
+@functools.cache
+def _heif_file() -> Any:
+    """pillow-heif's class for image files; None if it is not installed."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        return None
+    return HeifImageFile
