@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import click
 
 from finetune import __version__
+from finetune.cli.command import PREFIX
 from finetune.cli.data import data
 from finetune.cli.evaluate import evaluate
 from finetune.cli.explain import explain
@@ -33,7 +34,13 @@ EXTRAS = {"captum": "explain", "onnx": "export", "onnxruntime": "export", "onnxs
 """The extra that installs a module, where it is not `train`."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "auto_envvar_prefix": PREFIX,
+    }
+)
 @click.version_option(__version__)
 def cli() -> None:
     """Does it pay to start from pretrained weights, and must I train every layer?
@@ -62,7 +69,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL(\.|$)")  # odd metadata; damaged images still raise
     survive_closed_pipes()
     try:
-        code = _exit_code(cli(standalone_mode=False))
+        code = _exit_code(cli(prog_name="finetune", standalone_mode=False))
     except click.ClickException as error:
         error.show()
         code = error.exit_code

@@ -6,12 +6,19 @@ from pathlib import Path
 
 import click
 
+from finetune.cli.command import Command
 from finetune.cli.options import FOLDER
 
 COMPARISON = Path("comparison.html")
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "finetune report runs/photos-TIME",
+        "finetune report runs/one runs/other --out comparison.html",
+    ),
+)
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=FOLDER)
 @click.option("--out", type=FOLDER, help="The file.  [default: RUN/report.html; of several, comparison.html]")
 def report(runs: tuple[Path, ...], out: Path | None) -> None:

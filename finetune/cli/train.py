@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from finetune.cli.command import GROUPS, Command
 from finetune.cli.options import FOLDER, begin_training, cache_limit, takes_config
 from finetune.config.experiment import ExperimentConfig
 from finetune.config.presets import load_preset
@@ -22,7 +23,17 @@ NEWEST = Path("newest")
 """The value of `--resume` when no folder follows it."""
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    groups=GROUPS,
+    examples=(
+        "finetune train --preset smoke           # a minute, nothing to download",
+        "finetune train --dataset photos         # photos/CLASS/*.jpg, ImageNet weights",
+        "finetune train --dataset photos --weights bundled --image-size 64 --subset 20",
+        "finetune train --dataset photos --tune --seeds 3  # the fairest comparison",
+        "finetune train --resume                 # the newest interrupted run",
+    ),
+)
 @takes_config()
 @cache_limit
 @click.option(
@@ -80,7 +91,7 @@ def _folder_to_resume(resume: Path) -> Path:
     for name in context.params:
         if (
             name not in ("resume", "parallel")
-            and context.get_parameter_source(name) != ParameterSource.DEFAULT
+            and context.get_parameter_source(name) == ParameterSource.COMMANDLINE
         ):
             raise ConfigError(
                 "--resume continues a run with the options it was started with, so no other option can be "

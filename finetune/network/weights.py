@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torchvision.models import ResNet18_Weights
 
-from finetune.errors import WeightsError, listed
+from finetune.errors import WeightsError, did_you_mean, listed
 from finetune.network.network import State
 from finetune.system.download import downloading
 
@@ -111,7 +111,7 @@ def open_weights(path: Path) -> Iterator[BinaryIO]:
     if path.suffix not in (".safetensors", ".pth"):
         raise WeightsError(
             "--weights must be imagenet, bundled, a .safetensors or .pth file, or a run folder with a "
-            f"results.json, but {str(path)!r} was given."
+            f"results.json, but {str(path)!r} was given{did_you_mean(str(path), NAMED_WEIGHTS) or '.'}"
         )
     try:
         with path.open("rb") as file:
