@@ -21,6 +21,6 @@ def profile(config: ExperimentConfig) -> Mapping[str, Any]:
     config = dataclasses.replace(config, tune=None)  # a preset's; trials take the time that their runs take
     stop = begin_training(config)
     from finetune.run.profile import profile_run
-    from finetune.system.console import Reporter
+    from finetune.system.reporters import reporter_for
 
-    return profile_run(config, Reporter(), stop)
+    return profile_run(config, reporter_for(), stop)

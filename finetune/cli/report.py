@@ -27,10 +27,11 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
     Each RUN is a run folder. The page is what `finetune train` writes at the end of a run: verdict, curves,
     differences, mistakes, classes and set-up. It needs neither network nor scripts.
     """
+    from finetune.report.judged import judged
     from finetune.report.page import REPORT_NAME, write_report
 
     if out is None:
         folder = runs[0] if runs[0].is_dir() else runs[0].parent
         out = folder / REPORT_NAME if len(runs) == 1 else COMPARISON
-    write_report(runs, out)
+    write_report(judged(runs), out)
     click.echo(f"Report: {out}")
