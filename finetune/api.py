@@ -227,13 +227,11 @@ def train(
     stop = _InterruptRequest()
     with undisturbed():
         stop.install()
-        from rich.console import Console
-
         from finetune.run.experiment import run_experiment
-        from finetune.system.console import Reporter
+        from finetune.system.reporters import SilentReporter, reporter_for
 
         try:
-            run_experiment(config, folder, Reporter(Console(quiet=True) if quiet else None), stop)
+            run_experiment(config, folder, SilentReporter(0) if quiet else reporter_for(), stop)
         except Stopped as stopped:
             number = stopped.number
         else:

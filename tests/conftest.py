@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 # As the command line has it, and before anything imports torch: spinning threads slow a busy machine down.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+for _variable in [name for name in os.environ if re.match("FINETUNE_(?!KILLS|CACHE_LIMIT)", name)]:
+    del os.environ[_variable]  # a developer's own options would change what the commands under test do
 
 # Shared machines are slow at times, and a test that fails must fail again when it is looked at.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50)

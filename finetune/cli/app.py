@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Mapping
 
 import click
 
 from finetune import __version__
+from finetune.cli.command import PREFIX
 from finetune.cli.data import data
 from finetune.cli.evaluate import evaluate
+from finetune.cli.exit_codes import BAD_INPUT, SIGNAL, exit_code
 from finetune.cli.explain import explain
 from finetune.cli.export import export
 from finetune.cli.layers import layers
@@ -27,13 +28,17 @@ from finetune.errors import FinetuneError
 from finetune.system.console import survive_closed_pipes
 from finetune.system.signals import Stopped
 
-EXIT_FAILED_VARIANT = 1
-EXIT_BAD_INPUT = 2
 EXTRAS = {"captum": "explain", "onnx": "export", "onnxruntime": "export", "onnxscript": "export"}
 """The extra that installs a module, where it is not `train`."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "auto_envvar_prefix": PREFIX,
+    }
+)
 @click.version_option(__version__)
 def cli() -> None:
     """Does it pay to start from pretrained weights, and must I train every layer?
@@ -62,13 +67,13 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL(\.|$)")  # odd metadata; damaged images still raise
     survive_closed_pipes()
     try:
-        code = _exit_code(cli(standalone_mode=False))
+        code = exit_code(cli(prog_name="finetune", standalone_mode=False))
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except FinetuneError as error:
         click.echo(f"Error: {error}", err=True)
-        code = EXIT_BAD_INPUT
+        code = BAD_INPUT
     except ModuleNotFoundError as error:
         if error.name is None or "." in error.name or error.name == "finetune":
             raise  # a bug; only top-level packages of others can be missing from an installation
@@ -77,11 +82,11 @@ def main() -> None:
             f'run: pip install "finetune[{EXTRAS.get(error.name, "train")}]".',
             err=True,
         )
-        code = EXIT_BAD_INPUT
+        code = BAD_INPUT
     except (click.Abort, KeyboardInterrupt):
-        code = 128 + signal.SIGINT
+        code = SIGNAL + signal.SIGINT
     except Stopped as stopped:
-        code = 128 + stopped.number
+        code = SIGNAL + stopped.number
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; training says more, and torch may be absent
             raise
@@ -90,13 +95,5 @@ def main() -> None:
             "use --device cpu.",
             err=True,
         )
-        code = EXIT_BAD_INPUT
+        code = BAD_INPUT
     sys.exit(code)
-
-
-def _exit_code(returned: object) -> int:
-    """The exit code for what a command returned: results, click's own exit code for --help, or nothing."""
-    if isinstance(returned, Mapping):
-        failed = any(run["status"] != "completed" for run in returned["runs"])
-        return EXIT_FAILED_VARIANT if failed else 0
-    return returned if isinstance(returned, int) else 0

@@ -6,6 +6,7 @@ import dataclasses
 
 import click
 
+from finetune.cli.command import GROUPS, Command
 from finetune.cli.options import IMAGE_OPTIONS, cache_limit, takes_config
 from finetune.config.experiment import ExperimentConfig
 
@@ -15,7 +16,9 @@ def data() -> None:
     """Manage the decoded images cached in ~/.cache/finetune (or below XDG_CACHE_HOME)."""
 
 
-@data.command()
+@data.command(
+    cls=Command, groups=GROUPS, examples=("finetune data prepare --dataset photos --image-size 64",)
+)
 @takes_config(*IMAGE_OPTIONS)
 @cache_limit
 def prepare(config: ExperimentConfig) -> None:
@@ -29,7 +32,7 @@ def prepare(config: ExperimentConfig) -> None:
     prepare_images(config, split_dataset(config, workers), Reporter(), workers)
 
 
-@data.command("list")
+@data.command("list", cls=Command)
 def list_() -> None:
     """List the cached data: number of images, size, time of last use."""
     from finetune.data.cache import cache_folder, entries
@@ -42,7 +45,7 @@ def list_() -> None:
     click.echo(f"{total / 1e6:,.0f} MB in {cache_folder()}")
 
 
-@data.command()
+@data.command(cls=Command)
 @click.argument("names", nargs=-1)
 def clear(names: tuple[str, ...]) -> None:
     """Delete cached data: the entries with these NAMES, or all of them."""

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
+from finetune.cli.command import Command
 from finetune.cli.options import FOLDER, dataset_of, option
 
 
-@click.command()
+@click.command(cls=Command, examples=("finetune evaluate runs/photos-TIME --output fresh",))
 @click.argument("run", type=FOLDER)
 @click.option("--output", type=FOLDER, required=True, help="Folder for the predictions.")
 @click.option(

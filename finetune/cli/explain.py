@@ -6,10 +6,13 @@ from pathlib import Path
 
 import click
 
+from finetune.cli.command import Command
 from finetune.cli.options import FOLDER, option, takes_model
 
 
-@click.command()
+@click.command(
+    cls=Command, examples=("finetune explain runs/photos-TIME photo.jpg --class rose --out rose.png",)
+)
 @takes_model
 @click.argument("image", type=FOLDER)
 @click.option("--class", "class_name", metavar="NAME", help="Class to explain.  [default: the most probable]")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from finetune.cli.command import Command
 from finetune.cli.options import FOLDER, option, takes_model
 
 
-@click.command()
+@click.command(cls=Command, examples=("finetune export runs/photos-TIME --format onnx --out model",))
 @takes_model
 @click.option(
     "--format",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from finetune.cli.command import Command
 from finetune.config.presets import load_preset
 
 
-@click.command()
+@click.command(cls=Command, examples=("finetune layers --variant c --classes 10",))
 @click.option("--variant", help="Show only this variant of the preset.  [default: all]")
 @click.option(
     "--classes", type=click.IntRange(min=2), default=102, show_default=True, help="Number of classes."

@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
+from finetune.cli.command import Command
 from finetune.cli.options import FOLDER
 
 
-@click.command()
+@click.command(cls=Command, examples=("finetune merge shards/shard-000 shards/shard-001 --out runs/whole",))
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="New run folder.")
 def merge(runs: tuple[Path, ...], out: Path) -> Mapping[str, Any]:

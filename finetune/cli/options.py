@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from finetune.cli.command import configured_by, shown
 from finetune.config.experiment import (
     DATASETS,
     DEVICES,
@@ -164,7 +165,7 @@ def takes_config(*names: str, **defaults: Any) -> Callable[[Command], Command]:
         def configured(**arguments: Any) -> Any:
             given = {name: arguments.pop(name) for name in names}
             given = {**defaults, **{name: value for name, value in given.items() if value is not None}}
-            return command(config=configure(given), **arguments)
+            return command(config=configured_by(given, configure), **arguments)
 
         wrapped: Command = configured
         for name in reversed(names):
@@ -174,12 +175,12 @@ def takes_config(*names: str, **defaults: Any) -> Callable[[Command], Command]:
     return decorate
 
 
-def _set_limit(_context: click.Context, _option: click.Parameter, size: str | None) -> None:
+def _set_limit(context: click.Context, _option: click.Parameter, size: str | None) -> None:
     if size is None:
         return
     from finetune.system.files import parse_size
 
-    parse_size(size, "--cache-limit")
+    parse_size(size, shown(context, "cache_limit"))
     # Not in the configuration, because it changes no result; and set without data.cache, which imports torch.
     os.environ["FINETUNE_CACHE_LIMIT"] = size
 
@@ -260,7 +261,8 @@ def dataset_of(value: str) -> str:
         return value
     # os.path.isdir() is false for names that the operating system does not allow; Path.is_dir() raises.
     is_folder = os.path.isdir(os.path.expanduser(value))  # noqa: PTH111, PTH112
-    require(is_folder, "dataset", "flowers102, digits or an existing folder of images", value)
+    named = ("flowers102", "digits")
+    require(is_folder, "dataset", "flowers102, digits or an existing folder of images", value, named)
     return f"imagefolder:{value}"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from finetune.cli.command import Command
 from finetune.cli.options import FOLDER, option, takes_model
 
 if TYPE_CHECKING:
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 EXIT_UNREADABLE = 1
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "finetune predict runs/photos-TIME new-photos",
+        "finetune predict runs/photos-TIME a.jpg --top 1 --format json",
+    ),
+)
 @takes_model
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=FOLDER)
 @click.option(

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
+from finetune.cli.command import GROUPS, Command
 from finetune.cli.options import OPTIONS, begin_training, cache_limit, takes_config
 from finetune.config.experiment import ExperimentConfig
 
 
-@click.command()
+@click.command(cls=Command, groups=GROUPS, examples=("finetune profile --dataset photos --variants c",))
 @takes_config(*(name for name in OPTIONS if name != "tune"), epochs=2)
 @cache_limit
 def profile(config: ExperimentConfig) -> Mapping[str, Any]:
@@ -20,6 +21,6 @@ def profile(config: ExperimentConfig) -> Mapping[str, Any]:
     config = dataclasses.replace(config, tune=None)  # a preset's; trials take the time that their runs take
     stop = begin_training(config)
     from finetune.run.profile import profile_run
-    from finetune.system.console import Reporter
+    from finetune.system.reporters import reporter_for
 
-    return profile_run(config, Reporter(), stop)
+    return profile_run(config, reporter_for(), stop)

@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
+from finetune.cli.command import Command
 from finetune.cli.options import FOLDER, begin_training, option
 from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig
 
 
-@click.command(hidden=True)
+@click.command(cls=Command, hidden=True)
 @click.argument("run", type=FOLDER)
 @click.option("--output", type=FOLDER, required=True, help="JSON file for what the epochs gave.")
 @click.option(

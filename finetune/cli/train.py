@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from finetune.cli.command import GROUPS, Command
+from finetune.cli.exit_codes import BAD_INPUT, SIGNAL, exit_code
 from finetune.cli.options import FOLDER, begin_training, cache_limit, takes_config
 from finetune.config.experiment import ExperimentConfig
 from finetune.config.presets import load_preset
-from finetune.errors import ConfigError
+from finetune.distributed.launcher import launch_info
+from finetune.errors import ConfigError, FinetuneError
 from finetune.system.signals import Stopped, StopRequest
 
+if TYPE_CHECKING:
+    from finetune.system.console import Reporter
+
+LOG_FORMATS = ("text", "json")
 RUNS = Path("runs")
 NEWEST = Path("newest")
 """The value of `--resume` when no folder follows it."""
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    groups=GROUPS,
+    examples=(
+        "finetune train --preset smoke           # a minute, nothing to download",
+        "finetune train --dataset photos         # photos/CLASS/*.jpg, ImageNet weights",
+        "finetune train --dataset photos --weights bundled --image-size 64 --subset 20",
+        "finetune train --dataset photos --tune --seeds 3  # the fairest comparison",
+        "finetune train --resume                 # the newest interrupted run",
+    ),
+)
 @takes_config()
 @cache_limit
 @click.option(
@@ -40,8 +58,20 @@ NEWEST = Path("newest")
     metavar="[RUN]",
     help="Resume an interrupted run; without RUN, the newest in runs/.",
 )
+@click.option("--quiet", is_flag=True, help="Print warnings and the verdict only.  [default: off]")
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS),
+    default=LOG_FORMATS[0],
+    help="Lines for people, or a JSON object a line for programs.  [default: text]",
+)
 def train(
-    config: ExperimentConfig, parallel: str | None, out: Path | None, resume: Path | None
+    config: ExperimentConfig,
+    parallel: str | None,
+    out: Path | None,
+    resume: Path | None,
+    quiet: bool,
+    log_format: str,
 ) -> Mapping[str, Any] | None:
     """Train the variants and write a run folder.
 
@@ -49,6 +79,11 @@ def train(
     contains results.json, report.html, config.toml, and the predictions and the checkpoint of each variant's
     best epoch.
     """
+    if quiet and log_format != "text":
+        raise ConfigError(
+            f"--quiet chooses what is said to people, but --log-format {log_format} was given too; leave one "
+            "of them out."
+        )
     if resume is not None:
         out = _folder_to_resume(resume)
         config = load_preset(str(out / "config.toml"))
@@ -58,11 +93,34 @@ def train(
         )
     out = out or default_folder(config)
     stop = begin_training(config)
+    from finetune.system.reporters import reporter_for
+
+    reporter = reporter_for(log_format, quiet, launch_info().rank if parallel else 0, parallel)
+    stop.announce = reporter.stopping
+    with _end_told(reporter, out, parallel):
+        record = _train(config, out, resume is not None, parallel, stop, reporter)
+        code = exit_code(record)
+        reporter.event("end", _end("failed" if code else "completed", code, out))
+    return record
+
+
+@contextmanager
+def _end_told(reporter: Reporter, out: Path, parallel: str | None) -> Iterator[None]:
+    """Tell programs how the job ended if it does not end well, and people how to resume it."""
     try:
-        return _train(config, out, resume is not None, parallel, stop)
-    except Stopped:
-        click.echo(f"Interrupted. {_how_to_resume(out, parallel)}", err=True)
+        yield
+    except Stopped as stopped:
+        message = f"Interrupted. {_how_to_resume(out, parallel)}"
+        click.echo(message, err=True)
+        reporter.event("end", _end("interrupted", SIGNAL + stopped.number, out, message))
         raise
+    except FinetuneError as error:
+        reporter.event("end", _end("refused", BAD_INPUT, out, str(error)))
+        raise
+
+
+def _end(status: str, code: int, out: Path, message: str | None = None) -> dict[str, Any]:
+    return {"status": status, "exit_code": code, "run": str(out), "message": message}
 
 
 def default_folder(config: ExperimentConfig) -> Path:
@@ -80,7 +138,7 @@ def _folder_to_resume(resume: Path) -> Path:
     for name in context.params:
         if (
             name not in ("resume", "parallel")
-            and context.get_parameter_source(name) != ParameterSource.DEFAULT
+            and context.get_parameter_source(name) == ParameterSource.COMMANDLINE
         ):
             raise ConfigError(
                 "--resume continues a run with the options it was started with, so no other option can be "
@@ -101,7 +159,12 @@ def _folder_to_resume(resume: Path) -> Path:
 
 
 def _train(
-    config: ExperimentConfig, out: Path, resume: bool, parallel: str | None, stop: StopRequest
+    config: ExperimentConfig,
+    out: Path,
+    resume: bool,
+    parallel: str | None,
+    stop: StopRequest,
+    reporter: Reporter,
 ) -> Mapping[str, Any] | None:
     """Train in this process alone, or as one of several; returns the results that this process has."""
     if parallel is None and config.processes > 1:
@@ -113,11 +176,10 @@ def _train(
     if parallel is not None:
         from finetune.run.shards import train_parallel
 
-        return train_parallel(parallel, config, out, resume, stop)
+        return train_parallel(parallel, config, out, resume, stop, reporter)
     from finetune.run.experiment import run_experiment
-    from finetune.system.console import Reporter
 
-    return run_experiment(config, out, Reporter(), stop, resume)
+    return run_experiment(config, out, reporter, stop, resume)
 
 
 def _how_to_resume(out: Path, parallel: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig, Recipe, Variant, pick, require
 from finetune.config.tune import tune_from_table
-from finetune.errors import ConfigError
+from finetune.errors import ConfigError, did_you_mean
 
 
 def preset_names() -> dict[str, str]:
@@ -34,7 +34,7 @@ def load_preset(name: str) -> ExperimentConfig:
             raise ConfigError(f"The preset file {name} cannot be read ({error}); check the path.") from error
     else:
         known = preset_names()
-        require(name in known, "preset", f"{', '.join(known)} or the path of a .toml file", name)
+        require(name in known, "preset", f"{', '.join(known)} or the path of a .toml file", name, known)
         text = (resources.files("finetune.config") / "presets" / f"{name}.toml").read_text("utf-8")
     try:
         table = tomllib.loads(text)
@@ -95,7 +95,10 @@ def _checked(cls: type[Any], table: Mapping[str, Any], where: str) -> Mapping[st
     fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in ("variants", "recipe", "tune")}
     for key in table:
         if key not in fields:
-            raise ConfigError(f"{where} has an unknown key {key!r}; the valid ones are {', '.join(fields)}.")
+            raise ConfigError(
+                f"{where} has an unknown key {key!r}; the valid ones are {', '.join(fields)}"
+                f"{did_you_mean(key, [f.name for f in dataclasses.fields(cls)]) or '.'}"
+            )
     missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in table]
     if missing:
         raise ConfigError(f"{where} must have the key {missing[0]!r}, but it does not; add it.")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
-from finetune.errors import ConfigError
+from finetune.errors import ConfigError, did_you_mean
 
 
-def require(holds: bool, what: str, rule: str, value: object) -> None:
+def require(holds: bool, what: str, rule: str, value: object, choices: Iterable[str] = ()) -> None:
     """Raise an error unless a value meets its rule.
 
     Args:
@@ -15,17 +16,19 @@ def require(holds: bool, what: str, rule: str, value: object) -> None:
         what: what the value is for, as the subject of the message.
         rule: what it must be, to follow "must be".
         value: as it was given.
+        choices: valid values, of which the nearest is suggested.
 
     Raises:
         ConfigError: the value breaks the rule.
     """
     if not holds:
-        raise ConfigError(f"{what} must be {rule}, but {value!r} was given.")
+        near = did_you_mean(value, choices)
+        raise ConfigError(f"{what} must be {rule}, but {value!r} was given{near or '.'}")
 
 
 def require_choice(what: str, choices: tuple[str, ...], value: object) -> None:
     """Raise an error unless a value is one of the choices, of which there are at least two."""
-    require(value in choices, what, f"{', '.join(choices[:-1])} or {choices[-1]}", value)
+    require(value in choices, what, f"{', '.join(choices[:-1])} or {choices[-1]}", value, choices)
 
 
 def is_number(value: object) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.errors import ConfigError
+from finetune.errors import ConfigError, did_you_mean
 
 MODES = ("halving", "full")
 
@@ -33,7 +33,10 @@ class Tune:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise ConfigError(f"The mode of tune must be {' or '.join(MODES)}, but {self.mode!r} was given.")
+            raise ConfigError(
+                f"The mode of tune must be {' or '.join(MODES)}, but {self.mode!r} was given"
+                f"{did_you_mean(self.mode, MODES) or '.'}"
+            )
         rates = self.rates
         ascending = (
             isinstance(rates, tuple)
@@ -66,6 +69,7 @@ def tune_from_table(value: object, where: str) -> Tune | None:
     unknown = fields.keys() - {"mode", "rates"}
     if unknown:
         raise ConfigError(
-            f"[tune] of {where} has an unknown key {min(unknown)!r}; the valid ones are mode, rates."
+            f"[tune] of {where} has an unknown key {min(unknown)!r}; the valid ones are mode, rates"
+            f"{did_you_mean(min(unknown), ('mode', 'rates')) or '.'}"
         )
     return Tune(**fields)

@@ -57,6 +57,7 @@ class Variant:
             f"train of variant {self.name}",
             f'"all" or a list of different groups from {", ".join(GROUPS)}',
             unknown[0] if unknown else self.train,
+            ("all", *GROUPS),
         )
         require(
             self.lr is None or (is_number(self.lr) and self.lr > 0),
@@ -110,5 +111,5 @@ def pick(variants: Sequence[Variant], names: Iterable[str]) -> tuple[Variant, ..
     rows = {v.name.casefold(): v for v in variants}
     wanted = [n.strip().casefold() for n in names]
     for name in wanted:
-        require(name in rows, "variant", f"one of {', '.join(v.name for v in variants)}", name)
+        require(name in rows, "variant", f"one of {', '.join(v.name for v in variants)}", name, rows)
     return tuple(rows[n] for n in wanted)

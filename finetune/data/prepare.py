@@ -193,7 +193,9 @@ def prepare_images(
     evict(limit, in_use)
     n_samples = {name: len(s.samples) for name, s in split.splits.by_name.items()}
     kind = f"{split.splits.kind}, another one for each seed" if split.by_seed else split.splits.kind
-    for line in (*split.splits.notes, *notes, *summary_lines(split.dataset.classes, n_samples, kind)):
+    for line in (*split.splits.notes, *notes):
+        reporter.warn(line)
+    for line in summary_lines(split.dataset.classes, n_samples, kind):
         reporter.say(line)
     sources, where = _placed(config, decoded, device)
     reporter.say(f"{sum(map(len, sources.values())):,} images {where}.")

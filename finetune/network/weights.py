@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torchvision.models import ResNet18_Weights
 
-from finetune.errors import WeightsError, listed
+from finetune.errors import WeightsError, did_you_mean, listed
 from finetune.network.network import State
 from finetune.network.wrapped import nested, unwrapped, why_refused
 from finetune.system.download import downloading
@@ -120,7 +120,8 @@ def open_weights(path: Path) -> Iterator[BinaryIO]:
     if path.suffix not in (".safetensors", *PICKLED):
         raise WeightsError(
             f"--weights must be imagenet, bundled, a file ({', '.join(('.safetensors', *PICKLED))}), or a "
-            f"run folder with a results.json, but {str(path)!r} was given."
+            "run folder with a results.json, but "
+            f"{str(path)!r} was given{did_you_mean(str(path), NAMED_WEIGHTS) or '.'}"
         )
     try:
         with path.open("rb") as file:

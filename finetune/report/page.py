@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from finetune import __version__
 from finetune.report.comparison import comparison_context
 from finetune.report.contents import run_context
-from finetune.report.judged import judged
+from finetune.report.judged import JudgedRun
 from finetune.report.plot import swatch
 from finetune.system.files import write_atomically
 from grader.checks.compare import p_text
@@ -30,26 +30,21 @@ MARKS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u206
 """Characters that change the direction of the text around them (Unicode Annex 9)."""
 
 
-def write_report(runs: Sequence[Path], out: Path) -> None:
+def write_report(runs: Sequence[JudgedRun], out: Path) -> None:
     """Write the report of one run, or the comparison of several, as one self-contained file.
 
-    Args:
-        runs: run folders, or their results files.
-        out: the file.
-
     Raises:
-        RunFolderError: the grader cannot use a run, or the file cannot be written.
+        RunFolderError: the file cannot be written.
     """
     write_atomically(out, page(runs).encode())
 
 
-def page(runs: Sequence[Path]) -> str:
-    """The report of one run, or the comparison of several; raises as `write_report` does."""
-    found = judged(runs)
+def page(runs: Sequence[JudgedRun]) -> str:
+    """The report of one run, or the comparison of several."""
     name, context = (
-        ("run.html", run_context(found[0]))
-        if len(found) == 1
-        else ("comparison.html", comparison_context(found))
+        ("run.html", run_context(runs[0]))
+        if len(runs) == 1
+        else ("comparison.html", comparison_context(runs))
     )
     return _environment().get_template(name).render(context)
 

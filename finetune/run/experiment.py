@@ -21,11 +21,12 @@ from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.progress import Progress
 from finetune.run.records import Document, Json, Pair, Shard
-from finetune.run.report import answer_lines, doubt_lines, start_line, summary
+from finetune.run.report import answer_lines, doubt_lines, start_line, summary, verdict_facts
 from finetune.run.saving import Saving
 from finetune.run.states import kept_states
 from finetune.run.trials import chosen, not_trained, trial_record, tune
 from finetune.run.tuning import Trial
+from finetune.run.watch import Watch
 from finetune.system.console import Reporter
 from finetune.system.signals import StopRequest
 from finetune.training.checkpoint import Checkpoints
@@ -81,18 +82,28 @@ def run_experiment(
             folder.begin(prepared.config, shard)
         record["runs"], seconds = folder.resume(record)
         folder.write_identity(record)
-        progress = None
-        if config.tune:
-            progress = Progress(prepared.config, pairs, record["dataset"]["splits"], reporter, peers)
-            train = partial(_trial, prepared, folder, reporter, stop, world, progress)
-            prepared, earlier = tune(prepared, folder, train, progress, world, peers)
-            seconds += earlier
-        run = partial(_run, folder=folder, reporter=reporter, stop=stop, world=world)
-        _run_all(prepared, pairs, folder, run, progress, seconds)
+        progress, watch = None, Watch(prepared.config, _left(pairs, record), record, reporter)
+        watch.begin(record, str(folder.path), resume)
+        with reporter.watching(watch):
+            if config.tune:
+                progress = Progress(
+                    prepared.config, pairs, record["dataset"]["splits"], reporter, peers, watch
+                )
+                train = partial(_trial, prepared, folder, reporter, stop, world, progress)
+                prepared, earlier = tune(prepared, folder, train, progress, world, peers)
+                seconds += earlier
+            run = partial(_run, folder=folder, reporter=reporter, stop=stop, world=world, watch=watch)
+            _run_all(prepared, pairs, folder, run, progress, seconds)
         folder.remove_state()
         if folder.writes and shard is None:  # the runs of a shard are reported once they are merged
             report(record, folder, reporter)
     return record
+
+
+def _left(pairs: Sequence[Pair], record: Document) -> list[Pair]:
+    """The variants and seeds that have not ended."""
+    ended = {(entry["variant"], entry["seed"]) for entry in record["runs"]}
+    return [pair for pair in pairs if pair not in ended]
 
 
 def _run_all(
@@ -105,9 +116,9 @@ def _run_all(
 ) -> None:
     """Train the variants and seeds in `pairs` that have not ended; `seconds` were spent before."""
     record = prepared.record
-    ended = {(entry["variant"], entry["seed"]) for entry in record["runs"]}
+    left = _left(pairs, record)
     for seed, variant in itertools.product(prepared.config.seed_list, prepared.config.variants):
-        if (variant.name, seed) in ended or (variant.name, seed) not in pairs:
+        if (variant.name, seed) not in left:
             continue
         started = time.perf_counter()
         entry = run(prepared.of_seed(seed), variant, seed)
@@ -130,19 +141,20 @@ def report(record: Document, folder: RunFolder, reporter: Reporter) -> None:
     answer: list[str] = []
     doubts: list[str] = []
     try:
-        (found,) = judged([folder.path])
-        answer, doubts = answer_lines(found.grade), doubt_lines(found.grade)
-        write_report([folder.path], folder.report_file)
+        found = judged([folder.path])
+        answer, doubts = answer_lines(found[0].grade), doubt_lines(found[0].grade)
+        reporter.event("verdict", verdict_facts(found[0].grade, results_from(record)))
+        write_report(found, folder.report_file)
         files += f"Report: {folder.report_file}   "
     except RunFolderError:
         raise
     except Exception as error:  # a bug in a page for people must not make a job of hours look failed
-        doubts = [
+        reporter.warn(
             f"The results are complete, but their report could not be made ({type(error).__name__}: "
             f"{error}); please report this bug. `finetune report {folder.path}` tries again."
-        ]
+        )
     for line in answer:
-        reporter.say(line)
+        reporter.answer(line)
     reporter.table(summary(results_from(record)))
     for line in doubts:
         reporter.say(line)
@@ -157,6 +169,7 @@ def _run(
     reporter: Reporter,
     stop: StopRequest,
     world: World,
+    watch: Watch,
 ) -> Json:
     """Train one variant with one seed, from its checkpoint if it has one; its entry in the results."""
     started, load = time.perf_counter(), environment.load_average()
@@ -165,16 +178,19 @@ def _run(
     choice = chosen(prepared.record["tuning"], variant, prepared.config)
     network, start, missing = fit.begin(prepared, variant, seed, choice.rate, folder)
     start["trial"] = choice.trial
-    reporter.say(start_line(start, variant))
+    epochs = prepared.config.epochs_of(variant)
+    reporter.detail(start_line(start, variant))
+    watch.run_begins(variant.name, seed, choice.rate, epochs)
     stem = records.run_stem(variant.name, seed)
     saving = Saving(Checkpoints(folder.state, stem), folder, stop, world, started)
     failure = choice.failure or missing
     if failure:
         training = not_trained(failure)
     else:
-        training = fit.train(prepared, prepared.config.epochs_of(variant), start, network, saving, reporter)
+        training = fit.train(prepared, epochs, start, network, saving, reporter, watch.epoch_ended)
+    watch.run_ended(variant.name, seed, training.failure is not None)
     if training.failure:
-        reporter.say(f"{stem} failed. {training.failure}")
+        reporter.warn(f"{stem} failed. {training.failure}")
     ended = records.end_record(training, network)
     metadata = records.checkpoint_metadata(prepared.record, start, training)
     run = {

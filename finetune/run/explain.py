@@ -16,7 +16,7 @@ from finetune.data.datasets import Sample
 from finetune.data.decode import UNREADABLE, open_image, reason
 from finetune.data.inputs import require_paths
 from finetune.data.stream import as_evaluated
-from finetune.errors import BadImagesError, ConfigError, listed
+from finetune.errors import BadImagesError, ConfigError, did_you_mean, listed
 from finetune.network.network import Network
 from finetune.run.trained import TrainedModel
 from finetune.system.console import printable
@@ -71,7 +71,10 @@ def explain(model: TrainedModel, image: Path, class_name: str | None = None) -> 
     require_paths([image])
     classes = model.results.classes
     if class_name is not None and class_name not in classes:
-        raise ConfigError(f"class must be one of {listed(list(classes), 20)}, but {class_name!r} was given.")
+        raise ConfigError(
+            f"class must be one of {listed(list(classes), 20)}, but {class_name!r} was given"
+            f"{did_you_mean(class_name, classes) or '.'}"
+        )
     try:
         original = open_image(Sample(image.name, 0, image))
     except UNREADABLE as error:

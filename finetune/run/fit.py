@@ -67,7 +67,7 @@ def train(
             saving.step_ended(trainer)
 
         def epoch_ended(epoch: Epoch) -> None:
-            reporter.say(epoch_line(start["variant"], epoch, epochs))
+            reporter.detail(epoch_line(start["variant"], epoch, epochs))
             ended(epoch)
             if checkpoints.keeps_best:  # a trial is saved when it is stopped, and every few minutes
                 keep_state(trainer, saving.folder, checkpoints.stem, config.keep_states)
@@ -89,7 +89,7 @@ def train(
         )
         if checkpoints.restore(trainer):
             advance(trainer.training.images)
-            reporter.say(f"  resumed after {trainer.training.steps:,} steps")
+            reporter.detail(f"  resumed after {trainer.training.steps:,} steps")
         saving.require_same_start(trainer)
         try:
             training = trainer.run(epoch_ended)

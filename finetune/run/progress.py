@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from finetune.config.experiment import ExperimentConfig
 from finetune.distributed.group import Peers
@@ -11,6 +12,9 @@ from finetune.run.records import Json, Pair
 from finetune.run.tuning import Key, Plan, Trial
 from finetune.system.console import Reporter
 from finetune.training.record import Epoch
+
+if TYPE_CHECKING:
+    from finetune.run.watch import Watch
 
 
 class Pace:
@@ -48,6 +52,7 @@ class Progress:
         splits: the splits as the results describe them.
         reporter: receives the lines.
         peers: processes among which the trials are dealt out, if any.
+        watch: told of trials and their epochs.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Progress:
         splits: Mapping[str, Json],
         reporter: Reporter,
         peers: Peers | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.config = config
         self.plan = Plan(config)
@@ -68,6 +74,12 @@ class Progress:
         epochs = {v.name: config.epochs_of(v) for v in config.variants}
         self.finals = {pair: epochs[pair[0]] for pair in pairs}
         self._said = False
+        self.watch = watch
+        if watch:
+            watch.trial_epochs, watch.n_processes = self._trial_epochs, self.n_processes
+
+    def _trial_epochs(self) -> dict[str, int]:
+        return {v.name: self.plan.epochs_left(v, self.outcomes) for v in self.config.variants}
 
     def begin(self, outcomes: Mapping[Key, Json]) -> None:
         """Say what lies ahead, before the first trial.
@@ -92,14 +104,18 @@ class Progress:
         """Say which trial runs."""
         epochs = f"{trial.epochs} epoch{'s' if trial.epochs > 1 else ''}"
         beyond = ", beyond the grid" if trial.is_extension else ""
-        self.reporter.say(f"Trial, round {trial.round}: {trial.label}, {epochs}{beyond}")
+        self.reporter.detail(f"Trial, round {trial.round}: {trial.label}, {epochs}{beyond}")
+        if self.watch:
+            self.watch.trial_begins(trial)
 
     def epoch_ended(self, variant: str, epoch: Epoch) -> None:
         """Take an epoch of a trial or a run into account; after the first, say how long the job takes."""
         self.pace.add(variant, epoch)
+        if self.watch:
+            self.watch.epoch_ended(epoch)
         if not self._said:
             self._said = True
-            self.reporter.say(
+            self.reporter.detail(
                 f"  At the pace of this epoch the whole job takes about {duration(self.seconds_left())}."
             )
 
@@ -107,16 +123,18 @@ class Progress:
         """Say how it went and how long the rest takes."""
         self.outcomes = outcomes
         outcome = outcomes[trial.key]
+        if self.watch:
+            self.watch.trial_ended(outcome)
         if outcome["status"] == "failed":
-            self.reporter.say(f"  {trial.label} failed. {outcome['failure']}")
+            self.reporter.warn(f"  {trial.label} failed. {outcome['failure']}")
         if self._said:
-            self.reporter.say(f"  About {duration(self.seconds_left())} left.")
+            self.reporter.detail(f"  About {duration(self.seconds_left())} left.")
 
     def run_ended(self, variant: str, seed: int) -> None:
         """Say how long the rest takes after a final run, if anything is left."""
         self.finals.pop((variant, seed), None)
         if self.finals and self._said:
-            self.reporter.say(f"  About {duration(self.seconds_left())} left.")
+            self.reporter.detail(f"  About {duration(self.seconds_left())} left.")
 
     def seconds_left(self) -> float:
         """Of trials and runs that have not ended, at the pace so far."""

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from finetune.config.experiment import Variant
+from finetune.errors import rate_text
 from finetune.training.record import Epoch
 from grader.record import Results
 from grader.verdict import NO_NETWORK, Grade
@@ -18,7 +19,7 @@ def start_line(run: dict[str, Any], variant: Variant) -> str:
     return (
         f"{run['variant']} seed {run['seed']}: {run['init']} start; trains "
         f"{', '.join(run['trained_groups'])}: {run['n_trained']:,} of {total:,} parameters; "
-        f"learning rate {run['learning_rate']:g}"
+        f"learning rate {rate_text(run['learning_rate'])}"
         + (f"; {variant.epochs} epochs" if variant.epochs else "")
         + (f"; fc from the best epoch of {variant.head}" if variant.head else "")
         + ("; BatchNorm statistics of frozen layers follow the images" if variant.adapts else "")
@@ -67,3 +68,26 @@ def answer_lines(grade: Grade) -> list[str]:
 def doubt_lines(grade: Grade) -> list[str]:
     """A line for each property that fails or is inconclusive; `grader` says more."""
     return [f"{finding.status} {finding.name}: {finding.summary}" for finding in grade.unsettled]
+
+
+def verdict_facts(grade: Grade, results: Results) -> dict[str, Any]:
+    """The verdict for programs: its sentences, what does not hold, and the figures of each run."""
+    return {
+        "sentences": answer_lines(grade),
+        "unsettled": [
+            {"property": f.name, "status": str(f.status), "summary": f.summary} for f in grade.unsettled
+        ],
+        "runs": [
+            {
+                "variant": run.variant,
+                "seed": run.seed,
+                "status": run.status,
+                "n_trained": run.n_trained,
+                "best_epoch": run.best_epoch,
+                "val_accuracy": run.best.val.accuracy if run.best else None,
+                "test_accuracy": run.best.test.accuracy if run.best else None,
+                "train_seconds": sum(e.train_seconds for e in run.epochs),
+            }
+            for run in results.runs
+        ],
+    }

@@ -14,14 +14,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from finetune.config.experiment import ExperimentConfig
 from finetune.distributed.group import (
@@ -53,7 +51,7 @@ def shard_folder(out: Path, rank: int) -> Path:
 
 
 def train_parallel(
-    mode: str, config: ExperimentConfig, out: Path, resume: bool, stop: StopRequest
+    mode: str, config: ExperimentConfig, out: Path, resume: bool, stop: StopRequest, reporter: Reporter
 ) -> Mapping[str, Any]:
     """Train as one of several processes.
 
@@ -63,6 +61,7 @@ def train_parallel(
         out: folder of the shards, or run folder.
         resume: continue the run in the folder; with `runs` repeating the command resumes.
         stop: asked whether to end early.
+        reporter: of this process.
 
     Returns:
         The results that this process has; without runs if it has none.
@@ -81,8 +80,8 @@ def train_parallel(
                 "memory, but auto was given; give the number of epochs, for instance."
             )
         if mode == "runs":
-            return _train_runs(config, out, info, resume, stop) or {"runs": []}
-        return _train_data_parallel(config, out, info, resume, stop)
+            return _train_runs(config, out, info, resume, stop, reporter) or {"runs": []}
+        return _train_data_parallel(config, out, info, resume, stop, reporter)
     except FinetuneError as error:
         _tell_torchrun(str(error))
         raise
@@ -101,7 +100,7 @@ def _tell_torchrun(message: str) -> None:
 
 
 def _train_runs(
-    config: ExperimentConfig, out: Path, info: LaunchInfo, resume: bool, stop: StopRequest
+    config: ExperimentConfig, out: Path, info: LaunchInfo, resume: bool, stop: StopRequest, reporter: Reporter
 ) -> Document | None:
     if resume:
         raise ConfigError(
@@ -113,7 +112,6 @@ def _train_runs(
             "--tune with --parallel runs needs processes that can reach one another, because they share the "
             "trials, but MASTER_ADDR is not set; start them with torchrun."
         )
-    reporter = TaggedReporter(info.rank)
 
     def train(folder: Path, shard: Shard, resume: bool, peers: Peers | None) -> Document:
         return run_experiment(config, folder, reporter, stop, resume, shard, peers=peers)
@@ -122,7 +120,7 @@ def _train_runs(
 
 
 def _train_data_parallel(
-    config: ExperimentConfig, out: Path, info: LaunchInfo, resume: bool, stop: StopRequest
+    config: ExperimentConfig, out: Path, info: LaunchInfo, resume: bool, stop: StopRequest, reporter: Reporter
 ) -> Document:
     if resume and config.processes != info.world_size:
         raise ConfigError(
@@ -139,7 +137,7 @@ def _train_data_parallel(
             return run_experiment(
                 dataclasses.replace(config, processes=info.world_size),
                 out,
-                Reporter() if info.rank == 0 else Reporter(Console(quiet=True)),
+                reporter,
                 stop,
                 resume,
                 world=DataParallel(group, info.local_world_size, _on_gpu(config)),
@@ -225,24 +223,3 @@ def _require_same_assignment(out: Path, shards: list[Path], folder: RunFolder, s
             f"Shards must be resumed with the same number of processes, but those in {out} started with "
             "another number; start that many, or name another folder with --out."
         )
-
-
-class TaggedReporter(Reporter):
-    """Starts each line with the rank, for processes that share a terminal or a log; draws no progress bars.
-
-    Args:
-        rank: of the process.
-    """
-
-    def __init__(self, rank: int) -> None:
-        super().__init__()
-        self.rank = rank
-
-    def say(self, text: str) -> None:
-        """One line, after the rank."""
-        super().say(f"[{self.rank}] {text}")
-
-    @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:  # noqa: ARG002 - as a reporter's
-        """No bar."""
-        yield lambda _: None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from finetune.config.experiment import GROUPS, Variant
+from finetune.config.experiment import GROUPS, Variant, require
 from finetune.errors import ConfigError, RunFolderError, WeightsError, listed
 from finetune.network.network import Network
 from finetune.network.resnet18 import build, state_shapes
@@ -96,9 +96,8 @@ def choose_run(
     if variant is None:
         variant, why = _advised(folder, usable)
     found = [run for run in usable if run.variant.casefold() == variant.casefold()]
-    if not found:
-        names = listed(list(dict.fromkeys(run.variant for run in usable)))
-        raise ConfigError(f"variant must be one of {names}, but {variant!r} was given.")
+    names = list(dict.fromkeys(run.variant for run in usable))
+    require(bool(found), "variant", f"one of {listed(names)}", variant, names)
     if seed is not None:
         seeds = listed([str(run.seed) for run in found])
         found = [run for run in found if run.seed == seed]

@@ -1,15 +1,15 @@
-"""What a person sees while it runs: progress bars in a terminal, plain lines elsewhere."""
+"""What a person sees while it runs: bars in a terminal, plain lines elsewhere; and terminals as such."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -17,6 +17,19 @@ from rich.table import Table
 def printable(text: str) -> str:
     """A name without characters that control a terminal or start a new line: they appear as escapes."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+STOPPING = "Stopping after this step (a second signal stops at once, without a checkpoint)..."
+
+
+class Watched(Protocol):
+    """What a live display shows of a job."""
+
+    def render(self, width: int, stopping: bool) -> RenderableType:
+        """The job as it stands, for a terminal of that many columns."""
+
+    def advance(self, n_images: int) -> None:
+        """Count images that were trained on."""
 
 
 class Reporter:
@@ -29,10 +42,38 @@ class Reporter:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
 
+    @property
+    def animates(self) -> bool:
+        """Whether there is a terminal on which lines can be drawn again."""
+        return self.console.is_terminal and not self.console.is_dumb_terminal
+
     def say(self, text: str) -> None:
         """Print text unwrapped and without markup; names in it cannot control the terminal."""
         text = "\n".join(printable(line) for line in text.split("\n"))
         self.console.print(text, markup=False, soft_wrap=True)
+
+    def detail(self, text: str) -> None:
+        """Print a line about training, which a live display shows in its own way."""
+        self.say(text)
+
+    def warn(self, text: str) -> None:
+        """Print what even those who want no output should know."""
+        self.say(text)
+
+    def answer(self, text: str) -> None:
+        """Print a sentence of the verdict."""
+        self.say(text)
+
+    def event(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Take note of something that programs want to know; it has been printed in words."""
+
+    def watching(self, job: Watched) -> AbstractContextManager[None]:  # noqa: ARG002 - a live display needs it
+        """Show a job while the block runs, if this is a live display."""
+        return nullcontext()
+
+    def stopping(self) -> None:
+        """Say that the job is about to stop; called by a signal's handler, in the middle of anything."""
+        os.write(2, f"{STOPPING}\n".encode())  # not through a stream, which may be in use
 
     def table(self, table: Table) -> None:
         """Print a table; outside a terminal, as wide as it needs to be."""
@@ -50,7 +91,7 @@ class Reporter:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
+            disable=not self.animates,
         ) as progress:
             task = progress.add_task(label, total=total)
             yield lambda n: progress.advance(task, n)

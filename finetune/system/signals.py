@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -26,9 +26,13 @@ class StopRequest:
     """Remembers a signal until the process reaches a point where it can stop without losing work.
 
     Outside `deferred()` a signal raises `Stopped` at once, since there is no work to lose.
+
+    Args:
+        announce: called by the handler of a signal that has to wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, announce: Callable[[], None] = lambda: None) -> None:
+        self.announce = announce
         self.number: int | None = None
         self._deferring = False
 
@@ -58,3 +62,4 @@ class StopRequest:
         self.number = number
         if not self._deferring:
             raise Stopped(number)
+        self.announce()

@@ -152,7 +152,7 @@ class TestTune:
 class TestHelp:
     def options(self, text: str) -> dict[str, str]:
         """The help of each option, by its name."""
-        found = re.findall(r"^  (?:-h, )?(--[a-z-]+)(.*?)(?=^  -|\Z)", text, re.M | re.S)
+        found = re.findall(r"^  (?:-h, )?(--[a-z-]+)(.*?)(?=^  -|^[A-Z]|\Z)", text, re.M | re.S)
         return {name: " ".join(rest.split()) for name, rest in found}
 
     def test_the_defaults_shown_are_those_of_flowers102(self, finetune: Command) -> None:

@@ -17,7 +17,8 @@ import pytest
 from finetune.errors import RunFolderError
 from finetune.report.contents import run_context
 from finetune.report.judged import judged
-from finetune.report.page import page, plain, write_report
+from finetune.report.page import page as page_of
+from finetune.report.page import plain, write_report
 from grader.grade import Job, grade
 from grader.policy import load_policy
 from tests.builders.reports import HOSTILE, edit_results, simulated_run
@@ -25,6 +26,11 @@ from tests.grader.honest import Size
 
 SMOKE_RUN = Path(__file__).parents[2] / "grader" / "smoke-run"
 """Written under version 1.0 of the results schema."""
+
+
+def page(runs: list[Path]) -> str:
+    """The page of runs that are judged first."""
+    return page_of(judged(runs))
 
 
 def parse(text: str) -> ET.Element:
@@ -276,4 +282,4 @@ class TestBadInput:
     def test_a_place_that_cannot_be_written(self, run: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(RunFolderError, match=r"report\.html cannot be written"):
-            write_report([run], tmp_path / "file" / "report.html")
+            write_report(judged([run]), tmp_path / "file" / "report.html")

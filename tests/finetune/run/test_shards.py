@@ -25,7 +25,8 @@ from finetune.errors import ConfigError, FinetuneError, RunFolderError
 from finetune.run import shards as shards_module
 from finetune.run.folder import RunFolder
 from finetune.run.records import Shard
-from finetune.run.shards import TaggedReporter, shard_folder, train_shard
+from finetune.run.shards import shard_folder, train_shard
+from finetune.system.reporters import TaggedReporter
 from finetune.system.signals import Stopped, StopRequest
 from tests.builders.config import tiny_config
 from tests.builders.runs import RecordingReporter

@@ -1,0 +1,185 @@
+"""A click command with options in groups, examples, suggestions, and options from the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from finetune.errors import ConfigError, nearest
+
+Config = TypeVar("Config")
+
+PREFIX = "FINETUNE"
+"""Of the environment variables that set options: FINETUNE_TRAIN_EPOCHS is `finetune train --epochs`."""
+
+GROUPS: Mapping[str, Sequence[str]] = {
+    "Data": ("dataset", "data_root", "split", "split_seed", "resplit", "subset", "on_bad_image"),
+    "Recipe": (
+        "preset",
+        "variants",
+        "weights",
+        "epochs",
+        "batch_size",
+        "lr",
+        "tune",
+        "image_size",
+        "seed",
+        "seeds",
+        "longer_scratch",
+        "cache_views",
+    ),
+    "Compute": (
+        "device",
+        "precision",
+        "threads",
+        "workers",
+        "store",
+        "cache_limit",
+        "deterministic",
+        "parallel",
+    ),
+    "Output": ("out", "resume", "keep_states", "quiet", "log_format"),
+}
+"""The options of training by what they are about, in the order of the help."""
+
+OTHER = "Other options"
+
+
+class Choice(click.Choice[Any]):
+    """A choice that suggests the nearest one to what was mistyped."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """The message of an invalid value."""
+        near = nearest(str(value), map(str, self.choices))
+        return super().get_invalid_choice_message(value, ctx) + (f" Did you mean {near!r}?" if near else "")
+
+
+class Command(click.Command):
+    """A command of finetune.
+
+    Args:
+        groups: names of options by heading; those in none come last. None means a single list.
+        examples: command lines for the help.
+        attributes: click's own.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        groups: Mapping[str, Sequence[str]] | None = None,
+        examples: Sequence[str] = (),
+        **attributes: Any,
+    ) -> None:
+        super().__init__(*arguments, **attributes)
+        self.groups = groups or {}
+        self.examples = examples
+        for parameter in self.params:
+            if isinstance(parameter.type, click.Choice):
+                parameter.type = Choice(parameter.type.choices)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does; the message of a bad value from the environment names its variable.
+
+        Raises:
+            UsageError: an option or a variable breaks its rule, or is none of this command's.
+        """
+        self._require_known_variables(ctx)
+        try:
+            return super().parse_args(ctx, args)
+        except click.BadParameter as error:
+            name = error.param.name if error.param else None
+            if name and ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
+                error.param_hint = f"'{variable(ctx, name)}'"
+            raise
+
+    def _require_known_variables(self, ctx: click.Context) -> None:
+        """Refuse variables that would set an option of this command if it had one of that name."""
+        if ctx.auto_envvar_prefix is None or ctx.resilient_parsing:
+            return
+        beginning = f"{ctx.auto_envvar_prefix}_"
+        known = [name.upper() for name in self._options(ctx)]
+        for name in sorted(os.environ):
+            rest = name.removeprefix(beginning)
+            if name.startswith(beginning) and os.environ[name] and rest not in known:
+                near = nearest(rest, known)
+                raise click.UsageError(
+                    f"The environment variable {name} must be named after an option of {ctx.command_path}, "
+                    "but there is none of that name; "
+                    + (f"did you mean {beginning}{near}?" if near else "unset it."),
+                    ctx,
+                )
+
+    def _options(self, ctx: click.Context) -> dict[str, tuple[str, str]]:
+        """The rows of the help by the name of the option, but for --help."""
+        found = {}
+        for parameter in self.get_params(ctx):
+            row = parameter.get_help_record(ctx)
+            if row is not None and isinstance(parameter, click.Option) and parameter.name:
+                found[parameter.name] = row
+        return found
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under their headings, and how the environment sets them."""
+        rows = self._options(ctx)
+        headings = {title: [n for n in names if n in rows] for title, names in self.groups.items()}
+        grouped = [name for names in headings.values() for name in names]
+        headings["Other options" if grouped else "Options"] = [n for n in rows if n not in grouped]
+        for title, names in headings.items():
+            if names:
+                with formatter.section(title):
+                    formatter.write_dl([rows[name] for name in names])
+        first = next((name for name in grouped or rows if name != "help"), None)
+        if first is not None and ctx.auto_envvar_prefix is not None:
+            with formatter.section("Environment"):
+                formatter.write_text(
+                    f"{variable(ctx, first)} sets --{first.replace('_', '-')}, and so on for every option; "
+                    "the command line comes first."
+                )
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples:
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+        super().format_epilog(ctx, formatter)
+
+
+def variable(ctx: click.Context, name: str) -> str:
+    """The environment variable that sets an option of a command."""
+    return f"{ctx.auto_envvar_prefix}_{name.upper()}"
+
+
+def shown(ctx: click.Context, name: str) -> str:
+    """An option in a message: the environment variable if its value comes from there."""
+    is_variable = ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT
+    return variable(ctx, name) if is_variable else f"--{name.replace('_', '-')}"
+
+
+def configured_by(given: Mapping[str, Any], configure: Callable[[Mapping[str, Any]], Config]) -> Config:
+    """What options configure; the message of a mistake names the environment variable that made it.
+
+    Args:
+        given: values by name of the option.
+        configure: makes something of them.
+
+    Raises:
+        ConfigError: what `configure` raised.
+    """
+    try:
+        return configure(given)
+    except ConfigError as error:
+        context = click.get_current_context()
+        for name in given:
+            if context.get_parameter_source(name) is not ParameterSource.ENVIRONMENT:
+                continue
+            try:
+                configure({key: value for key, value in given.items() if key != name})
+            except ConfigError:
+                continue  # it is not this one, or not alone
+            raise ConfigError(f"{error} The value comes from {variable(context, name)}.") from error
+        raise
