@@ -9,6 +9,16 @@ if TYPE_CHECKING:
     from grader.record import Metrics
 
 
+Target = tuple[str, int | None]
+"""What a rate is chosen for: a variant, and the seed of its final run if each seed has a split of its own."""
+
+
+def label(target: Target) -> str:
+    """What a rate is chosen for, in messages."""
+    variant, for_seed = target
+    return variant if for_seed is None else f"{variant} for seed {for_seed}"
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """A round of tuning: epochs of a trial, for a variant with the recipe's, and how many rates it keeps."""
@@ -19,9 +29,14 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A training with one peak learning rate, evaluated on the validation split only."""
+    """A training with one peak learning rate, evaluated on the validation split only.
+
+    Attributes:
+        for_seed: Seed of the final run that it is for, if each seed has a split of its own.
+    """
 
     variant: str
+    for_seed: int | None
     learning_rate: float
     seed: int
     round: int
@@ -33,6 +48,17 @@ class Trial:
     stream_sha256: str
     validation: tuple[Metrics, ...]
     train_seconds: float
+    train_cpu_seconds: float
+
+    @property
+    def target(self) -> Target:
+        """What it is for."""
+        return self.variant, self.for_seed
+
+    @property
+    def name(self) -> str:
+        """Its name in messages."""
+        return f"{label(self.target)}, trial at {self.learning_rate:.3g} in round {self.round}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +66,15 @@ class Choice:
     """The peak learning rate chosen for a variant, and the trial of the last round that won."""
 
     variant: str
+    for_seed: int | None
     learning_rate: float
     trial: int
     extensions: int
+
+    @property
+    def target(self) -> Target:
+        """What it is for."""
+        return self.variant, self.for_seed
 
 
 @dataclass(frozen=True, slots=True)

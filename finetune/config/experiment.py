@@ -183,14 +183,6 @@ class ExperimentConfig:
         if self.tune is not None:
             fixed = next((v for v in self.variants if v.lr is not None), None)
             require(fixed is None, "lr of a variant that is tuned", "left out", fixed and fixed.lr)
-            headed = next((v for v in self.variants if v.head is not None), None)
-            if headed is not None:
-                raise ConfigError(
-                    "A variant that is tuned cannot take its head from another one, which has no run with "
-                    f"the tuning seed, but {headed.name} takes it from {headed.head}; leave {headed.name} "
-                    "out with --variants, or leave --tune out."
-                )
-            require(not self.resplit, "resplit of a tuned run", "false", self.resplit)
         names = [v.name.casefold() for v in self.variants]
         require(len(names) > 0, "variants", "a list of at least one", [])
         require(len(set(names)) == len(names), "names of variants", "different, ignoring case", names)

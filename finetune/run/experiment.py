@@ -14,22 +14,26 @@ from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.distributed.group import Peers
 from finetune.distributed.world import SingleProcess, World
 from finetune.errors import RunFolderError
+from finetune.network.network import Network, State
 from finetune.report.judged import judged
 from finetune.report.page import write_report
 from finetune.run import environment, fit, records
 from finetune.run.folder import RunFolder
+from finetune.run.heads import put_head
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.progress import Progress
 from finetune.run.records import Document, Json, Pair, Shard
 from finetune.run.report import answer_lines, doubt_lines, start_line, summary, verdict_facts
 from finetune.run.saving import Saving
 from finetune.run.states import kept_states
+from finetune.run.trial_heads import TrialHeads
 from finetune.run.trials import chosen, not_trained, trial_record, tune
 from finetune.run.tuning import Trial
 from finetune.run.watch import Watch
 from finetune.system.console import Reporter
 from finetune.system.signals import StopRequest
 from finetune.training.checkpoint import Checkpoints
+from finetune.training.record import Epoch
 from finetune.training.requirements import require_batch_statistics
 from grader.record import results_from
 
@@ -175,8 +179,9 @@ def _run(
     started, load = time.perf_counter(), environment.load_average()
     if prepared.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(prepared.device)
-    choice = chosen(prepared.record["tuning"], variant, prepared.config)
-    network, start, missing = fit.begin(prepared, variant, seed, choice.rate, folder)
+    choice = chosen(prepared.record["tuning"], variant, seed, prepared.config)
+    put = partial(put_head, variant=variant, seed=seed, folder=folder, runs=prepared.record["runs"])
+    network, start, missing = fit.begin(prepared, variant, seed, choice.rate, put)
     start["trial"] = choice.trial
     epochs = prepared.config.epochs_of(variant)
     reporter.detail(start_line(start, variant))
@@ -216,11 +221,25 @@ def _trial(
     world: World,
     progress: Progress,
     trial: Trial,
+    head: State | None,
 ) -> tuple[Json, float]:
     """Train one trial, from its checkpoint if it has one; its entry in the results, and its seconds."""
     started = time.perf_counter()
-    (variant,) = (v for v in prepared.config.variants if v.name == trial.variant)
-    network, start, _ = fit.begin(prepared, variant, prepared.config.tuning_seed, trial.learning_rate, folder)
+    plan, heads = progress.plan, TrialHeads(folder, progress.plan)
+    if trial.for_seed is not None:
+        prepared = prepared.of_seed(trial.for_seed)
+
+    def put(network: Network) -> None:
+        network.load_state_dict(head or {}, strict=False)
+
+    variant, rate = plan.by_name[trial.variant], trial.learning_rate
+    network, start, _ = fit.begin(prepared, variant, plan.seed, rate, put)
+
+    def epoch_ended(epoch: Epoch, best: Network | None) -> None:
+        progress.epoch_ended(trial.variant, epoch)
+        if best is not None:
+            heads.keep(trial, epoch.epoch, best)
+
     saving = Saving(Checkpoints(folder.state, trial.stem, keeps_best=False), folder, stop, world, started)
     training = fit.train(
         prepared,
@@ -229,7 +248,7 @@ def _trial(
         network,
         saving,
         reporter,
-        partial(progress.epoch_ended, trial.variant),
+        epoch_ended,
     )
     del network
     fit.free()

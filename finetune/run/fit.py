@@ -14,8 +14,6 @@ from finetune.data.augment import Views
 from finetune.network.network import Network, fingerprint
 from finetune.network.resnet18 import build
 from finetune.run import records
-from finetune.run.folder import RunFolder
-from finetune.run.heads import put_head
 from finetune.run.prepare import Prepared
 from finetune.run.records import Json
 from finetune.run.report import epoch_line
@@ -32,12 +30,24 @@ from grader import commitments
 
 
 def begin(
-    prepared: Prepared, variant: Variant, seed: int, peak: float, folder: RunFolder
+    prepared: Prepared,
+    variant: Variant,
+    seed: int,
+    peak: float,
+    put: Callable[[Network], str | None] = lambda _: None,
 ) -> tuple[Network, Json, str | None]:
-    """A variant's network before training, what the results say of it, and why it cannot train, or None."""
+    """A variant's network before training, what the results say of it, and why it cannot train, or None.
+
+    Args:
+        prepared: the experiment.
+        variant: one of it.
+        seed: of initialization, order and augmentation.
+        peak: learning rate.
+        put: gives the network another one's head, if it is to have one; returns why it cannot, or None.
+    """
     pretrained = prepared.weights.state if prepared.weights else None
     network = build(variant, len(prepared.splits.train.class_counts), seed, pretrained)
-    missing = put_head(network, variant, seed, folder, prepared.record["runs"])
+    missing = put(network)
     start = records.start_record(variant, seed, network, fingerprint(network.state_dict()), peak)
     return network, start, missing
 
@@ -49,9 +59,12 @@ def train(
     network: Network,
     saving: Saving,
     reporter: Reporter,
-    ended: Callable[[Epoch], None] = lambda _: None,
+    ended: Callable[[Epoch, Network | None], None] = lambda _epoch, _best: None,
 ) -> Training:
-    """Train a network that `start` describes, and write checkpoints; `ended` is called after each epoch."""
+    """Train a network that `start` describes, and write checkpoints.
+
+    `ended` is called after each epoch, with the network if it is the best so far.
+    """
     config, world, checkpoints = prepared.config, saving.world, saving.checkpoints
     recipe = dataclasses.replace(config.recipe, epochs=epochs)
     network.to(prepared.device).to(memory_format=torch.channels_last)
@@ -68,7 +81,7 @@ def train(
 
         def epoch_ended(epoch: Epoch) -> None:
             reporter.detail(epoch_line(start["variant"], epoch, epochs))
-            ended(epoch)
+            ended(epoch, network if trainer.training.best_epoch == epoch.epoch else None)
             if checkpoints.keeps_best:  # a trial is saved when it is stopped, and every few minutes
                 keep_state(trainer, saving.folder, checkpoints.stem, config.keep_states)
                 saving.save(trainer)

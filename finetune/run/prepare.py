@@ -57,6 +57,9 @@ class Prepared:
     Splits and images are the first seed's; `of_seed` gives another seed's, if each has its own. Where
     learning rates are tuned, `images` has no test images until `with_test` adds them: no trial can be
     judged on them, not even by mistake.
+
+    Where each seed has its own split, images stay in memory that are test images of one seed: others train on
+    them. `of_seed` hands out a seed's own training and validation images, and its test images after trials.
     """
 
     config: ExperimentConfig
@@ -69,6 +72,9 @@ class Prepared:
     split: SplitDataset
     sources: dict[str, ImageSource]
     features: dict[str, tuple[str, FeatureCache]] = field(default_factory=dict)
+    has_test: bool = True
+    own: dict[int, Prepared] = field(default_factory=dict)
+    """That of the last seed, so that its trials share cached features."""
 
     def with_test(self, reporter: Reporter) -> Prepared:
         """The same with the test images, which `prepare` decoded to find unreadable ones and put aside.
@@ -76,19 +82,29 @@ class Prepared:
         Raises:
             FinetuneError: they can no longer be read, or neither memory nor disk can hold them.
         """
+        if self.split.by_seed:
+            ready = dataclasses.replace(self, has_test=True, own={})
+            return dataclasses.replace(ready, images=ready.of_seed(self.config.seed).images)
         started = time.perf_counter()
         test = reopen_images(self.config, self.split, reporter, self.workers, self.device, ["test"])
         self.record["timings"]["decode_seconds"] += time.perf_counter() - started
         labels = torch.from_numpy(self.splits.test.labels())
         held_out = {**self.images.held_out, "test": (test["test"], labels)}
-        return dataclasses.replace(self, images=dataclasses.replace(self.images, held_out=held_out))
+        images = dataclasses.replace(self.images, held_out=held_out)
+        return dataclasses.replace(self, images=images, has_test=True)
 
     def of_seed(self, seed: int) -> Prepared:
         """The same with a seed's own splits and images, whose features are not those of another seed."""
         if not self.split.by_seed:
             return self
-        splits, sources = self.split.of_seed(seed, self.sources, self.workers)
-        return dataclasses.replace(self, splits=splits, images=labeled(splits, sources), features={})
+        if seed not in self.own:
+            self.own.clear()
+            splits, sources = self.split.of_seed(seed, self.sources, self.workers)
+            if not self.has_test:
+                del sources["test"]
+            images = labeled(splits, sources)
+            self.own[seed] = dataclasses.replace(self, splits=splits, images=images, features={}, own={})
+        return self.own[seed]
 
     def features_of(self, variant: str, frozen_sha256: str) -> FeatureCache:
         """The features cached by the previous seed if its frozen prefix was the same, else an empty cache."""
@@ -121,10 +137,12 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
         split = split_dataset(config, workers)
         weights = _weights(config, found_weights, len(split.dataset.classes), reporter)
         split, sources, seconds = prepare_images(config, split, reporter, workers, device)
-    if config.tune:
+    if config.tune and not config.resplit:
         del sources["test"]
     dataset = split.dataset
     splits, of_first = split.of_seed(config.seed, sources, workers)
+    if config.tune:
+        of_first.pop("test", None)
     images = labeled(splits, of_first)
     recipe = dataclasses.replace(
         config.recipe, statistics=choose_statistics(config.recipe, len(images.train))
@@ -154,7 +172,10 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
             "All processes must have the same images and weights, but they differ; put them on a volume that "
             "all processes share."
         )
-    return Prepared(config, device, workers, splits, images, weights, record, split, sources)
+    has_test = config.tune is None
+    return Prepared(
+        config, device, workers, splits, images, weights, record, split, sources, has_test=has_test
+    )
 
 
 def _views(config: ExperimentConfig, n_train: int, device: torch.device) -> int | None:
@@ -166,7 +187,7 @@ def _views(config: ExperimentConfig, n_train: int, device: torch.device) -> int 
         with torch.random.fork_rng(devices=[]):
             network = resnet18(2, variant.groups, variant.adapts).to(device)
         n_bytes += n_train * FrozenPrefix(network, config.recipe, config.precision).bytes_per_image
-    shared = (config.seeds > 1 or config.tune is not None) and not config.resplit
+    shared = config.tune is not None or (config.seeds > 1 and not config.resplit)
     pays = shared and 0 < n_bytes * config.recipe.epochs < cacheable_bytes(device)
     return config.recipe.epochs if pays else None
 

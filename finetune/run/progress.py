@@ -95,7 +95,9 @@ class Progress:
         finals = sum(self.finals.values())
         self.reporter.say(
             f"Tuning ({tune.mode}): {len(tune.rates)} peak learning rates from {tune.rates[0]:.3g} to "
-            f"{tune.rates[-1]:.3g} for {', '.join(names)}; {n_epochs} epochs of trials on validation alone, "
+            f"{tune.rates[-1]:.3g} for {', '.join(names)}"
+            f"{', on the split of each seed' * self.config.resplit}; "
+            f"{n_epochs} epochs of trials on validation alone, "
             "more where the best rate is the lowest or highest; then "
             f"{len(self.finals)} run{'s' * (len(self.finals) != 1)} with {finals} epochs."
         )

@@ -174,7 +174,7 @@ def _replay(
     prepared, config = prepared.of_seed(entry["seed"]), prepared.config
     (variant,) = (v for v in config.variants if v.name == entry["variant"])
     recipe = dataclasses.replace(config.recipe, epochs=config.epochs_of(variant))
-    network, start, _ = begin(prepared, variant, entry["seed"], entry["learning_rate"], folder)
+    network, start, _ = begin(prepared, variant, entry["seed"], entry["learning_rate"])
     network.to(prepared.device).to(memory_format=torch.channels_last)
     views = Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None
     trainer = Trainer(

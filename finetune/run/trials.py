@@ -14,15 +14,21 @@ from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.distributed.group import Peers
 from finetune.distributed.world import World
 from finetune.errors import RunFolderError
+from finetune.network.network import State
 from finetune.run import records
 from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared
 from finetune.run.progress import Progress
 from finetune.run.records import Json
-from finetune.run.tuning import Key, Trial, score
+from finetune.run.trial_heads import TrialHeads
+from finetune.run.tuning import Key, Target, Trial, label_of, score
 from finetune.system.files import write_atomically
 from finetune.training.checkpoint import Checkpoints
 from finetune.training.record import Training
+
+Train = Callable[[Trial, State | None], tuple[Json, float]]
+"""Runs one trial, from a head if it is to start from one; returns its entry in the results, and the seconds
+spent on it in all processes that it took."""
 
 
 class TrialLog:
@@ -85,7 +91,7 @@ class TrialLog:
 def tune(
     prepared: Prepared,
     folder: RunFolder,
-    train: Callable[[Trial], tuple[Json, float]],
+    train: Train,
     progress: Progress,
     world: World,
     peers: Peers | None,
@@ -118,7 +124,7 @@ def tune(
     outcomes, earlier = run_trials(own, log, train, progress, peers)
     tuning = progress.plan.record(outcomes)
     prepared.record["tuning"] = tuning
-    for line in choice_lines(tuning, prepared.config.variants):
+    for line in choice_lines(tuning, progress.plan.targets):
         progress.reporter.say(line)
     return prepared.with_test(progress.reporter), earlier
 
@@ -126,7 +132,7 @@ def tune(
 def run_trials(
     own: list[Json],
     log: TrialLog,
-    train: Callable[[Trial], tuple[Json, float]],
+    train: Train,
     progress: Progress,
     peers: Peers | None,
 ) -> tuple[dict[Key, Json], float]:
@@ -135,8 +141,7 @@ def run_trials(
     Args:
         own: entries of the trials that have ended, as this process remembers them.
         log: where they are remembered.
-        train: runs one trial; returns its entry in the results and the seconds spent on it in all processes
-            that it took.
+        train: runs one trial.
         progress: says what happens.
         peers: processes among which the trials are dealt out; None if all are this process's.
 
@@ -148,6 +153,7 @@ def run_trials(
         Stopped: a signal came.
     """
     plan, earlier, first = progress.plan, log.seconds, True
+    heads = TrialHeads(log.folder, plan)
     while True:
         # All processes go on from the same trials, whatever each of them remembers.
         told = peers.exchange(own) if peers else [own]
@@ -165,10 +171,12 @@ def run_trials(
         if first:
             progress.begin(outcomes)
             first = False
+        if peers:
+            heads.share(pending, outcomes, peers)
         for trial in peers.share(pending) if peers else pending:
             started = time.perf_counter()
             progress.trial_begins(trial)
-            outcomes[trial.key], seconds = train(trial)
+            outcomes[trial.key], seconds = train(trial, heads.start_of(trial, outcomes))
             log.seconds += seconds
             earlier += max(0.0, seconds - (time.perf_counter() - started))
             log.write(outcomes.values())
@@ -196,6 +204,7 @@ def trial_record(trial: Trial, start: Json, training: Training) -> Json:
         "stream_sha256": training.stream_sha256,
         "validation": [dataclasses.asdict(epoch.val) for epoch in training.epochs],
         "train_seconds": sum(epoch.train_seconds for epoch in training.epochs),
+        "train_cpu_seconds": sum(epoch.train_cpu_seconds for epoch in training.epochs),
     }
 
 
@@ -214,19 +223,23 @@ class Chosen:
     failure: str | None = None
 
 
-def chosen(tuning: Json | None, variant: Variant, config: ExperimentConfig) -> Chosen:
-    """The peak learning rate of a variant's final runs: the tuned one, or else its own or the recipe's."""
+def chosen(tuning: Json | None, variant: Variant, seed: int, config: ExperimentConfig) -> Chosen:
+    """The peak learning rate of a final run: the tuned one, or else the variant's own or the recipe's."""
     if tuning is None:
         return Chosen(variant.lr or config.recipe.lr)
+    of = (variant.name, seed if config.resplit else None)
     for choice in tuning["choices"]:
-        if choice["variant"] == variant.name:
+        if (choice["variant"], choice["for_seed"]) == of:
             return Chosen(choice["learning_rate"], choice["trial"])
-    tried = [t["learning_rate"] for t in tuning["trials"] if t["variant"] == variant.name]
-    return Chosen(
-        min(tried),
-        failure=f"No learning rate could be chosen for {variant.name}: at each that was tried, from "
-        f"{min(tried):.3g} to {max(tried):.3g}, the loss was no longer finite; tune over lower rates.",
+    tried = [t["learning_rate"] for t in tuning["trials"] if (t["variant"], t["for_seed"]) == of]
+    why = (
+        f"at each that was tried, from {min(tried):.3g} to {max(tried):.3g}, the loss was no longer finite; "
+        "tune over lower rates."
+        if tried
+        else f"none could be chosen for {variant.head}, from which it takes its head."
     )
+    rate = min(tried, default=tuning["rates"][0])
+    return Chosen(rate, failure=f"No learning rate could be chosen for {label_of(*of)}: {why}")
 
 
 def not_trained(failure: str) -> Training:
@@ -234,20 +247,22 @@ def not_trained(failure: str) -> Training:
     return Training(failure=failure, stream_sha256=hashlib.sha256().hexdigest())
 
 
-def choice_lines(tuning: Json, variants: Iterable[Variant]) -> list[str]:
-    """The chosen learning rate of each variant, with the validation accuracy of its trial."""
-    chosen = {choice["variant"]: choice for choice in tuning["choices"]}
+def choice_lines(tuning: Json, targets: Iterable[Target]) -> list[str]:
+    """The learning rate chosen for each target, with the validation accuracy of its trial."""
+    chosen = {(choice["variant"], choice["for_seed"]): choice for choice in tuning["choices"]}
     lines = []
-    for name in (v.name for v in variants):
-        if name not in chosen:
-            lines.append(f"{name}: no learning rate chosen, because the loss of its trials was not finite.")
+    for variant, seed in targets:
+        choice, label = chosen.get((variant.name, seed)), label_of(variant.name, seed)
+        if choice is None:
+            lines.append(f"{label}: no learning rate chosen, because the loss of its trials was not finite.")
             continue
-        rate, trial = chosen[name]["learning_rate"], tuning["trials"][chosen[name]["trial"]]
-        best = max(e["n_correct"] / e["n_samples"] for e in trial["validation"])
-        lines.append(f"{name}: learning rate {rate:.3g} chosen, with {best:.1%} on validation")
+        best = max(e["n_correct"] / e["n_samples"] for e in tuning["trials"][choice["trial"]]["validation"])
+        lines.append(
+            f"{label}: learning rate {choice['learning_rate']:.3g} chosen, with {best:.1%} on validation"
+        )
     return lines
 
 
 def key_of(outcome: Json) -> Key:
     """What tells a trial from all others, of its entry in the results."""
-    return outcome["variant"], outcome["round"], outcome["learning_rate"]
+    return outcome["variant"], outcome["for_seed"], outcome["round"], outcome["learning_rate"]

@@ -5,10 +5,11 @@ from math import log, sqrt
 from statistics import fmean
 
 from grader import means, stats
-from grader.checks.tuning import summary_of
+from grader.checks.tuning import summary_of, targets_of
 from grader.evidence import Evidence
 from grader.findings import MINUS, Finding, Level, Status, from_problems, not_checked
 from grader.record import Epoch, Results, Run
+from grader.trials import label
 
 POINT = 0.01
 FAST = 0.05
@@ -174,8 +175,8 @@ def one_rate(evidence: Evidence) -> Finding:
         if run.variant not in rates[run.learning_rate]:
             rates[run.learning_rate].append(run.variant)
     if results.tuning is not None:
-        chosen = {choice.variant for choice in results.tuning.choices}
-        missing = [variant.name for variant in results.variants if variant.name not in chosen]
+        chosen = {choice.target for choice in results.tuning.choices}
+        missing = [label(target) for target in targets_of(results) if target not in chosen]
         if not missing:
             return Finding(Status.HOLDS, Level.FILE, summary_of(results.tuning), held=1, judged=1)
         summary = f"No rate could be chosen for {' and '.join(missing)}: every trial failed."

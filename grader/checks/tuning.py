@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, log
 
+from grader.checks.trial_terms import shared_problems
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
 from grader.record import Results, VariantConfig
-from grader.trials import Choice, Trial, Tuning
+from grader.trials import Choice, Target, Trial, Tuning, label
 
 MAX_EXTENSIONS = 2
 STEP_TOLERANCE = 1e-6  # relative; rates beyond the grid are rounded to 12 digits
@@ -24,13 +25,15 @@ def fairly_tuned(evidence: Evidence) -> Finding:
 
     Rule: every variant has one trial per rate of the shared grid in round 1, and later rounds have exactly
     the survivors. Rounds are those of the mode: halving trains ceil(E/4) epochs and keeps two rates, then
-    ceil(E/2) and keeps one; full trains E epochs; E is the variant's epochs. Survivors and choices are
+    ceil(E/2) and keeps one, in one round if the two are equal; full trains E epochs; E is the variant's
+    epochs. If each seed has a split of its own, each seed has trials of its own. Survivors and choices are
     recomputed from the validation counts: the best epoch of each trial (accuracy, then loss), ranked by
     correct predictions, then lower loss, then lower rate; failed trials drop out. A winner at the edge of all
     rates tried extends the variant's grid by one equal step, in every round, at most twice; a winner that is
     still at the edge after two is inconclusive. All trials share one seed, which no final run has; they have
     the same start for pretrained variants, the same training images for the same epochs, and one evaluation
-    of the whole validation split per epoch. Final runs use the chosen rate and name the trial that chose it.
+    of the whole validation split per epoch. A variant whose head comes from another one has trials if that
+    one has a choice, and they start from one head. Final runs use the chosen rate and name its trial.
     Trials have no test results. A variant with a learning rate of its own in config is not tuned.
 
     Source: Godbole et al., Deep Learning Tuning Playbook (2023); Jamieson and Talwalkar, Non-stochastic Best
@@ -48,19 +51,24 @@ def fairly_tuned(evidence: Evidence) -> Finding:
         return from_problems({"tuning": [problem]}, Level.FILE, "")
     problems: Problems = {"tuning": list(_frame_problems(results, tuning))}
     at_edge: list[str] = []
-    by_variant: dict[str, list[Trial]] = defaultdict(list)
+    by_target: dict[Target, list[Trial]] = defaultdict(list)
     for trial in tuning.trials:
-        by_variant[trial.variant].append(trial)
-    choices = {choice.variant: choice for choice in reversed(tuning.choices)}
-    for variant in results.variants:
-        trials = by_variant[variant.name]
+        by_target[trial.target].append(trial)
+    choices = {choice.target: choice for choice in reversed(tuning.choices)}
+    variants = {variant.name: variant for variant in results.variants}
+    for target in targets_of(results):
+        variant, for_seed, trials = variants[target[0]], target[1], by_target[target]
         found = [problem for trial in trials for problem in _trial_problems(results, tuning, variant, trial)]
-        found = found or list(_plan_problems(tuning, variant.name, trials, at_edge))
-        choice = choices.get(variant.name)
-        problems[variant.name] = found or list(
-            _choice_problems(results, tuning, choice, variant.name, trials)
-        )
-    problems["starts and images"] = list(_shared_problems(results, tuning))
+        if not trials and variant.head is not None and (variant.head, for_seed) not in choices:
+            found = [f"{label(target)}: chosen without a trial."] if target in choices else []
+        else:
+            n_rounds = len(_rounds(tuning.mode, variant.epochs or results.epochs))
+            found = found or list(_plan_problems(tuning, target, n_rounds, trials, at_edge))
+            found = found or list(
+                _choice_problems(results, tuning, choices.get(target), target, n_rounds, trials)
+            )
+        problems[label(target)] = found
+    problems["starts and images"] = list(shared_problems(results, tuning))
     finding = from_problems(problems, Level.FILE, summary_of(tuning))
     if at_edge and finding.status is Status.HOLDS:
         names = " and ".join(at_edge)
@@ -74,9 +82,15 @@ def fairly_tuned(evidence: Evidence) -> Finding:
     return finding
 
 
+def targets_of(results: Results) -> list[Target]:
+    """What a tuned run has a rate for: each variant, for each seed if each has a split of its own."""
+    seeds = results.seeds if results.resplit else (None,)
+    return [(variant.name, seed) for seed in seeds for variant in results.variants]
+
+
 def summary_of(tuning: Tuning) -> str:
     """The rates chosen, and in how many trials."""
-    rates = ", ".join(f"{choice.variant} {choice.learning_rate:.3g}" for choice in tuning.choices)
+    rates = ", ".join(f"{label(choice.target)} {choice.learning_rate:.3g}" for choice in tuning.choices)
     failed = sum(trial.status == "failed" for trial in tuning.trials)
     diverged = f", {failed} of which diverged" if failed else ""
     trials = counted(len(tuning.trials), "trial")
@@ -85,7 +99,10 @@ def summary_of(tuning: Tuning) -> str:
 
 def _rounds(mode: str, epochs: int) -> list[tuple[int, int]]:
     """Epochs and rates kept, per round, of a variant with so many epochs."""
-    return [(epochs, 1)] if mode == "full" else [(ceil(epochs / 4), KEPT), (ceil(epochs / 2), 1)]
+    quarter, half = ceil(epochs / 4), ceil(epochs / 2)
+    if mode == "full":
+        return [(epochs, 1)]
+    return [(half, 1)] if quarter == half else [(quarter, KEPT), (half, 1)]
 
 
 def _frame_problems(results: Results, tuning: Tuning) -> Iterator[str]:
@@ -101,12 +118,14 @@ def _frame_problems(results: Results, tuning: Tuning) -> Iterator[str]:
             f"{counted(epochs, 'epoch')} (keep {keep})" for epochs, keep in rounds[:MOST_SHOWN]
         )
         yield f"The rounds of {tuning.mode} with {counted(results.epochs, 'epoch')} differ: found {listed}."
-    names = [variant.name for variant in results.variants]
-    for name, n in Counter(choice.variant for choice in tuning.choices).items():
-        if name not in names or n > 1:
-            yield f"{name}: {counted(n, 'choice')}, {'not one' if name in names else 'but no such variant'}."
-    for name in sorted({trial.variant for trial in tuning.trials} - set(names)):
-        yield f"{name}: trials of a variant that is not configured."
+    targets = targets_of(results)
+    for target, n in Counter(choice.target for choice in tuning.choices).items():
+        if target not in targets or n > 1:
+            why = "not one" if target in targets else "but no such variant"
+            yield f"{label(target)}: {counted(n, 'choice')}, {why}."
+    for target in dict.fromkeys(trial.target for trial in tuning.trials):
+        if target not in targets:
+            yield f"{label(target)}: trials of a variant that is not configured."
     for variant in results.variants:
         if variant.lr is not None:
             yield f"{variant.name}: has a learning rate of its own ({variant.lr:g}) and was tuned as well."
@@ -114,7 +133,7 @@ def _frame_problems(results: Results, tuning: Tuning) -> Iterator[str]:
 
 def _trial_problems(results: Results, tuning: Tuning, variant: VariantConfig, trial: Trial) -> Iterator[str]:
     """What is wrong with a trial by itself."""
-    name = f"{trial.variant}, trial at {trial.learning_rate:.3g} in round {trial.round}"
+    name = trial.name
     if trial.seed != tuning.seed:
         yield f"{name}: seed {trial.seed}, but the trials' seed is {tuning.seed}."
     rounds = _rounds(tuning.mode, variant.epochs or results.epochs)
@@ -132,7 +151,8 @@ def _trial_problems(results: Results, tuning: Tuning, variant: VariantConfig, tr
         yield f"{name}: {counted(n, 'evaluation')}, but only {counted(epochs, 'epoch')} planned."
     if trial.is_extension == (trial.learning_rate in tuning.rates):
         yield f"{name}: {'in' if trial.is_extension else 'not in'} the shared grid."
-    n_val = results.splits["val"].n_samples
+    splits = results.splits if trial.for_seed is None else results.splits_of(trial.for_seed)
+    n_val = splits["val"].n_samples
     for number, epoch in enumerate(trial.validation, 1):
         least = (epoch.n_samples - epoch.n_correct) * log(2)
         if epoch.n_samples != n_val or epoch.n_correct > n_val:
@@ -142,10 +162,10 @@ def _trial_problems(results: Results, tuning: Tuning, variant: VariantConfig, tr
 
 
 def _plan_problems(
-    tuning: Tuning, variant: str, trials: Sequence[Trial], at_edge: list[str]
+    tuning: Tuning, target: Target, n_rounds: int, trials: Sequence[Trial], at_edge: list[str]
 ) -> Iterator[str]:
     """Which trials a variant must have, replayed round by round from their own counts."""
-    n_rounds = len(_rounds(tuning.mode, 1))
+    variant = label(target)
     seen: dict[tuple[int, float], Trial] = {}
     for trial in trials:
         if seen.setdefault((trial.round, trial.learning_rate), trial) is not trial:
@@ -198,11 +218,16 @@ def _extension_problems(
 
 
 def _choice_problems(
-    results: Results, tuning: Tuning, choice: Choice | None, variant: str, trials: Sequence[Trial]
+    results: Results,
+    tuning: Tuning,
+    choice: Choice | None,
+    target: Target,
+    n_rounds: int,
+    trials: Sequence[Trial],
 ) -> Iterator[str]:
     """The recorded choice and the final runs, against the winner of the last round."""
-    last = len(_rounds(tuning.mode, 1))
-    winner = _winner([trial for trial in trials if trial.round == last])
+    variant = label(target)
+    winner = _winner([trial for trial in trials if trial.round == n_rounds])
     if winner is None:
         if choice is not None:
             yield f"{variant}: {choice.learning_rate:.3g} was chosen, but no trial completed the last round."
@@ -219,7 +244,7 @@ def _choice_problems(
     if choice.extensions != extensions:
         yield f"{variant}: {counted(choice.extensions, 'extension')} recorded, but {extensions} tried."
     for run in results.runs:
-        if run.variant != variant:
+        if run.variant != target[0] or target[1] not in (None, run.seed):
             continue
         if run.learning_rate != choice.learning_rate:
             rates = f"{run.learning_rate:.3g}, but {choice.learning_rate:.3g} was chosen"
@@ -227,32 +252,6 @@ def _choice_problems(
         elif run.trial != choice.trial:
             named = "no trial" if run.trial is None else f"trial {run.trial}"
             yield f"{run.name}: names {named}, but trial {choice.trial} was chosen."
-
-
-def _shared_problems(results: Results, tuning: Tuning) -> Iterator[str]:
-    """Trials compete on equal terms: the same start, the same images."""
-    heads = {variant.name for variant in results.variants if variant.head is not None}
-    inits = {variant.name: variant.init for variant in results.variants}
-    starts: dict[str, str] = {}
-    streams: dict[int, str] = {}
-    for trial in tuning.trials:
-        name = f"{trial.variant}, trial at {trial.learning_rate:.3g} in round {trial.round}"
-        if trial.variant in inits and trial.variant not in heads:
-            # Random variants with layers of their own are alike only among themselves.
-            key = "pretrained" if inits[trial.variant] == "pretrained" else trial.variant
-            if starts.setdefault(key, trial.initial_sha256) != trial.initial_sha256:
-                yield f"{name}: initial weights differ from those of other trials."
-        complete = trial.status == "completed"
-        if complete and streams.setdefault(trial.epochs, trial.stream_sha256) != trial.stream_sha256:
-            yield f"{name}: training images differ from those of other trials of {trial.epochs} epochs."
-    owners: dict[str, int] = {}
-    for epochs, stream in streams.items():
-        if owners.setdefault(stream, epochs) != epochs:
-            yield f"Trials of {owners[stream]} and of {epochs} epochs record the same training images."
-    finals = {run.budget.stream_sha256: run.name for run in results.runs}
-    for stream in streams.values():
-        if stream in finals:
-            yield f"The trials saw the training images of {finals[stream]}, which has another seed."
 
 
 def _rank(trial: Trial) -> tuple[int, float, float]:

@@ -36,6 +36,7 @@ def tune(document: dict[str, Any], mode: str = "halving", best: dict[str, float]
     """
     epochs, n_val = document["config"]["recipe"]["epochs"], document["dataset"]["splits"]["val"]["n_samples"]
     rounds = [(epochs, 1)] if mode == "full" else [(ceil(epochs / 4), 2), (ceil(epochs / 2), 1)]
+    rounds = rounds[-1:] if mode == "halving" and rounds[0][0] == rounds[1][0] else rounds
     trials: list[dict[str, Any]] = []
     choices = []
     for variant, (init, _) in VARIANTS.items():
@@ -67,6 +68,7 @@ def tune(document: dict[str, Any], mode: str = "halving", best: dict[str, float]
         choices.append(
             {
                 "variant": variant,
+                "for_seed": None,
                 "learning_rate": winner["learning_rate"],
                 "trial": index,
                 "extensions": extensions,
@@ -105,6 +107,7 @@ def _trial(variant: str, init: str, peak: float, n_val: int, rate: float, epochs
         )
     return {
         "variant": variant,
+        "for_seed": None,
         "learning_rate": rate,
         "seed": SEED,
         "epochs": epochs,
@@ -114,4 +117,5 @@ def _trial(variant: str, init: str, peak: float, n_val: int, rate: float, epochs
         "stream_sha256": sha(("trial", epochs, "part" if diverges else "")),
         "validation": validation,
         "train_seconds": 0.1,
+        "train_cpu_seconds": 0.1,
     }

@@ -14,7 +14,6 @@ from hypothesis import given
 
 from finetune.config.experiment import GROUPS, STANDARD_VARIANTS, ExperimentConfig, Recipe, Variant
 from finetune.config.presets import load_preset, preset_names, to_table
-from finetune.config.tune import Tune
 from finetune.errors import ConfigError
 
 A, B, C = STANDARD_VARIANTS
@@ -379,18 +378,3 @@ def test_config_toml_reads_back_as_it_was(
         for b, v in zip(back.variants, config.variants, strict=True)
     )
     assert dataclasses.replace(back, variants=rows) == config
-
-
-class TestTuned:
-    """What cannot be tuned is refused before anything is read."""
-
-    def test_heads_from_another_variant(self) -> None:
-        probe = Variant(name="fc", init="pretrained", train=("fc",))
-        headed = Variant(name="LP-FT", init="pretrained", train="all", head="fc")
-        with pytest.raises(ConfigError, match="LP-FT takes it from fc; leave LP-FT out with --variants"):
-            ExperimentConfig(variants=(probe, headed), tune=Tune())
-
-    def test_a_split_for_each_seed(self) -> None:
-        """The images of one seed's test split are in another one's validation split."""
-        with pytest.raises(ConfigError, match="resplit of a tuned run must be false"):
-            ExperimentConfig(split="70-15-15", resplit=True, seeds=2, tune=Tune())

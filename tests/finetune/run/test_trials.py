@@ -100,7 +100,7 @@ class TestWhole:
         run_experiment(config, tmp_path / "run", reporter, StopRequest())
         said = "\n".join(reporter.said)
         assert (
-            "Tuning (halving): 3 peak learning rates from 0.01 to 0.04 for A, C; 10 epochs of trials" in said
+            "Tuning (halving): 3 peak learning rates from 0.01 to 0.04 for A, C; 6 epochs of trials" in said
         )
         assert said.count("whole job takes about") == 1
         assert said.index("whole job takes about") < said.index("Trial, round 1: A at 0.02")

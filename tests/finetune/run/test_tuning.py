@@ -28,6 +28,7 @@ def outcome(trial: Trial, accuracy: float | None, loss: float = 1.0) -> Json:
     epochs = [] if accuracy is None else [0.0] * (trial.epochs - 1) + [accuracy]
     return {
         "variant": trial.variant,
+        "for_seed": trial.for_seed,
         "learning_rate": trial.learning_rate,
         "round": trial.round,
         "is_extension": trial.is_extension,
@@ -64,8 +65,10 @@ class TestGrid:
         assert ratios == pytest.approx([math.sqrt(10)] * 4)
         assert 0.003 < RATES[0] < 0.01 < RATES[-1] < 0.33
 
-    @pytest.mark.parametrize(("epochs", "expected"), [(1, (1, 1)), (2, (1, 1)), (5, (2, 3)), (30, (8, 15))])
-    def test_epochs_of_halving_round_up(self, epochs: int, expected: tuple[int, int]) -> None:
+    @pytest.mark.parametrize(
+        ("epochs", "expected"), [(1, (1,)), (2, (1,)), (3, (1, 2)), (5, (2, 3)), (30, (8, 15))]
+    )
+    def test_epochs_of_halving_round_up(self, epochs: int, expected: tuple[int, ...]) -> None:
         assert tuple(r.epochs for r in rounds_of("halving", epochs)) == expected
         assert [r.epochs for r in rounds_of("full", epochs)] == [epochs]
 
@@ -119,7 +122,9 @@ class TestFull:
         assert rates_by_round(ran) == [(1, r) for r in RATES]
         assert {t.epochs for t in ran} == {8}
         assert record["rounds"] == [{"epochs": 8, "keep": 1}]
-        assert record["choices"] == [{"variant": "B", "learning_rate": RATES[2], "trial": 2, "extensions": 0}]
+        assert record["choices"] == [
+            {"variant": "B", "for_seed": None, "learning_rate": RATES[2], "trial": 2, "extensions": 0}
+        ]
 
 
 class TestEdge:
