@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
+from grader.near_duplicates import NearDuplicates, near_duplicates_from
 from grader.parts import Artifact, Artifacts, Budget, Calibration, Parameter, State
 from grader.trials import Choice, Round, Trial, Tuning
 
@@ -123,6 +124,7 @@ class Results:
     classes: tuple[str, ...]
     splits: Mapping[str, Split]
     resplits: Mapping[int, Mapping[str, Split]] | None
+    near_duplicates: Mapping[int, NearDuplicates]
     split_rule: str
     split_seed: int
     seed_from: str | None
@@ -193,6 +195,7 @@ def results_from(document: Mapping[str, Any]) -> Results:
         classes=tuple(dataset["classes"]),
         splits=_splits(dataset["splits"]),
         resplits=resplits and {entry["seed"]: _splits(entry["splits"]) for entry in resplits},
+        near_duplicates=near_duplicates_from(dataset, config["seeds"]),
         split_rule=config["split"],
         split_seed=config.get("split_seed", config["seeds"][0]),
         seed_from=config.get("seed_from"),

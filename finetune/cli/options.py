@@ -15,6 +15,7 @@ from finetune.cli.command import configured_by, shown
 from finetune.config.experiment import (
     DATASETS,
     DEVICES,
+    NEAR_DUPLICATES,
     ON_BAD_IMAGE,
     PRECISIONS,
     SPLITS,
@@ -93,6 +94,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         STANDARD.on_bad_image,
         type=click.Choice(ON_BAD_IMAGE),
     ),
+    "near_duplicates": _option(
+        "Report resized, re-encoded or mirrored copies across splits, or keep them together in one split.",
+        STANDARD.near_duplicates,
+        type=click.Choice(NEAR_DUPLICATES),
+    ),
     "deterministic": _option("On a GPU, use deterministic algorithms only.", "off", is_flag=True),
     "threads": _option("CPU threads for computation.", "OMP_NUM_THREADS, else one per core", type=int),
     "workers": _option("Threads that decode and augment images.", "same as --threads", type=int),
@@ -133,6 +139,7 @@ IMAGE_OPTIONS = (
     "seed",
     "seeds",
     "on_bad_image",
+    "near_duplicates",
     "workers",
 )
 """Those that decide which images are decoded, and how."""

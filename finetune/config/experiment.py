@@ -22,6 +22,7 @@ SPLITS = ("70-15-15", "official")
 DEVICES = ("auto", "cpu", "cuda")
 ON_BAD_IMAGE = ("fail", "skip")
 STORES = ("auto", "device", "memory", "disk", "off")
+NEAR_DUPLICATES = ("report", "together")
 PRECISIONS = ("auto", "fp32", "bf16")
 STATISTICS = ("auto", "running", "reestimated")
 
@@ -109,6 +110,7 @@ class ExperimentConfig:
         keep_states: number of training states that each run keeps, so that epochs can be replayed; the epochs
             are drawn in the course of training.
         processes: number of processes that divide each batch, with batch statistics of their own.
+        near_duplicates: `report` those across splits, or keep them `together` in one split.
         on_bad_image: `fail`, or `skip` to train without the images that cannot be read.
         deterministic: on a GPU, use deterministic algorithms only.
         tune: the trials that choose each variant's peak learning rate; None trains all at the recipe's.
@@ -138,6 +140,7 @@ class ExperimentConfig:
     cache_views: int | str | None = None
     keep_states: int = 0
     processes: int = 1
+    near_duplicates: str = "report"
     on_bad_image: str = "fail"
     deterministic: bool = False
     tune: Tune | None = None
@@ -156,6 +159,7 @@ class ExperimentConfig:
         require_choice("device", DEVICES, self.device)
         require_choice("store", STORES, self.store)
         require_choice("precision", PRECISIONS, self.precision)
+        require_choice("near_duplicates", NEAR_DUPLICATES, self.near_duplicates)
         require_choice("on_bad_image", ON_BAD_IMAGE, self.on_bad_image)
         views, cached = self.cache_views, self.cache_views is not None
         valid = not cached or views == "auto" or is_whole(views, 1)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,19 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune.data.augment import Pixels
+from finetune.data.perceptual import Hashes
 from finetune.data.store import StoredImages, decode, reserve
 from finetune.data.stream import StreamedImages, byte_counts
 from finetune.system.host import cores
 
-FORMAT = 1
+FORMAT = 2
 CHUNK_BYTES = 16 << 20
 """Pixels are hashed in chunks of this size, by several threads."""
 
 DESCRIPTION = "entry.json"
 PIXELS = "pixels.npy"
 SIZES = "sizes.npy"
+HASHES = "hashes.npy"
 PARTIAL = ".partial"
 """Suffix of an entry that is being written."""
 
@@ -45,11 +48,11 @@ def open_entry(entry: Path, in_memory: Callable[[int], bool]) -> StoredImages | 
     """
     try:
         description: dict[str, Any] = json.loads((entry / DESCRIPTION).read_text("utf-8"))
-        sizes = np.load(entry / SIZES)
+        sizes, hashes = np.load(entry / SIZES), np.load(entry / HASHES)
         n_bytes = int(byte_counts(sizes).sum())
         # Mapped copy-on-write ("c"), because PyTorch wants writable memory.
         pixels = np.load(entry / PIXELS, mmap_mode=None if in_memory(n_bytes) else "c")
-        intact = pixels.shape == (n_bytes,) and description == _describe(sizes, pixels)
+        intact = pixels.shape == (n_bytes,) and description == _describe(sizes, hashes, pixels)
         _mark_used(entry)
     except MemoryError:
         raise
@@ -58,7 +61,7 @@ def open_entry(entry: Path, in_memory: Callable[[int], bool]) -> StoredImages | 
     if not intact:
         remove(entry)
         return None
-    return StoredImages(pixels, sizes)
+    return StoredImages(pixels, sizes, hashes)
 
 
 def _mark_used(entry: Path) -> None:
@@ -67,12 +70,18 @@ def _mark_used(entry: Path) -> None:
     os.utime(entry / DESCRIPTION, ns=(now, now))
 
 
-def _describe(sizes: npt.NDArray[np.int64], pixels: Pixels) -> dict[str, Any]:
+def _describe(sizes: npt.NDArray[np.int64], hashes: Hashes, pixels: Pixels) -> dict[str, Any]:
     """The content of the description: everything that `open_entry` checks."""
     chunks = [pixels[i : i + CHUNK_BYTES] for i in range(0, len(pixels), CHUNK_BYTES)]
     with ThreadPoolExecutor(cores()) as pool:
         digests = list(pool.map(_digest, chunks))
-    return {"format": FORMAT, "n_images": len(sizes), "sizes": _digest(sizes), "pixels": digests}
+    return {
+        "format": FORMAT,
+        "n_images": len(sizes),
+        "sizes": _digest(sizes),
+        "hashes": _digest(hashes),
+        "pixels": digests,
+    }
 
 
 def _digest(values: npt.NDArray[Any]) -> str:
@@ -87,7 +96,7 @@ def write_entry(store: StoredImages, entry: Path) -> str:
             return f"{entry.parent} has too little free space ({free / 1e9:.1f} GB)"
         partial = _new_partial(entry)
         np.save(partial / PIXELS, store.pixels)
-        _finish(partial, store.sizes, store.pixels)
+        _finish(partial, store)
     except OSError as error:
         remove(partial_path(entry))
         return f"{entry.parent} cannot hold {store.pixels.nbytes / 1e9:.1f} GB ({error.strerror or error})"
@@ -111,10 +120,10 @@ def decode_to_disk(stream: StreamedImages, entry: Path, tick: Callable[[int], No
 
     try:
         store = decode(stream, tick, allocate_file)
-        _finish(partial, store.sizes, store.pixels)
+        _finish(partial, store)
     finally:
         remove(partial)
-    return StoredImages(np.load(entry / PIXELS, mmap_mode="c"), store.sizes)
+    return replace(store, pixels=np.load(entry / PIXELS, mmap_mode="c"))
 
 
 def remove(path: Path) -> None:
@@ -138,9 +147,11 @@ def _new_partial(entry: Path) -> Path:
     return partial
 
 
-def _finish(partial: Path, sizes: npt.NDArray[np.int64], pixels: Pixels) -> None:
-    """Write sizes and description, and rename the folder to its final name."""
-    np.save(partial / SIZES, sizes)
-    (partial / DESCRIPTION).write_text(json.dumps(_describe(sizes, pixels)), "utf-8")
+def _finish(partial: Path, store: StoredImages) -> None:
+    """Write all but the pixels, and rename the folder to its final name."""
+    np.save(partial / SIZES, store.sizes)
+    np.save(partial / HASHES, store.hashes)
+    description = _describe(store.sizes, store.hashes, store.pixels)
+    (partial / DESCRIPTION).write_text(json.dumps(description), "utf-8")
     _mark_used(partial)
     partial.rename(partial.with_name(partial.name.removesuffix(PARTIAL)))

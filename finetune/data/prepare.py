@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from finetune.config.experiment import ExperimentConfig
 from finetune.data.cache import cache_limit, discard, entries, entry_name, evict, obtain
 from finetune.data.datasets import SPLIT_NAMES, Dataset, load_dataset
 from finetune.data.device import DeviceImages
+from finetune.data.near_duplicates import found_line, kept_together, with_near_duplicates
+from finetune.data.perceptual import Hashes
 from finetune.data.sources import ImageSource, Selection
 from finetune.data.splits import Split, Splits, content_hashes, make_splits, summary_lines, union
 from finetune.data.store import StoredImages
@@ -115,18 +118,23 @@ def split_dataset(
         dataset: the images, if they were found before.
 
     Raises:
-        ConfigError: each seed is to have a split of its own, but the data set's authors divided it.
+        ConfigError: each seed is to have a split of its own, or near-duplicates are to stay together, but the
+            data set's authors divided it.
         DataError: the images are not as the configuration says.
     """
     dataset, workers = dataset or load_dataset(config.dataset, Path(config.data_root)), workers or cores()
     hashed_at = time.time()
     hashed = content_hashes(dataset.samples, workers)
+    kept: dict[str, str] = {}
 
     def of_seed(seed: int) -> Splits:
         split_seed = config.split_seed_of(seed)
-        return make_splits(dataset, config.split, config.subset, split_seed, workers, hashed)
+        return make_splits(dataset, config.split, config.subset, split_seed, workers, hashed, kept)
 
     first = of_seed(config.seed)
+    if config.near_duplicates == "together":
+        kept |= kept_together(dataset, first.kind, hashed[0], hashed_at, workers)
+        first = of_seed(config.seed)
     if not config.resplit:
         return SplitDataset(dataset, first, hashed_at, {}, first.by_name)
     if first.kind == "official":
@@ -180,7 +188,7 @@ def prepare_images(
     superseded: set[str] = set()
     while True:
         try:
-            decoded, notes = _decoded(config, split, workers, reporter, names)
+            decoded, hashes, notes = _decoded(config, split, workers, reporter, names)
             break
         except BadImagesError as error:
             if config.on_bad_image == "fail" or len(error.reasons) == len(split.dataset.samples):
@@ -191,6 +199,10 @@ def prepare_images(
     for name in superseded - in_use:
         discard(name)
     evict(limit, in_use)
+    if set(names) == set(SPLIT_NAMES):
+        first, by_seed = with_near_duplicates(split.splits, split.by_seed, split.decoded, hashes)
+        split = dataclasses.replace(split, splits=first, by_seed=by_seed)
+        notes.append(found_line(first))
     n_samples = {name: len(s.samples) for name, s in split.splits.by_name.items()}
     kind = f"{split.splits.kind}, another one for each seed" if split.by_seed else split.splits.kind
     for line in (*split.splits.notes, *notes):
@@ -224,14 +236,14 @@ def reopen_images(
         BadImagesError: images that cannot be read any more.
         DataError: neither memory nor disk can hold them.
     """
-    decoded, _ = _decoded(config, split, workers, reporter, names)
+    decoded, _, _ = _decoded(config, split, workers, reporter, names)
     return _placed(config, decoded, device)[0]
 
 
 def _decoded(
     config: ExperimentConfig, split: SplitDataset, workers: int, reporter: Reporter, names: Collection[str]
-) -> tuple[dict[str, StoredImages | StreamedImages], list[str]]:
-    """The images of each split, and a note for each reason why they could not be cached.
+) -> tuple[dict[str, StoredImages | StreamedImages], dict[str, Hashes], list[str]]:
+    """The images of each split, their perceptual hashes, and a note for each reason why they are not cached.
 
     Raises:
         BadImagesError: all images of all splits that cannot be decoded.
@@ -239,6 +251,7 @@ def _decoded(
     size = config.recipe.image_size
     bad = dict(split.splits.unreadable)
     decoded: dict[str, StoredImages | StreamedImages] = {}
+    hashes: dict[str, Hashes] = {}
     problems: dict[str, None] = {}  # a set in order
     mode = "auto" if config.store == "device" else config.store
     label = "checking images" if mode == "off" else "decoding"
@@ -251,16 +264,17 @@ def _decoded(
             try:
                 if mode == "off":
                     decoded[name] = images = stream()
-                    visit(images, advance)
+                    hashes[name] = visit(images, advance)
                 else:
                     entry = split.entry_names(size)[name]
-                    decoded[name], problem = obtain(entry, stream, mode, split.hashed_at, advance)
+                    decoded[name], problem = stored = obtain(entry, stream, mode, split.hashed_at, advance)
+                    hashes[name] = stored[0].hashes
                     problems |= {problem: None} if problem else {}
             except BadImagesError as error:
                 bad |= error.reasons
     if bad:
         raise BadImagesError(bad)
-    return decoded, [f"Decoded images not cached: {p}." for p in problems]
+    return decoded, hashes, [f"Decoded images not cached: {p}." for p in problems]
 
 
 def _placed(

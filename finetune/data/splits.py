@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import typing
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,9 @@ import numpy.typing as npt
 from finetune.data.datasets import SPLIT_NAMES, Dataset, Sample
 from finetune.data.decode import reason
 from finetune.errors import DataError, counted, listed
+
+if typing.TYPE_CHECKING:
+    from finetune.data.near_duplicates import NearDuplicates
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Splits:
         excluded: (id or path, reason) for each file that is in no split.
         notes: sentences for the user about what was excluded or chosen.
         unreadable: why files could not be read, by sample id; they are still in their splits.
+        near: near-duplicates across the splits; None before they are sought, and if no two images can be
+            compared.
     """
 
     train: Split
@@ -50,6 +56,7 @@ class Splits:
     excluded: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     unreadable: Mapping[str, str]
+    near: NearDuplicates | None = None
 
     @property
     def by_name(self) -> dict[str, Split]:
@@ -88,6 +95,7 @@ def make_splits(
     seed: int,
     workers: int,
     hashed: Hashes | None = None,
+    together: Mapping[str, str] | None = None,
 ) -> Splits:
     """Split a data set.
 
@@ -98,6 +106,8 @@ def make_splits(
         seed: decides which images go into which split, and which ones a subset contains.
         workers: threads that read the images.
         hashed: their hashes, if they are known.
+        together: for each sample id, the name of the group that stays in one split; None or empty keeps
+            byte-identical images together.
 
     Raises:
         DataError: no predefined splits, or a class with too few images.
@@ -115,11 +125,13 @@ def make_splits(
     if kind == "official":
         samples = _official(dataset, hashes, seed, notes, excluded)
     else:
-        samples = _stratified(dataset.samples, hashes, seed, _sizes_70_15_15)
+        samples = _stratified(dataset.samples, {**hashes, **(together or {})}, seed, _sizes_70_15_15)
     if subset is not None:
         samples = {name: _subset(samples[name], hashes, subset, seed) for name in SPLIT_NAMES}
     splits = {name: _split(dataset, name, samples[name], hashes) for name in SPLIT_NAMES}
-    return Splits(**splits, kind=kind, excluded=tuple(excluded), notes=tuple(notes), unreadable=unreadable)
+    return Splits(
+        splits["train"], splits["val"], splits["test"], kind, tuple(excluded), tuple(notes), unreadable
+    )
 
 
 def union(dataset: Dataset, splits: Sequence[Split], hashes: dict[str, str]) -> Split:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from finetune.data.augment import Index, Pixels, Plan
+from finetune.data.perceptual import WORDS, Hashes
 from finetune.data.sources import WHOLE, augmented_by_threads
 from finetune.data.stream import StreamedImages, byte_counts, visit
 from finetune.errors import DataError
@@ -29,10 +30,12 @@ class StoredImages:
     Args:
         pixels: [sum of height x width x 3] uint8.
         sizes: [n x 2] height and width of each image.
+        hashes: [n x 4] perceptual hashes; empty if nobody asked for them.
     """
 
     pixels: Pixels
     sizes: npt.NDArray[np.int64]
+    hashes: Hashes = field(default_factory=lambda: np.zeros((0, WORDS), dtype=np.uint64))
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
@@ -116,5 +119,4 @@ def decode(
     def put(index: int, pixels: Pixels) -> None:
         store.image(index)[:] = pixels
 
-    visit(images, tick, put)
-    return store
+    return replace(store, hashes=visit(images, tick, put))

@@ -22,6 +22,7 @@ from finetune.data import decode
 from finetune.data.augment import Index, Pixels, Plan
 from finetune.data.datasets import Sample
 from finetune.data.decode import UNREADABLE, reason
+from finetune.data.perceptual import WORDS, Hashes, perceptual_hash
 from finetune.data.sources import WHOLE, ahead, augmented_by_threads
 from finetune.errors import BadImagesError
 
@@ -82,7 +83,15 @@ class StreamedImages:
         Raises:
             UNREADABLE: it is damaged, or its size has changed.
         """
-        pixels = np.asarray(self.transform(decode.open_image(self.samples[index])))
+        return self.transformed(index, decode.open_image(self.samples[index]))
+
+    def transformed(self, index: int, image: Image.Image) -> Pixels:
+        """The pixels of image `index`, which was opened before.
+
+        Raises:
+            ValueError: its size has changed.
+        """
+        pixels = np.asarray(self.transform(image))
         if pixels.shape[:2] != tuple(self.sizes[index]):
             raise ValueError("its size differs from the one in its header")
         return pixels
@@ -138,6 +147,12 @@ def evaluation_stream(samples: Sequence[Sample], image_size: int, workers: int) 
     return StreamedImages(samples, sizes, functools.partial(as_evaluated, image_size=image_size), workers)
 
 
+def unstored_stream(samples: Sequence[Sample], workers: int) -> StreamedImages:
+    """Images of which no pixel is stored, only what `visit` returns of them."""
+    nothing = np.zeros((len(samples), 2), dtype=np.int64)
+    return StreamedImages(samples, nothing, lambda image: image.crop((0, 0, 0, 0)), workers)
+
+
 def as_evaluated(image: Image.Image, image_size: int) -> Image.Image:
     """An image as evaluation sees it: short side resized to 256/224 of the input size, center crop."""
     short = round(image_size * RESIZE_RATIO)
@@ -153,7 +168,7 @@ def as_evaluated(image: Image.Image, image_size: int) -> Image.Image:
 
 def visit(
     images: StreamedImages, tick: Callable[[int], None], take: Callable[[int, Pixels], None] = lambda *_: None
-) -> None:
+) -> Hashes:
     """Decode every image once; without `take`, only to find all unreadable images before training.
 
     Args:
@@ -161,18 +176,25 @@ def visit(
         tick: called with 1 after each.
         take: called by threads with the number and the pixels of each image.
 
+    Returns:
+        Their perceptual hashes.
+
     Raises:
         BadImagesError: images that cannot be decoded, each with its reason.
     """
     bad: dict[str, str] = {}
+    hashes = np.zeros((len(images), WORDS), dtype=np.uint64)
 
     def one(index: int) -> None:
-        take(index, images.decoded(index))
+        image = decode.open_image(images.samples[index])
+        take(index, images.transformed(index, image))
+        hashes[index] = perceptual_hash(image)
         tick(1)
 
     _for_each(one, images.samples, images.workers, bad)
     if bad:
         raise BadImagesError(bad)
+    return hashes
 
 
 def _central(image: Image.Image, short: int) -> Image.Image:

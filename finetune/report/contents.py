@@ -17,6 +17,7 @@ from finetune.report.classes import class_rows, confusion, counts
 from finetune.report.figures import SPLITS
 from finetune.report.gallery import Thumbnails, confident_mistakes, disagreements
 from finetune.report.judged import JudgedRun, VariantRow
+from finetune.report.near_duplicates import near_values
 from grader.errors import UnusableError
 from grader.files import read_bytes
 from grader.findings import MINUS, Status, counted
@@ -65,6 +66,7 @@ def run_context(run: JudgedRun) -> Values:
         "tradeoff": figures.tradeoff(run) if run.rows else [],
         **_tuning(run),
         **_classes(run),
+        **near_values(run),
         **_setup(run),
         "sections": list(_sections(run)),
     }
@@ -78,6 +80,8 @@ def _sections(run: JudgedRun) -> Iterator[tuple[str, str]]:
             yield "tuning", "Tuning"
     if run.favorite:
         yield from (("photos", "Photos"), ("confusion", "Confusions"), ("classes", "Classes"))
+    if run.results.near_duplicates.get(run.results.seeds[0]):
+        yield "near-duplicates", "Near-duplicates"
     if run.rows:
         yield "layers", "Layers"
     yield "setup", "Set-up"

@@ -15,6 +15,7 @@ from typing import Any, TypedDict, TypeVar
 
 from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.data.datasets import Dataset, Sample
+from finetune.data.perceptual import MAX_DISTANCE
 from finetune.data.splits import Splits
 from finetune.errors import RunFolderError
 from finetune.network.network import Network
@@ -102,6 +103,7 @@ def config_record(config: ExperimentConfig, split: str) -> Json:
         "split_seed": config.split_seed,
         "seed_from": config.seed_from,
         "resplit": config.resplit,
+        "near_duplicates": config.near_duplicates,
         "tune": config.tune and config.tune.mode,
         "precision": config.precision,
         "cache_views": config.cache_views,
@@ -141,15 +143,26 @@ def dataset_record(dataset: Dataset, splits: Splits, by_seed: Mapping[int, Split
         splits: of the first seed.
         by_seed: of each seed, if each has its own.
     """
-    resplits = [{"seed": seed, "splits": _splits_record(own)} for seed, own in by_seed.items()]
+    resplits = [
+        {"seed": seed, "splits": _splits_record(own), "near_duplicates": near_record(own)}
+        for seed, own in by_seed.items()
+    ]
     return {
         "name": dataset.name,
         "classes": list(dataset.classes),
         "splits": _splits_record(splits),
         "resplits": resplits or None,
+        "near_duplicates": near_record(splits),
         "excluded": [{"sample_id": sample_id, "reason": reason} for sample_id, reason in splits.excluded],
         "notes": list(splits.notes),
     }
+
+
+def near_record(splits: Splits) -> Json | None:
+    """The `near_duplicates` object of three splits."""
+    if splits.near is None:
+        return None
+    return {"max_distance": MAX_DISTANCE, **dataclasses.asdict(splits.near)}
 
 
 def _splits_record(splits: Splits) -> Json:

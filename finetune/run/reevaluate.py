@@ -165,6 +165,7 @@ def recorded_config(
         # Version 1 of the schema had no split seed: the first seed decided the split.
         split_seed=recorded.get("split_seed", recorded["seeds"][0]),
         resplit=recorded.get("resplit", False),
+        near_duplicates=recorded.get("near_duplicates", "report"),
         seed=recorded["seeds"][0],
         seeds=len(recorded["seeds"]),
         precision=recorded.get("precision", "fp32"),

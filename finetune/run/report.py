@@ -66,8 +66,15 @@ def answer_lines(grade: Grade) -> list[str]:
 
 
 def doubt_lines(grade: Grade) -> list[str]:
-    """A line for each property that fails or is inconclusive; `grader` says more."""
-    return [f"{finding.status} {finding.name}: {finding.summary}" for finding in grade.unsettled]
+    """A line for each property that fails or is inconclusive; `grader` says more.
+
+    Near-duplicates of test images are worth a line even where they change little.
+    """
+    told = list(grade.unsettled)
+    near = grade.findings.get("near-duplicates")
+    if near is not None and near.numbers.get("n_test") and near not in told:
+        told.append(near)
+    return [f"{finding.status} {finding.name}: {finding.summary}" for finding in told]
 
 
 def verdict_facts(grade: Grade, results: Results) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from grader.checks import (
     ladder,
     learning,
     losses,
+    near_duplicates,
     origin,
     peak_rates,
     prediction_files,
@@ -73,7 +74,7 @@ _DESIGN_AND_EFFECTS = {
     "complete", "roles", "equal-budget", "same-stream", "same-start", "same-schedule", "comparable-rates",
     "b-beats-a", "c-beats-a", "c-against-b", "c-trains-fewer", "c-faster",
     "b-beats-longer-a", "as-required", "smallest-sufficient", "statistics-settled",
-    "test-close-to-validation", "a-learns", "long-enough", "one-rate",
+    "test-close-to-validation", "near-duplicates", "a-learns", "long-enough", "one-rate",
 }  # fmt: skip
 """A failure of these shows a weak experiment, not a false claim; the policy decides what they are worth."""
 
@@ -202,6 +203,12 @@ PROPERTIES = {
             Level.FILE,
             prediction_files.test_close_to_validation,
             (*_COUNTS, "recomputed"),
+        ),
+        Property(
+            "near-duplicates",
+            Level.PREDICTIONS,
+            near_duplicates.near_duplicates_do_not_decide,
+            ("same-samples",),
         ),
         Property("a-learns", Level.FILE, learning.a_learns, _COUNTS),
         Property("long-enough", Level.FILE, learning.long_enough, _COUNTS),

@@ -95,7 +95,7 @@ def test_a_full_volume_costs_only_the_next_runs_time(
     assert_same_run(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("file", [entry.PIXELS, entry.SIZES, entry.DESCRIPTION])
+@pytest.mark.parametrize("file", [entry.PIXELS, entry.SIZES, entry.HASHES, entry.DESCRIPTION])
 def test_a_volume_that_fills_up_while_an_entry_is_written(
     tmpfs: Callable[..., Path],
     whole: Path,
@@ -196,7 +196,7 @@ def test_a_kill_while_an_entry_is_written(
 
 
 @pytest.mark.parametrize("store", STORES)
-@pytest.mark.parametrize("file", [entry.PIXELS, entry.SIZES, entry.DESCRIPTION])
+@pytest.mark.parametrize("file", [entry.PIXELS, entry.SIZES, entry.HASHES, entry.DESCRIPTION])
 def test_a_bit_that_flips_between_two_commands(
     whole: Path,
     narrow_weights: Path,

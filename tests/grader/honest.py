@@ -259,7 +259,7 @@ def _frame(size: Size) -> dict[str, Any]:
         "config": {
             "preset": "smoke", "dataset": "imagefolder:digits", "split": "70-15-15", "subset": None,
             "weights": "bundled", "seeds": list(size.seeds), "split_seed": 0, "seed_from": None,
-            "resplit": False, "tune": None, "keep_states": 0,
+            "resplit": False, "tune": None, "keep_states": 0, "near_duplicates": "report",
             "variants": [
                 {"name": name, "init": init, "train": train, "lr": None, "epochs": None, "norm": "frozen",
                  "head": None}
@@ -285,6 +285,7 @@ def _frame(size: Size) -> dict[str, Any]:
                 for split, n in (("train", size.n_train), ("val", size.n_val), ("test", size.n_test))
             },
             "resplits": None,
+            "near_duplicates": None,
             "excluded": [],
             "notes": [],
         },

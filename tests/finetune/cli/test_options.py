@@ -195,6 +195,7 @@ class TestHelp:
                 "--seed",
                 "--seeds",
                 "--on-bad-image",
+                "--near-duplicates",
                 "--workers",
                 "--cache-limit",
                 "--help",

@@ -1,0 +1,43 @@
+"""Near-duplicates across splits as the results file lists them, as records; `record.py` builds them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A held-out image and the image of another split that it looks like."""
+
+    sample_id: str
+    split: str
+    other_id: str
+    other_split: str
+    distance: int
+    mirrored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NearDuplicates:
+    """Near-duplicates across the splits of one seed; `pairs` may list fewer than `n_val` and `n_test`."""
+
+    n_compared: int
+    n_val: int
+    n_test: int
+    pairs: tuple[Pair, ...]
+
+    def ids(self, split: str) -> frozenset[str]:
+        """The listed images of `val` or `test`."""
+        return frozenset(pair.sample_id for pair in self.pairs if pair.split == split)
+
+
+def near_duplicates_from(dataset: Mapping[str, Any], seeds: Sequence[int]) -> dict[int, NearDuplicates]:
+    """The near-duplicates of each seed from the `dataset` object; none where no images were compared."""
+    shared = dict.fromkeys(seeds, dataset.get("near_duplicates"))
+    own = {entry["seed"]: entry.get("near_duplicates") for entry in dataset.get("resplits") or ()}
+    return {seed: _near_duplicates(found) for seed, found in {**shared, **own}.items() if found is not None}
+
+
+def _near_duplicates(found: Mapping[str, Any]) -> NearDuplicates:
+    pairs = tuple(Pair(**pair) for pair in found["pairs"])
+    return NearDuplicates(found["n_compared"], found["n_val"], found["n_test"], pairs)
