@@ -4,6 +4,7 @@
 # make slow     the long tests, at their usual length
 # make soak     the long fault tests: 50 kills, 2,000 fuzzed inputs per test, 200 epochs, 100,000 files (an hour)
 # make container   the container tests, on a Docker engine started for them (Debian or Ubuntu, as root)
+# make docs     the documentation site, in build/site: open build/site/index.html
 # make lock     resolve requirements/*.lock again (needs uv)
 
 # Without an NVIDIA driver, most of CUDA's libraries are left out; CUDA=1 or CUDA=0 decides instead of the driver.
@@ -15,7 +16,7 @@ DRIVER := $(wildcard /proc/driver/nvidia/version /sys/module/nvidia /usr/lib/wsl
 CUDA ?= $(if $(DRIVER),1,0)
 KIND := $(if $(filter 1,$(CUDA)),cuda,cpu)
 
-.PHONY: smoke test bench slow soak container check lock clean another-kind
+.PHONY: smoke test bench slow soak container docs check lock clean another-kind
 
 smoke: .venv/installed
 	out=runs/smoke-$$(date +%Y%m%d-%H%M%S); $(BIN)/finetune train --preset smoke --out $$out && $(BIN)/grader $$out
@@ -35,6 +36,10 @@ soak: .venv/installed
 
 container: .venv/installed
 	.ci/container
+
+docs: .venv/installed
+	$(BIN)/python -m tests.docs.pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

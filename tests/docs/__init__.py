@@ -1,0 +1,1 @@
+"""The documentation: pages generated from the code, links, and the commands that pages show."""

@@ -1,0 +1,155 @@
+"""What pages tell users to type is understood, and what is marked to be run works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import click
+import pytest
+
+from finetune.cli.app import cli
+from finetune.config.presets import load_preset
+from finetune.data.imagefolder import IMAGE_SUFFIXES
+from finetune.system.session import undisturbed
+from grader.cli import explain, grade_runs
+from tests.builders.images import image_tree, photo
+from tests.docs.commands import PAGES, Line, problem, shown, to_run
+from tests.docs.markdown import DOCS, ROOT
+
+MARKED = [path for path in sorted(DOCS.glob("*.md")) if to_run(path)]
+BRIEF = shlex.split("--epochs 1 --subset 2 --batch-size 8 --image-size 32 --weights bundled --threads 1")
+"""Appended to each `finetune train` that is run: the last of equal options counts."""
+
+OTHERS = {"--array", "--group-add", "--no-deps", "--time"}
+"""Options of other programs that pages mention: sbatch, docker, pip."""
+
+
+def name(path: Path) -> str:
+    """The name of a page in the output of pytest."""
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_commands_are_understood(path: Path) -> None:
+    found = {" ".join(line.words): problem(line.words) for line in shown(path)}
+    assert {command: wrong for command, wrong in found.items() if wrong} == {}
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("finetune trian", "there is no command trian"),
+        ("finetune train --epoch-count 3", "No such option"),
+        ("finetune train --epochs three", "'three' is not a valid integer"),
+        ("finetune train --split 80/20", "'80/20' is not one of"),
+        ("finetune train --preset smok", "there is no preset smok"),
+        ("finetune layers B", "unexpected argument B"),
+        ("grader explain b-beat-a", "'b-beat-a' is not one of"),
+    ],
+)
+def test_a_mistake_is_noticed(command: str, said: str) -> None:
+    assert said in (problem(command.split()) or "")
+
+
+def test_commands_are_found_wherever_a_page_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.docs.commands.ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Run `finetune layers`, or `torchrun -n 2 -m\nfinetune merge x`; finetune is no command here.\n\n"
+        "    .venv/bin/grader a   # grades a\n    finetune train \\\n      --seeds 2 && grader b | head\n\n"
+        "```sh\ndocker compose run --rm train --epochs 1\nOMP_NUM_THREADS=1 finetune presets\n```\n"
+    )
+    assert [" ".join(line.words) for line in shown(page)] == [
+        "finetune layers",
+        "finetune merge x",
+        "grader a",
+        "finetune train --seeds 2",
+        "grader b",
+        "finetune train --epochs 1",
+        "finetune presets",
+    ]
+
+
+def options(command: click.Command) -> Iterator[str]:
+    """The options of a command and of its subcommands."""
+    yield from chain.from_iterable(parameter.opts for parameter in command.params)
+    for child in getattr(command, "commands", {}).values():
+        yield from options(child)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_no_option_is_mentioned_that_does_not_exist(path: Path) -> None:
+    known = {"--help", *OTHERS, *options(cli), *options(grade_runs), *options(explain)}
+    mentioned = set(re.findall(r"(?<!`)`(--[a-z][a-z-]*)", path.read_text("utf-8")))
+    assert mentioned - known == set()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages assume: photos of their own, and the submissions of a class."""
+    folder = tmp_path_factory.mktemp("place")
+    image_tree(folder / "photos", {"daisy": 8, "dandelion": 8})
+    photo(folder / "photo.jpg", 1)
+    photo(folder / "more-photos" / "another.jpg", 2)
+    shutil.copytree(ROOT / "tests" / "grader" / "smoke-run", folder / "submissions" / "alice")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> str:
+    """A run for the commands that use one, where the pages write RUN."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(place)
+        run_command(["finetune", "train", "--dataset", "photos", "--out", "runs/trained"], "")
+    return "runs/trained"
+
+
+def run_command(words: list[str], trained: str) -> None:
+    """Run a command in this process; whatever it grades may fail, since next to nothing is trained."""
+    words = list(chain.from_iterable(expanded(word, trained) for word in words))
+    if words[:2] == ["finetune", "train"]:
+        words += BRIEF
+    program, allowed = (cli, {0}) if words[0] == "finetune" else (grade_runs, {0, 1})
+    if words[:2] == ["grader", "explain"]:
+        program, words = explain, words[1:]
+    with undisturbed():
+        try:
+            code = program.main(words[1:], prog_name=words[0], standalone_mode=False)
+        except SystemExit as stopped:
+            code = stopped.code
+    assert (code if isinstance(code, int) else 0) in allowed, words
+
+
+def expanded(word: str, trained: str) -> list[str]:
+    """A word of a command as the shell would pass it, with RUN replaced."""
+    if "*" in word:
+        return sorted(str(path) for path in Path().glob(word))
+    return [re.sub(r"^(runs/)?RUN\b", trained, word)]
+
+
+@pytest.mark.parametrize("path", MARKED, ids=name)
+def test_marked_commands_run(path: Path, place: Path, trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    for words in to_run(path):
+        run_command(words, trained)
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=name)
+def test_toml_examples_are_valid(path: Path, tmp_path: Path) -> None:
+    for example in re.findall(r"^```toml\n(.*?)^```", path.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        (tmp_path / "example.toml").write_text(example)
+        load_preset(str(tmp_path / "example.toml"))
+
+
+def test_the_formats_named_are_those_that_are_read() -> None:
+    named = set(re.findall(r"`(\.[a-z]+)`", (DOCS / "own-images.md").read_text("utf-8")))
+    assert named == set(IMAGE_SUFFIXES)
+
+
+def test_a_line_names_its_page() -> None:
+    assert Line("docs/fairness.md", ["finetune", "train", "--tune"]) in list(shown(DOCS / "fairness.md"))
