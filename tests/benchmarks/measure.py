@@ -93,8 +93,10 @@ def unpinned() -> Iterator[None]:
         os.sched_setaffinity(0, own)
 
 
-def run(words: Sequence[str], **variables: str) -> tuple[str, float]:
+def run(words: Sequence[str], timeout: float | None = None, **variables: str) -> tuple[str, float]:
     """Output of a Python program, started in the repository's root, and its wall-clock seconds.
+
+    It is killed after `timeout` seconds, with `subprocess.TimeoutExpired`.
 
     `OMP_WAIT_POLICY`, which the tests set for themselves, is removed: finetune sets it itself.
     """
@@ -102,7 +104,12 @@ def run(words: Sequence[str], **variables: str) -> tuple[str, float]:
     began = time.perf_counter()
     with unpinned():
         done = subprocess.run(
-            [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True
+            [sys.executable, *words],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
     seconds = time.perf_counter() - began
     if done.returncode != 0:
@@ -115,10 +122,12 @@ def knows(option: str) -> bool:
     return option in run(["-m", "finetune", "train", "--help"])[0]
 
 
-def ours(arguments: Sequence[str], cache: Path, out: Path) -> dict[str, Any]:
+def ours(
+    arguments: Sequence[str], cache: Path, out: Path, device: str = DEVICE, timeout: float | None = None
+) -> dict[str, Any]:
     """Run one `finetune train` job; what the figures need of its results."""
-    words = ["-m", "finetune", "train", *arguments, "--device", DEVICE, "--out", str(out)]
-    _, seconds = run(words, XDG_CACHE_HOME=str(cache))
+    words = ["-m", "finetune", "train", *arguments, "--device", device, "--out", str(out)]
+    _, seconds = run(words, timeout, XDG_CACHE_HOME=str(cache))
     record = json.loads((out / "results.json").read_text("utf-8"))
     shutil.rmtree(out)
     require_all_cores(record["environment"]["threads"])
@@ -128,6 +137,7 @@ def ours(arguments: Sequence[str], cache: Path, out: Path) -> dict[str, Any]:
     ]
     return {
         "whole_seconds": seconds,
+        "start_seconds": record["timings"]["start_seconds"],
         "decode_seconds": record["timings"]["decode_seconds"],
         "peak_memory_bytes": max(job["peak_memory_bytes"] for job in record["runs"]),
         "variants": seeds[-1],
@@ -145,9 +155,11 @@ def _epochs(job: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def theirs(program: str, arguments: Sequence[str]) -> dict[str, Any]:
+def theirs(
+    program: str, arguments: Sequence[str], device: str = DEVICE, timeout: float | None = None
+) -> dict[str, Any]:
     """Run one plain program; what the figures need of its report, less the seconds that it subtracts."""
-    output, seconds = run(["-m", f"tests.benchmarks.{program}", *arguments, "--device", DEVICE])
+    output, seconds = run(["-m", f"tests.benchmarks.{program}", *arguments, "--device", device], timeout)
     record: dict[str, Any] = json.loads(output.splitlines()[-1])
     require_all_cores(record["threads"])
     for log in record["variants"].values():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from finetune.data.prepare import Images
 from finetune.data.store import StoredImages
 from finetune.training import evaluate
 from finetune.training.features import FeatureCache
-from tests.builders.trainers import RECIPE, ignore_epoch, random_images, tiny_trainer
+from tests.builders.trainers import random_images, tiny_trainer
 
 A, _, C = STANDARD_VARIANTS
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -89,28 +88,3 @@ def copies_of_a_pass(monkeypatch: pytest.MonkeyPatch, variant: Variant, **option
     with Copies() as copies:
         one._pass(1)
     return copies
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("variant", [A, C], ids=lambda v: v.name)
-def test_steps_never_synchronize_with_a_gpu(variant: Variant) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    gpu = torch.device("cuda")
-
-    def waits(n_train: int) -> int:
-        for _ in range(2):  # at first libraries load and choose their algorithms
-            found = random_images(n_train)
-            assert isinstance(found.train, StoredImages)
-            kept = Images(DeviceImages(found.train, gpu), found.train_labels, found.held_out)
-            one = tiny_trainer(variant, device=gpu, images=kept)
-            torch.cuda.set_sync_debug_mode("warn")
-            try:
-                with warnings.catch_warnings(record=True) as said:
-                    warnings.simplefilter("always")
-                    one.run(ignore_epoch)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
-        return sum("synchroniz" in str(warning.message) for warning in said)
-
-    assert waits(4 * RECIPE.batch_size) == waits(16 * RECIPE.batch_size)
