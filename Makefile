@@ -46,6 +46,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --quiet .github
 
 # The file says which kind is installed: a driver that came later calls for the rest.
 .venv/installed: pyproject.toml requirements/dev.lock $(if $(filter $(KIND),$(shell cat .venv/installed 2> /dev/null)),,another-kind)

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from split_lock import entries, is_cuda, split
+from split_lock import entries, is_cuda, joined, split
 
 NEEDED_AT_START = ("nvidia-cuda-cupti", "nvidia-cuda-runtime", "nvidia-nvshmem")
 """Packages with data, or with functions that PyTorch calls to find out that there is no GPU."""
@@ -45,13 +45,13 @@ def main(lock: Path, kind: str) -> None:
         pip("--require-hashes", "--requirement", str(lock), packages=len(entries(text)))
     elif index:
         say("No NVIDIA driver found: torch and torchvision come from TORCH_INDEX_URL.")
-        hashed, torch = split(text)
-        install(hashed, "--require-hashes")
-        install(torch, "--index-url", index)
+        others, pins, *_ = split(text)
+        install(others, "--require-hashes")
+        install(pins, "--index-url", index)
     else:
         say("No NVIDIA driver found: leaving out CUDA's libraries, for GPUs alone (CUDA=1 installs them).")
         kept = [text for name, text in entries(text) if not is_cuda(name) or name.startswith(NEEDED_AT_START)]
-        install("\n".join(kept), "--require-hashes")
+        install(joined(kept), "--require-hashes")
         if not runs_without_cuda():
             say("This PyTorch does not start without them: installing the whole lock file.")
             pip("--require-hashes", "--requirement", str(lock), packages=len(entries(text)))

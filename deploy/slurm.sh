@@ -5,11 +5,7 @@
 #   sbatch deploy/slurm.sh                 # in a folder shared by all nodes
 #   sbatch --array=4 deploy/slurm.sh       # only number 4, again
 #
-# Then merge the folders into one run folder for the grader:
-#
-#   finetune merge runs/shards/shard-* --out runs/merged
-#
-# Download the data set first (a run with --epochs 1 does), so that the tasks do not all do it. Times are compared, so
+# deploy/slurm-all.sh does it all: download, this array, merge and grade. Times are compared, so
 # request one kind of node (--constraint, --partition): folders from different GPUs, or from nodes with different numbers
 # of cores, are not merged.
 #SBATCH --job-name=finetune
@@ -28,7 +24,9 @@ set -eu
 export RANK="$SLURM_ARRAY_TASK_ID" WORLD_SIZE=9
 
 code=0
-srun finetune train --seeds 3 --parallel runs --out runs/shards || code=$?
+# FINETUNE may name a container: deploy/slurm-all.sh.
+# shellcheck disable=SC2086 # several words
+srun ${FINETUNE:-finetune} train --seeds 3 --parallel runs --out runs/shards || code=$?
 # SLURM requeues tasks that were preempted or whose node failed; at the time limit the task must request it. 143: stopped
 # by the SIGTERM that comes two minutes earlier, with a checkpoint.
 if [ "$code" -eq 143 ]; then

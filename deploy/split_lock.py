@@ -1,10 +1,10 @@
-"""Split a hashed lock file for an installation without CUDA.
+"""Split a hashed lock file into the parts that make an image's layers, or an installation without CUDA.
 
-    split_lock.py LOCK HASHED TORCH
+    split_lock.py LOCK OTHERS PINS TORCH CUDA
 
-HASHED gets every entry except torch, torchvision and NVIDIA's packages, with its hashes. TORCH gets the
-locked versions of torch and torchvision, without hashes, because the files of an index of CPU wheels are not
-in the lock file. Uses only the standard library, because it runs while an image is built.
+TORCH gets the entries of torch and torchvision, with their hashes, CUDA those of NVIDIA's packages and Triton,
+and OTHERS the rest. PINS gets the versions of torch and torchvision alone, for an index of CPU wheels, whose
+files are not in the lock file. Uses only the standard library, because it runs while an image is built.
 """
 
 import re
@@ -28,11 +28,18 @@ def is_cuda(name: str) -> bool:
     return name.startswith(CUDA)
 
 
-def split(lock: str) -> tuple[str, str]:
-    """The hashed entries to keep, and the pins of torch and torchvision."""
-    hashed = [text for name, text in entries(lock) if name not in TORCH and not is_cuda(name)]
-    torch = [text.partition("\n")[0].rstrip(" \\") for name, text in entries(lock) if name in TORCH]
-    return "\n".join(hashed) + "\n", "\n".join(torch) + "\n"
+def split(lock: str) -> tuple[str, str, str, str]:
+    """The parts of a lock file, in the order of the command's arguments."""
+    parts: dict[str, list[str]] = {"others": [], "torch": [], "cuda": []}
+    for name, text in entries(lock):
+        parts["torch" if name in TORCH else "cuda" if is_cuda(name) else "others"].append(text)
+    pins = [text.partition("\n")[0].rstrip(" \\") for text in parts["torch"]]
+    return joined(parts["others"]), joined(pins), joined(parts["torch"]), joined(parts["cuda"])
+
+
+def joined(lines: list[str]) -> str:
+    """The text of a requirements file."""
+    return "".join(f"{line}\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 DOCKER                   the client; docker by default
 COMPOSE                  `docker compose` or `docker-compose`, whichever answers, by default
 CONTAINER_BUILD_OPTIONS  further options of `docker build`, such as a proxy's certificates
+CONTAINER_BUILT          where it is set, the images of these names are tested as they are, not built
 CONTAINER_REQUIRED, CI   where either is set, tests fail without an engine instead of being skipped
 """
 
@@ -13,6 +14,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")
 TRAIN, GRADE = "finetune:train", "finetune:grade"
 BASE = "nvidia/cuda:13.2.0-base-ubuntu24.04"
+GRADE_BASE = "debian:13-slim"
 OWNER = 1234
 """A user id that neither an image nor this machine knows, as a caller's is."""
 
@@ -42,6 +45,15 @@ def checked(done: Done) -> str:
     """Its standard output, if it ended well."""
     assert done.returncode == 0, f"{done.args} exited {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def accepted_by(tool: str, *arguments: str | Path) -> None:
+    """Run a program of this environment on files; skip where the program is not installed."""
+    tools = Path(sys.executable).parent
+    if not (tools / tool).exists():
+        pytest.skip(f"{tool} is not installed in this environment")
+    done = run(tools / tool, *arguments, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @functools.cache
@@ -69,12 +81,22 @@ def compose() -> tuple[str, ...]:
     return (DOCKER, "compose") if docker("compose", "version").returncode == 0 else ("docker-compose",)
 
 
-def build(target: str, context: Path = ROOT) -> float:
-    """Build one of the images from a folder; the seconds it took."""
+def build(target: str, context: Path = ROOT, tag: str = "", *more: str) -> float:
+    """Build one of the images from a folder, with more options; the seconds it took."""
     options = shlex.split(os.environ.get("CONTAINER_BUILD_OPTIONS", ""))
     started = time.perf_counter()
     done = run(
-        *(DOCKER, "build", *options, "--target", target, "--tag", f"finetune:{target}", context),
+        *(
+            DOCKER,
+            "build",
+            *options,
+            *more,
+            "--target",
+            target,
+            "--tag",
+            tag or f"finetune:{target}",
+            context,
+        ),
         timeout=1500,
         env={**os.environ, "DOCKER_BUILDKIT": "1"},
     )

@@ -82,6 +82,19 @@ def test_the_named_volumes_can_be_written(project: Project) -> None:
     assert checked(done).strip() == "written"
 
 
+def test_two_users_of_the_group_share_the_cache(project: Project) -> None:
+    shared = ("--rm", "-T", "--user", "4321:4321", "--entrypoint", "shared-umask", "train-cpu", "sh", "-c")
+    checked(project("run", *shared, "mkdir -p data/.cache/shared && touch data/.cache/shared/1"))
+    script = "touch data/.cache/shared/2 && rm -r data/.cache/shared && echo shared"
+    done = project("run", "--rm", "-T", "--entrypoint", "sh", "train-cpu", "-c", script)
+    assert checked(done).strip() == "shared"
+
+
+def test_up_starts_nothing(project: Project) -> None:
+    done = project("up", "--detach", timeout=120)
+    assert project("ps", "--quiet").stdout == "", done.stderr
+
+
 def test_train_on_a_host_without_a_gpu_ends_before_it_starts(project: Project) -> None:
     if shutil.which("nvidia-smi") is not None:
         pytest.skip("this host has a GPU")
