@@ -3,13 +3,14 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from grader.cohort import Cohort, compared
-from grader.findings import Status
+from grader.findings import Finding, Level, Status
 from grader.grade import Job, grade
 from grader.policy import Policy
 from grader.seeds import Prescription
@@ -94,6 +95,18 @@ def test_a_copy_under_its_own_seed_fails_both_until_a_rerun_shows_which(copied: 
     assert [grade.refuted for grade in found.grades] == [["own-runs"], ["own-runs"], []]
     (look,) = found.looks
     assert "the same measured times" in look
+
+
+def test_a_rerun_shows_which_is_the_copy(copied: Path, policy: Policy) -> None:
+    relabeled(copied, SEEDS["bob"])
+    grades = list(cohort(copied.parent, policy).grades)
+    recomputed = Finding(Status.FAILS, Level.CHECKPOINTS, "another start", name="start-recomputed")
+    grades[1] = replace(grades[1], findings={**grades[1].findings, "start-recomputed": recomputed})
+    assert statuses(compared(grades, SEEDS)) == {
+        "alice": Status.HOLDS,
+        "bob": Status.FAILS,
+        "carol": Status.HOLDS,
+    }
 
 
 def test_times_changed_too(copied: Path, policy: Policy) -> None:
