@@ -50,6 +50,10 @@ def advice(grade: Judged) -> list[str]:
     The first cause that applies speaks: what makes the file unusable, then doctored or damaged evidence, then
     missing evidence, then trainings that failed, then what would make the answer better.
     """
+    if grade.refuted == ["seed-prescribed"]:
+        return [
+            "To do: train with the seed that the course prescribes: finetune train --seed-from NONCE:STUDENT."
+        ]
     if grade.problems or grade.refuted:
         return [
             "To do: submit the run folder exactly as finetune train wrote it; if it was damaged, train again."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from grader.errors import GraderError, UsageError
 from grader.files import read_bytes
+from grader.formats.clean import clean
 from grader.formats.json import as_document
 from grader.manifest import digest_of
 from grader.strict_json import short
@@ -36,7 +37,7 @@ def statement_of(grade: Grade) -> dict[str, Any]:
         "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in files],
         "predicateType": PREDICATE_TYPE,
         "predicate": {
-            "submission": {"id": grade.run, "digest": {"sha256": digest_of(grade.digests)}},
+            "submission": {"id": clean(grade.run), "digest": {"sha256": digest_of(grade.digests)}},
             "policy": {
                 "name": grade.policy.name,
                 "version": grade.policy.version,
@@ -56,7 +57,7 @@ def attestation(grade: Grade, signer: "CryptoSigner") -> str:
     from securesystemslib.dsse import Envelope
 
     payload = json.dumps(statement_of(grade), allow_nan=False, ensure_ascii=False, sort_keys=True)
-    envelope = Envelope(payload.encode("utf-8", "surrogateescape"), PAYLOAD_TYPE, {})
+    envelope = Envelope(payload.encode(), PAYLOAD_TYPE, {})
     envelope.sign(signer)
     return as_text(envelope.to_dict())
 

@@ -3,7 +3,7 @@
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class Policy:
     inconclusive_credit: float
     not_checked_credit: float
     weights: Mapping[str, Weight]
-    sha256: str = ""
+    sha256: str = field(default="", compare=False)
 
 
 def load_policy(name_or_path: str) -> Policy:

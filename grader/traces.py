@@ -102,7 +102,8 @@ def _trace(evidence: Evidence, run: Run) -> Trace:
         )
         if files
         else frozenset(),
-        "start": frozenset({run.initial_sha256}),
+        # Pretrained weights whose head fits the classes are the start of every seed.
+        "start": frozenset({run.initial_sha256} if run.init == "random" else ()),
         "stream": frozenset({run.budget.stream_sha256}),
     }
     best = run.best.test if run.best else None
@@ -116,4 +117,4 @@ def _values(found: Iterable[float | str | None]) -> frozenset[str]:
 
 def _is_round(seconds: float) -> bool:
     """Whether a time has no digits below a millisecond, so that two could agree by chance."""
-    return (seconds * 1000).is_integer()
+    return round(seconds, 3) == seconds

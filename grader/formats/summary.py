@@ -30,7 +30,8 @@ svg text { fill: currentColor; font-size: 13px; text-anchor: middle; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
 th, td { border-bottom: 1px solid var(--edge); padding: .3rem .6rem; text-align: left; vertical-align: top; }
 td, li { overflow-wrap: anywhere; } .number { text-align: right; white-space: nowrap; }
-.passed { color: var(--good); } .failed { color: var(--bad); font-weight: 600; }
+.passed, .failed { white-space: nowrap; } .passed { color: var(--good); }
+.failed { color: var(--bad); font-weight: 600; }
 @media (max-width: 40rem) {
   thead { display: none; } tr { border-bottom: 2px solid var(--edge); display: block; padding: .4rem 0; }
   td, tbody th { border: 0; display: flex; gap: .6rem; padding: .1rem 0; } .number { text-align: left; }
@@ -42,6 +43,7 @@ td, li { overflow-wrap: anywhere; } .number { text-align: right; white-space: no
 <h1>Grades: $count</h1>
 <p>$result</p>
 <h2>Scores</h2>
+<p>Submissions by percent of the points.</p>
 $figure
 <h2>To look at</h2>
 $looks
@@ -88,8 +90,9 @@ def _figure(cohort: Cohort) -> str:
         x, y = i * step + step / 2, HEIGHT - FOOT - height
         shapes.append(f'<rect x="{i * step + 3:g}" y="{y:.1f}" width="{step - 6:g}" height="{height:.1f}"/>')
         shapes.append(f'<text x="{x:g}" y="{y - 5:.1f}">{count or ""}</text>')
-        last = "100%" if i == N_BARS - 1 else f"{100 * (i + 1) // N_BARS}"
-        shapes.append(f'<text x="{x:g}" y="{HEIGHT - 7}">{100 * i // N_BARS}\u2013{last}</text>')
+        shapes.append(
+            f'<text x="{x:g}" y="{HEIGHT - 7}">{100 * i // N_BARS}\u2013{100 * (i + 1) // N_BARS}</text>'
+        )
     spoken = ", ".join(f"{count} from {10 * i}%" for i, count in enumerate(counts) if count) or "none"
     label = f"Histogram of the scores in percent of the points: {spoken}."
     n_unusable = len(cohort.grades) - len(usable)

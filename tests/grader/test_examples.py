@@ -50,6 +50,19 @@ class TestGradescope:
         shutil.copytree(smoke, tmp_path / "autograder" / "submission" / where, dirs_exist_ok=True)
         assert autograde(tmp_path / "autograder", environment)["score"] == 100
 
+    def test_a_zip_file_inside(self, smoke: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+        (tmp_path / "autograder/submission/mine").mkdir(parents=True)
+        shutil.make_archive(str(tmp_path / "autograder/submission/mine/run"), "zip", smoke.parent, smoke.name)
+        assert autograde(tmp_path / "autograder", environment)["score"] == 100
+
+    def test_folders_without_a_run_are_one_submission(
+        self, tmp_path: Path, environment: dict[str, str]
+    ) -> None:
+        for name in ("a", "b"):
+            (tmp_path / "autograder/submission" / name).mkdir(parents=True)
+        found = autograde(tmp_path / "autograder", environment)
+        assert (found["score"], str(found["output"])[:10]) == (0, "Unusable: ")
+
     @pytest.mark.parametrize("content", [None, b"", b'{"runs": []}', b"\xff"])
     def test_an_unusable_submission_gets_its_results_too(
         self, content: bytes | None, tmp_path: Path, environment: dict[str, str]
