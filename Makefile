@@ -13,7 +13,7 @@ BIN := .venv/bin
 .PHONY: smoke test bench slow soak container docs check lock clean
 
 smoke: .venv/installed
-	out=runs/smoke-$$(date +%Y%m%d-%H%M%S); $(BIN)/finetune train --preset smoke --out $$out && $(BIN)/grader $$out
+	out=runs/smoke-$$(date +%Y%m%d-%H%M%S); $(BIN)/finetune train --preset smoke --out $$out && $(BIN)/grader $$out && echo "Report: $$out/report.html"
 
 test: check
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal -m "not slow and not container" --benchmark-disable
@@ -44,6 +44,7 @@ check: .venv/installed
 .venv/installed: pyproject.toml requirements/dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is required; name it: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
+	@echo "Installing PyTorch and the rest into .venv: 6.7 GB on Linux, some minutes without a word"
 	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.lock
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@
