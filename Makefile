@@ -19,7 +19,7 @@ KIND := $(if $(filter 1,$(CUDA)),cuda,cpu)
 .PHONY: smoke test bench slow soak container docs check lock clean another-kind
 
 smoke: .venv/installed
-	out=runs/smoke-$$(date +%Y%m%d-%H%M%S); $(BIN)/finetune train --preset smoke --out $$out && $(BIN)/grader $$out
+	out=runs/smoke-$$(date +%Y%m%d-%H%M%S); $(BIN)/finetune train --preset smoke --out $$out && $(BIN)/grader $$out && echo "Report: $$out/report.html"
 
 test: check
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal -m "not slow and not container" --benchmark-disable

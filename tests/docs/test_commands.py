@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -22,8 +21,11 @@ from tests.docs.commands import PAGES, Line, problem, shown, to_run
 from tests.docs.markdown import DOCS, ROOT
 
 MARKED = [path for path in sorted(DOCS.glob("*.md")) if to_run(path)]
-BRIEF = shlex.split("--epochs 1 --subset 2 --batch-size 8 --image-size 32 --weights bundled --threads 1")
+BRIEF = shlex.split("--epochs 1 --subset 2 --batch-size 8 --image-size 32 --threads 1")
 """Appended to each `finetune train` that is run: the last of equal options counts."""
+
+TRAINED = "runs/trained"
+"""The run that commands use where the pages write RUN."""
 
 OTHERS = {"--array", "--group-add", "--no-deps", "--time"}
 """Options of other programs that pages mention: sbatch, docker, pip."""
@@ -89,31 +91,32 @@ def test_no_option_is_mentioned_that_does_not_exist(path: Path) -> None:
     assert mentioned - known == set()
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the pages assume: photos of their own, and the submissions of a class."""
-    folder = tmp_path_factory.mktemp("place")
-    image_tree(folder / "photos", {"daisy": 8, "dandelion": 8})
-    photo(folder / "photo.jpg", 1)
-    photo(folder / "more-photos" / "another.jpg", 2)
-    shutil.copytree(ROOT / "tests" / "grader" / "smoke-run", folder / "submissions" / "alice")
-    return folder
+@pytest.fixture
+def place(
+    tmp_path: Path,
+    narrow_weights: Path,
+    no_fsync: None,  # noqa: ARG001 - wanted for its effect
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """The working folder, with photos of one's own as pages assume them; returns weights to start from."""
+    monkeypatch.chdir(tmp_path)
+    image_tree(tmp_path / "photos", {"daisy": 8, "dandelion": 8})
+    photo(tmp_path / "photo.jpg", 1)
+    photo(tmp_path / "more-photos" / "another.jpg", 2)
+    return narrow_weights
 
 
-@pytest.fixture(scope="module")
-def trained(place: Path) -> str:
-    """A run for the commands that use one, where the pages write RUN."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(place)
-        run_command(["finetune", "train", "--dataset", "photos", "--out", "runs/trained"], "")
-    return "runs/trained"
+@pytest.mark.parametrize("path", MARKED, ids=name)
+def test_marked_commands_run(path: Path, place: Path) -> None:
+    run_command(["finetune", "train", "--dataset", "photos", "--out", TRAINED], place)
+    for words in to_run(path):
+        run_command([re.sub(r"^(runs/)?RUN\b", TRAINED, word) for word in words], place)
 
 
-def run_command(words: list[str], trained: str) -> None:
+def run_command(words: list[str], weights: Path) -> None:
     """Run a command in this process; whatever it grades may fail, since next to nothing is trained."""
-    words = list(chain.from_iterable(expanded(word, trained) for word in words))
     if words[:2] == ["finetune", "train"]:
-        words += BRIEF
+        words = [*words, *BRIEF, "--weights", str(weights)]
     program, allowed = (cli, {0}) if words[0] == "finetune" else (grade_runs, {0, 1})
     if words[:2] == ["grader", "explain"]:
         program, words = explain, words[1:]
@@ -123,20 +126,6 @@ def run_command(words: list[str], trained: str) -> None:
         except SystemExit as stopped:
             code = stopped.code
     assert (code if isinstance(code, int) else 0) in allowed, words
-
-
-def expanded(word: str, trained: str) -> list[str]:
-    """A word of a command as the shell would pass it, with RUN replaced."""
-    if "*" in word:
-        return sorted(str(path) for path in Path().glob(word))
-    return [re.sub(r"^(runs/)?RUN\b", trained, word)]
-
-
-@pytest.mark.parametrize("path", MARKED, ids=name)
-def test_marked_commands_run(path: Path, place: Path, trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    for words in to_run(path):
-        run_command(words, trained)
 
 
 @pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=name)
