@@ -141,7 +141,7 @@ class Run:
             variant: such as "B"; None means the one that the verdict advises.
             seed: None means that of the highest validation accuracy.
             top: most probable classes wanted for each image.
-            device: `auto`, `cpu` or `cuda`.
+            device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
         Returns:
             Rows with path, rank (from 1), class, probability (calibrated) and problem; a file that cannot be

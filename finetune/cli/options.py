@@ -13,10 +13,8 @@ import click
 
 from finetune.config.experiment import (
     DATASETS,
-    DEVICES,
     ON_BAD_IMAGE,
     PRECISIONS,
-    SPLITS,
     STORES,
     ExperimentConfig,
     Recipe,
@@ -52,9 +50,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "data_root": _option("Folder for downloads.", STANDARD.data_root),
     "split": _option(
-        "How to split the images: randomly, or as the data set's authors did.",
+        "How to split the images: percentages of each class for training, validation and test, such as "
+        "80-10-10, or official: as the data set's authors did.",
         "70-15-15, or official for an image folder with train/",
-        type=click.Choice(SPLITS),
+        metavar="A-B-C|official",
     ),
     "subset": _option("Use at most this many images per class in each split.", "all", type=int),
     "weights": _option(
@@ -84,7 +83,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         type=int,
         metavar="K",
     ),
-    "device": _option("Where to compute.", STANDARD.device, type=click.Choice(DEVICES)),
+    "device": _option(
+        "Where to compute: cpu, cuda, cuda:N (GPU number N), mps (Apple) or auto: cuda if possible.",
+        STANDARD.device,
+        metavar="NAME",
+    ),
     "on_bad_image": _option(
         "Stop if an image cannot be read, or skip such images.",
         STANDARD.on_bad_image,

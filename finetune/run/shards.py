@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from finetune.config.device import gpu_number
 from finetune.config.experiment import ExperimentConfig
 from finetune.distributed.group import (
     PeerError,
@@ -73,7 +74,12 @@ def train_parallel(
     """
     info = launch_info()
     try:
-        if config.device != "cpu" and torch.cuda.is_available():
+        if gpu_number(config.device) is not None:
+            raise ConfigError(
+                f"With --parallel each process chooses its own GPU, but --device {config.device} was given; "
+                "use --device cuda, and CUDA_VISIBLE_DEVICES to choose among GPUs."
+            )
+        if config.device in ("auto", "cuda") and torch.cuda.is_available():
             torch.cuda.set_device(info.local_rank % torch.cuda.device_count())
         if config.cache_views == "auto":
             raise ConfigError(

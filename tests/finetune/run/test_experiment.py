@@ -622,11 +622,11 @@ class TestRows:
 
 
 class TestResplit:
-    fields = {"variants": (A, C), "seeds": 2, "resplit": True, "cache_views": 2}  # noqa: RUF012 - not changed
+    fields = {"variants": (A, C), "seeds": 2, "resplit": True, "cache_views": 2, "split": "60-20-20"}  # noqa: RUF012 - not changed
 
     def test_each_seed_is_what_it_would_be_alone(self, experiment: Run, tmp_path: Path) -> None:
         record = experiment(tmp_path / "run", **self.fields, statistics="reestimated")
-        assert record["config"]["resplit"] is True
+        assert (record["config"]["resplit"], record["config"]["split"]) == (True, "60-20-20")
         resplits = record["dataset"]["resplits"]
         assert [entry["seed"] for entry in resplits] == [0, 1]
         assert record["dataset"]["splits"] == resplits[0]["splits"] != resplits[1]["splits"]
