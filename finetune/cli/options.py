@@ -21,6 +21,7 @@ from finetune.config.experiment import (
     require,
 )
 from finetune.config.presets import load_preset
+from finetune.config.rates import rates_of, with_rates
 from finetune.config.tune import MODES, Tune
 from finetune.errors import ConfigError
 from finetune.system.signals import StopRequest
@@ -63,7 +64,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "variants": _option("Variants to train, such as a,c.", "all in the preset"),
     "epochs": _option("Passes over the training images.", RECIPE.epochs, type=int),
     "batch_size": _option("Images per training step.", RECIPE.batch_size, type=int),
-    "lr": _option("Peak learning rate, for every variant.", RECIPE.lr, type=float),
+    "lr": _option("Peak learning rate: of every variant, or a=0.03,b=0.01.", RECIPE.lr, metavar="RATE"),
     "tune": _option(
         "Choose each variant's peak learning rate on validation, by trials of the same rates for all: "
         "halving (all at a quarter of the epochs, the best two at half of them) or full (all at all epochs).",
@@ -201,7 +202,8 @@ def configure(given: Mapping[str, Any]) -> ExperimentConfig:
     """A preset whose values are overridden by the options that were given.
 
     Args:
-        given: values by field of `ExperimentConfig` or `Recipe`; `variants` as in "a,c"; `longer_scratch`.
+        given: values by field of `ExperimentConfig` or `Recipe`; `variants` as in "a,c"; `lr` as `rates_of`
+            takes it; `longer_scratch`.
 
     Raises:
         ConfigError: an unknown preset or variant, or a value that breaks its rule.
@@ -211,10 +213,13 @@ def configure(given: Mapping[str, Any]) -> ExperimentConfig:
         fields["dataset"] = dataset_of(fields["dataset"])
     config = load_preset(fields.pop("preset", STANDARD.preset))
     variants, longer = fields.pop("variants", None), fields.pop("longer_scratch", None)
+    given_lr = fields.pop("lr", None)
+    lr, own_lr = (None, {}) if given_lr is None else rates_of(given_lr)
     recipe = {name: fields.pop(name) for name in RECIPE_FIELDS & fields.keys()}
+    recipe |= {} if lr is None else {"lr": lr}
     rows = config.variants
-    tune = _tune(fields.pop("tune", None), config.tune, recipe.get("lr"))
-    if tune is not None or "lr" in recipe:  # both are for every variant, so they override its own rate
+    tune = _tune(fields.pop("tune", None), config.tune, given_lr)
+    if tune is not None or lr is not None:  # both are for every variant, so they override its own rate
         rows = tuple(dataclasses.replace(row, lr=None) for row in rows)
     # The preset may be the configuration of a run of several processes; a new run decides for itself.
     fields |= {
@@ -225,10 +230,11 @@ def configure(given: Mapping[str, Any]) -> ExperimentConfig:
     }
     config = dataclasses.replace(config, **fields)
     config = config if variants is None else config.pick(variants)
+    config = dataclasses.replace(config, variants=with_rates(config.variants, own_lr))
     return config if longer is None else config.with_longer_scratch(longer)
 
 
-def _tune(given: str | None, preset: Tune | None, lr: float | None) -> Tune | None:
+def _tune(given: str | None, preset: Tune | None, lr: object) -> Tune | None:
     """The preset's tuning, or what `--tune` says in its place.
 
     Raises:
@@ -242,7 +248,7 @@ def _tune(given: str | None, preset: Tune | None, lr: float | None) -> Tune | No
     if tune is not None and lr is not None:
         advice = "name the rates to try in a preset, [tune] rates = [...]" if given else "add --tune off"
         raise ConfigError(
-            f"With --tune trials choose the learning rate of each variant, but --lr {lr:g} was given too; "
+            f"With --tune trials choose the learning rate of each variant, but --lr {lr} was given too; "
             f"leave --lr out, or {advice}."
         )
     return tune

@@ -631,9 +631,8 @@ class TestResplit:
         assert [entry["seed"] for entry in resplits] == [0, 1]
         assert record["dataset"]["splits"] == resplits[0]["splits"] != resplits[1]["splits"]
         for seed in (0, 1):
-            alone = experiment(
-                tmp_path / f"alone-{seed}", variants=(A, C), seed=seed, split_seed=seed, cache_views=2
-            )
+            same = {**self.fields, "resplit": False, "seeds": 1, "seed": seed, "split_seed": seed}
+            alone = experiment(tmp_path / f"alone-{seed}", **same)
             assert alone["dataset"]["splits"] == resplits[seed]["splits"]
             runs = [run for run in record["runs"] if run["seed"] == seed]
             for ours, theirs in zip(runs, alone["runs"], strict=True):
