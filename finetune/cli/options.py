@@ -11,14 +11,13 @@ from typing import Any
 
 import click
 
+from finetune.config.dataset import dataset_of
 from finetune.config.experiment import (
-    DATASETS,
     ON_BAD_IMAGE,
     PRECISIONS,
     STORES,
     ExperimentConfig,
     Recipe,
-    require,
 )
 from finetune.config.presets import load_preset
 from finetune.config.rates import rates_of, with_rates
@@ -252,22 +251,6 @@ def _tune(given: str | None, preset: Tune | None, lr: object) -> Tune | None:
             f"leave --lr out, or {advice}."
         )
     return tune
-
-
-def dataset_of(value: str) -> str:
-    """A data set as the configuration names it: an existing folder is an image folder.
-
-    `./digits` is the folder of that name, `digits` the data set.
-
-    Raises:
-        ConfigError: it is neither a name nor a folder.
-    """
-    if value in DATASETS or value.startswith("imagefolder:"):
-        return value
-    # os.path.isdir() is false for names that the operating system does not allow; Path.is_dir() raises.
-    is_folder = os.path.isdir(os.path.expanduser(value))  # noqa: PTH111, PTH112
-    require(is_folder, "dataset", "flowers102, digits or an existing folder of images", value)
-    return f"imagefolder:{value}"
 
 
 def begin_training(config: ExperimentConfig) -> StopRequest:

@@ -155,7 +155,7 @@ def recorded_config(
     if dataset is None and recorded["dataset"] not in ("digits", "flowers102"):
         raise ConfigError(
             f"The results record the image folder {recorded['dataset']!r} without its path; "
-            "give it with --dataset imagefolder:PATH."
+            "give it with --dataset PATH."
         )
     return ExperimentConfig(
         dataset=dataset or recorded["dataset"],

@@ -404,3 +404,14 @@ class TestTuned:
         """The images of one seed's test split are in another one's validation split."""
         with pytest.raises(ConfigError, match="resplit of a tuned run must be false"):
             ExperimentConfig(split="70-15-15", resplit=True, seeds=2, tune=Tune())
+
+
+def test_a_preset_names_a_folder_as_the_command_line_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert preset(tmp_path, 'dataset = "photos"').dataset == "imagefolder:photos"
+    assert preset(tmp_path, 'dataset = "digits"').dataset == "digits"
+    with pytest.raises(ConfigError, match="digits or an existing folder of images, but 'phots' was given"):
+        preset(tmp_path, 'dataset = "phots"')
