@@ -208,8 +208,8 @@ def train(
         dataset: a folder of images, `flowers102` or `digits`; None means the preset's.
         out: run folder, new or empty; None means runs/DATASET-TIME.
         quiet: print nothing.
-        options: those of `finetune train`, such as epochs=5, variants=["a", "c"] or lr={"b": 0.01}; tune=True is
-            --tune.
+        options: those of `finetune train`, such as epochs=5, variants=["a", "c"] or lr={"b": 0.01};
+            tune=True is --tune.
 
     Returns:
         The run. A variant whose training failed says so in its results.
