@@ -45,7 +45,7 @@ def remedy(name: str) -> str | None:
         return None if _heif_file() else 'pip install "finetune[heic]"'
     if name == "AVIF":
         return None if features.check("avif") else "install a Pillow with AVIF (pip install -U pillow)"
-    return "convert them to JPEG or PNG" if name in NOT_READ.values() else None
+    return "convert to JPEG or PNG" if name in NOT_READ.values() else None
 
 
 def is_read(path: Path) -> bool:
@@ -61,7 +61,7 @@ def why_not_read(path: Path) -> str:
     name = format_of(path)
     if name is None:
         return f"not an image: its suffix is none of {' '.join(READ | SOMETIMES_READ)}"
-    return f"{name} is not read: {remedy(name)}"
+    return f"{name} files are not read: {remedy(name)}"
 
 
 def skipped_lines(paths: Iterable[Path]) -> list[str]:
@@ -96,14 +96,14 @@ def open_picture(path: Path) -> Image.Image:
     """
     name = NOT_READ.get(path.suffix.lower())
     if name is not None:
-        raise ValueError(f"{name} is not read: {remedy(name)}")
+        raise ValueError(why_not_read(path))
     try:
         return Image.open(path)
     except UnidentifiedImageError:
         if not _is_heic(path):
             raise
     if remedy("HEIC") is not None:
-        raise ValueError(f"HEIC is not read: {remedy('HEIC')}")
+        raise ValueError(f"HEIC files are not read: {remedy('HEIC')}")
     opened: Image.Image = _heif_file()(path)
     return opened
 

@@ -5,7 +5,8 @@
 Evaluation is that of `finetune train --store off`: photos are decoded, resized and cropped by threads, and go
 through the network in batches of the run's size. With stored images, evaluation decodes nothing after the
 first epoch, so there is nothing in prediction to compare that with. Prediction lists folders, computes
-calibrated probabilities and writes its CSV rows besides. The two alternate, and which goes first, too.
+calibrated probabilities and writes its CSV rows besides. The two alternate, and
+so does which goes first.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def evaluating(model: TrainedModel, photos: Path, threads: int) -> Callable[[], 
 
 
 def main() -> None:
-    """Print a JSON object for each round, then the medians."""
+    """Print a JSON object for each round, then the medians of the ratios of wall-clock and of CPU time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("photos", type=Path)
@@ -63,19 +64,21 @@ def main() -> None:
     model = open_model(options.run, "b", None, "cpu", options.threads)
     make = {"predict": predicting, "evaluate": evaluating}
     works = {name: of(model, options.photos, options.threads) for name, of in make.items()}
-    rates: dict[str, list[float]] = {name: [] for name in works}
+    ratios: list[tuple[float, float]] = []
     for number in range(options.rounds):
+        seconds: dict[str, tuple[float, float]] = {}
         for name in sorted(works, reverse=number % 2 == 0):
-            began = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             n_photos = works[name]()
-            rates[name].append(n_photos / (time.perf_counter() - began))
-        found = {name: round(found[-1], 1) for name, found in rates.items()}
-        ratio = rates["predict"][-1] / rates["evaluate"][-1]
-        click.echo(
-            json.dumps({"photos": n_photos, "precision": model.precision, **found, "ratio": round(ratio, 3)})
+            seconds[name] = time.perf_counter() - wall, time.process_time() - cpu
+        ratios.append(
+            (seconds["evaluate"][0] / seconds["predict"][0], seconds["evaluate"][1] / seconds["predict"][1])
         )
-    ratios = [p / e for p, e in zip(rates["predict"], rates["evaluate"], strict=True)]
-    click.echo(json.dumps({"median ratio": round(statistics.median(ratios), 3)}))
+        rates = {name: round(n_photos / wall, 1) for name, (wall, _) in seconds.items()}
+        shown = dict(zip(("ratio", "cpu ratio"), (round(r, 3) for r in ratios[-1]), strict=True))
+        click.echo(json.dumps({"photos": n_photos, "precision": model.precision, **rates, **shown}))
+    wall_ratio, cpu_ratio = (round(statistics.median(found), 3) for found in zip(*ratios, strict=True))
+    click.echo(json.dumps({"median ratio": wall_ratio, "median cpu ratio": cpu_ratio}))
 
 
 if __name__ == "__main__":
