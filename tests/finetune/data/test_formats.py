@@ -188,3 +188,13 @@ def test_a_raw_file_is_not_its_thumbnail(tmp_path: Path) -> None:
     halves().save(tmp_path / "x.NEF", format="TIFF")
     (batch,) = decoded(image_files([tmp_path]), 16, 1)
     assert batch.problems == {0: "raw files are not read: convert to JPEG or PNG"}
+
+
+def test_avif_where_pillow_was_built_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats.features, "check", lambda name: name != "avif")
+    (tmp_path / "x.avif").write_bytes(b"\0\0\0 ftypavif" + bytes(40))
+    (batch,) = decoded(image_files([tmp_path]), 16, 1)
+    assert batch.problems == {
+        0: "AVIF files are not read: install a Pillow with AVIF (pip install -U pillow)"
+    }
+    assert formats.skipped_lines([tmp_path / "x.avif"])[0].startswith("1 AVIF file skipped: install a Pillow")
