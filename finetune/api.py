@@ -18,7 +18,7 @@ from __future__ import annotations
 import difflib
 import io
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from finetune.cli.options import OPTIONS, configure
 from finetune.cli.train import default_folder
+from finetune.config.tune import MODES
 from finetune.system.session import undisturbed
 from finetune.system.signals import Stopped, StopRequest
 
@@ -51,10 +52,14 @@ class Options(TypedDict, total=False):
     variants: str | Sequence[str]
     epochs: int
     batch_size: int
-    lr: float
+    lr: float | str | Mapping[str, float]
+    tune: str | bool
     image_size: int
+    split_seed: int
+    resplit: bool
     seed: int
     seeds: int
+    longer_scratch: int
     device: str
     on_bad_image: str
     deterministic: bool
@@ -63,6 +68,7 @@ class Options(TypedDict, total=False):
     store: str
     precision: str
     cache_views: int | str
+    keep_states: int
 
 
 class Run:
@@ -141,7 +147,7 @@ class Run:
             variant: such as "B"; None means the one that the verdict advises.
             seed: None means that of the highest validation accuracy.
             top: most probable classes wanted for each image.
-            device: `auto`, `cpu` or `cuda`.
+            device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
         Returns:
             Rows with path, rank (from 1), class, probability (calibrated) and problem; a file that cannot be
@@ -202,7 +208,8 @@ def train(
         dataset: a folder of images, `flowers102` or `digits`; None means the preset's.
         out: run folder, new or empty; None means runs/DATASET-TIME.
         quiet: print nothing.
-        options: those of `finetune train`, such as epochs=5 or variants="a,c".
+        options: those of `finetune train`, such as epochs=5, variants=["a", "c"] or lr={"b": 0.01};
+            tune=True is --tune.
 
     Returns:
         The run. A variant whose training failed says so in its results.
@@ -222,6 +229,8 @@ def train(
         given["dataset"] = str(dataset)
     if not isinstance(given.get("variants", ""), str):
         given["variants"] = ",".join(given["variants"])
+    if isinstance(given.get("tune"), bool):
+        given["tune"] = MODES[0] if given["tune"] else "off"
     config = configure({name: value for name, value in given.items() if value is not None})
     folder = Path(out) if out is not None else default_folder(config)
     stop = _InterruptRequest()

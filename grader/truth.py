@@ -51,10 +51,11 @@ class Truth:
         unknown = sorted(set(self.names.values()) - indices.keys())
         if unknown:
             more = f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
+            verb = "is" if len(unknown) == 1 else "are"
             raise UnusableError(
                 [
                     f"--labels {self.source}: every label must be a class of the run, by name or index, but "
-                    f"{', '.join(map(short, unknown[:MOST_NAMED]))}{more} is not among its "
+                    f"{', '.join(map(short, unknown[:MOST_NAMED]))}{more} {verb} not among its "
                     f"{len(classes):,} classes, such as {', '.join(map(short, classes[:MOST_NAMED]))}."
                 ]
             )

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from finetune.cli.command import Command
-from finetune.cli.options import FOLDER, dataset_of, option
+from finetune.cli.options import FOLDER, option
+from finetune.config.dataset import dataset_of
 
 
 @click.command(cls=Command, examples=("finetune evaluate runs/photos-TIME --output fresh",))
@@ -16,7 +17,7 @@ from finetune.cli.options import FOLDER, dataset_of, option
 @click.option("--output", type=FOLDER, required=True, help="Folder for the predictions.")
 @click.option(
     "--dataset",
-    help="The run's images, such as imagefolder:PATH.  [default: as in the run's config.toml]",
+    help="The run's images: a data set or a folder.  [default: as in the run's config.toml]",
 )
 @option("data_root")
 @option("device")

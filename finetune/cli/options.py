@@ -12,20 +12,18 @@ from typing import Any
 import click
 
 from finetune.cli.command import configured_by, shown
+from finetune.config.dataset import dataset_of
 from finetune.config.experiment import (
-    DATASETS,
-    DEVICES,
     NEAR_DUPLICATES,
     ON_BAD_IMAGE,
     PRECISIONS,
-    SPLITS,
     STORES,
     ExperimentConfig,
     Recipe,
-    require,
 )
 from finetune.config.prescribed import prescribe
 from finetune.config.presets import load_preset
+from finetune.config.rates import rates_of, with_rates
 from finetune.config.tune import MODES, Tune
 from finetune.errors import ConfigError
 from finetune.system.signals import StopRequest
@@ -55,9 +53,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ),
     "data_root": _option("Folder for downloads.", STANDARD.data_root),
     "split": _option(
-        "How to split the images: randomly, or as the data set's authors did.",
+        "How to split the images: percentages of each class for training, validation and test, such as "
+        "80-10-10, or official: as the data set's authors did.",
         "70-15-15, or official for an image folder with train/",
-        type=click.Choice(SPLITS),
+        metavar="A-B-C|official",
     ),
     "subset": _option("Use at most this many images per class in each split.", "all", type=int),
     "weights": _option(
@@ -67,7 +66,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "variants": _option("Variants to train, such as a,c.", "all in the preset"),
     "epochs": _option("Passes over the training images.", RECIPE.epochs, type=int),
     "batch_size": _option("Images per training step.", RECIPE.batch_size, type=int),
-    "lr": _option("Peak learning rate, for every variant.", RECIPE.lr, type=float),
+    "lr": _option("Peak learning rate: of every variant, or a=0.03,b=0.01.", RECIPE.lr, metavar="RATE"),
     "tune": _option(
         "Choose each variant's peak learning rate on validation, by trials of the same rates for all: "
         "halving (all at a quarter of the epochs, the best two at half of them) or full (all at all epochs).",
@@ -88,7 +87,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         type=int,
         metavar="K",
     ),
-    "device": _option("Where to compute.", STANDARD.device, type=click.Choice(DEVICES)),
+    "device": _option(
+        "Where to compute: cpu, cuda, cuda:N (GPU number N), mps (Apple) or auto: cuda if possible.",
+        STANDARD.device,
+        metavar="NAME",
+    ),
     "on_bad_image": _option(
         "Stop if an image cannot be read, or skip such images.",
         STANDARD.on_bad_image,
@@ -208,7 +211,8 @@ def configure(given: Mapping[str, Any]) -> ExperimentConfig:
     """A preset whose values are overridden by the options that were given.
 
     Args:
-        given: values by field of `ExperimentConfig` or `Recipe`; `variants` as in "a,c"; `longer_scratch`.
+        given: values by field of `ExperimentConfig` or `Recipe`; `variants` as in "a,c"; `lr` as `rates_of`
+            takes it; `longer_scratch`.
 
     Raises:
         ConfigError: an unknown preset or variant, or a value that breaks its rule.
@@ -219,10 +223,13 @@ def configure(given: Mapping[str, Any]) -> ExperimentConfig:
     prescribe(fields)
     config = load_preset(fields.pop("preset", STANDARD.preset))
     variants, longer = fields.pop("variants", None), fields.pop("longer_scratch", None)
+    given_lr = fields.pop("lr", None)
+    lr, own_lr = (None, {}) if given_lr is None else rates_of(given_lr)
     recipe = {name: fields.pop(name) for name in RECIPE_FIELDS & fields.keys()}
+    recipe |= {} if lr is None else {"lr": lr}
     rows = config.variants
-    tune = _tune(fields.pop("tune", None), config.tune, recipe.get("lr"))
-    if tune is not None or "lr" in recipe:  # both are for every variant, so they override its own rate
+    tune = _tune(fields.pop("tune", None), config.tune, given_lr)
+    if tune is not None or lr is not None:  # both are for every variant, so they override its own rate
         rows = tuple(dataclasses.replace(row, lr=None) for row in rows)
     # The preset may be the configuration of a run of several processes; a new run decides for itself.
     fields |= {
@@ -233,10 +240,11 @@ def configure(given: Mapping[str, Any]) -> ExperimentConfig:
     }
     config = dataclasses.replace(config, **fields)
     config = config if variants is None else config.pick(variants)
+    config = dataclasses.replace(config, variants=with_rates(config.variants, own_lr))
     return config if longer is None else config.with_longer_scratch(longer)
 
 
-def _tune(given: str | None, preset: Tune | None, lr: float | None) -> Tune | None:
+def _tune(given: str | None, preset: Tune | None, lr: object) -> Tune | None:
     """The preset's tuning, or what `--tune` says in its place.
 
     Raises:
@@ -250,27 +258,10 @@ def _tune(given: str | None, preset: Tune | None, lr: float | None) -> Tune | No
     if tune is not None and lr is not None:
         advice = "name the rates to try in a preset, [tune] rates = [...]" if given else "add --tune off"
         raise ConfigError(
-            f"With --tune trials choose the learning rate of each variant, but --lr {lr:g} was given too; "
+            f"With --tune trials choose the learning rate of each variant, but --lr {lr} was given too; "
             f"leave --lr out, or {advice}."
         )
     return tune
-
-
-def dataset_of(value: str) -> str:
-    """A data set as the configuration names it: an existing folder is an image folder.
-
-    `./digits` is the folder of that name, `digits` the data set.
-
-    Raises:
-        ConfigError: it is neither a name nor a folder.
-    """
-    if value in DATASETS or value.startswith("imagefolder:"):
-        return value
-    # os.path.isdir() is false for names that the operating system does not allow; Path.is_dir() raises.
-    is_folder = os.path.isdir(os.path.expanduser(value))  # noqa: PTH111, PTH112
-    named = ("flowers102", "digits")
-    require(is_folder, "dataset", "flowers102, digits or an existing folder of images", value, named)
-    return f"imagefolder:{value}"
 
 
 def begin_training(config: ExperimentConfig) -> StopRequest:

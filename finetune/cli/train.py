@@ -135,6 +135,8 @@ def _folder_to_resume(resume: Path) -> Path:
         ConfigError: there is no such run, or other options were given too.
     """
     context = click.get_current_context()
+    if context.params.get("epochs") is not None:
+        raise ConfigError(_no_more_epochs(resume, context.params["epochs"]))
     for name in context.params:
         if (
             name not in ("resume", "parallel")
@@ -156,6 +158,16 @@ def _folder_to_resume(resume: Path) -> Path:
             f"--resume needs a run folder with a config.toml, but {resume} has none; check the path."
         )
     return resume
+
+
+def _no_more_epochs(resume: Path, epochs: int) -> str:
+    """Why a run cannot be given more epochs, and what gives the user what they want."""
+    run = "RUN" if resume == NEWEST else str(resume)
+    return (
+        "--resume continues a run with the learning rates it was started with, which fall to zero in its "
+        f"last epoch, so it cannot have --epochs {epochs}; train anew for as long with: finetune train "
+        f"--preset {run}/config.toml --epochs {epochs}."
+    )
 
 
 def _train(

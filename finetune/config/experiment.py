@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from finetune.config.device import require_device
 from finetune.config.prescribed import require_prescribed
 from finetune.config.rules import is_nameable, is_number, is_whole, require, require_choice
+from finetune.config.split import require_split
 from finetune.config.tune import Tune
 from finetune.config.variant import GROUPS, STANDARD_VARIANTS, Variant, pick
 from finetune.errors import ConfigError
@@ -18,8 +20,6 @@ SEED_MAX = 2**32 - 1
 """The largest seed that every random number generator in use accepts."""
 
 DATASETS = ("flowers102", "digits", "imagefolder:PATH")
-SPLITS = ("70-15-15", "official")
-DEVICES = ("auto", "cpu", "cuda")
 ON_BAD_IMAGE = ("fail", "skip")
 STORES = ("auto", "device", "memory", "disk", "off")
 NEAR_DUPLICATES = ("report", "together")
@@ -90,7 +90,8 @@ class ExperimentConfig:
         preset: name of the preset it is based on, for the record.
         dataset: `flowers102`, `digits` or `imagefolder:PATH`.
         data_root: folder for downloads.
-        split: `70-15-15`, `official`, or None: official for an image folder with train/, else 70-15-15.
+        split: shares in percent such as `70-15-15`, `official`, or None: official for an image folder with
+            train/, else 70-15-15.
         subset: maximum number of images per class in each split; None means all.
         weights: pretrained weights: `imagenet`, `bundled`, a file or a run folder.
         split_seed: determines split and subset.
@@ -98,7 +99,7 @@ class ExperimentConfig:
         resplit: give each seed a split of its own: that of split_seed + seed.
         seed: the first seed.
         seeds: number of seeds to train each variant with: seed, seed + 1, ...
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto` (a GPU that CUDA can use, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
         threads: CPU threads that compute; None means OMP_NUM_THREADS, else one per core.
         workers: threads that decode and augment images; None means as many as `threads`.
         store: where decoded images are kept during the run: `device` (GPU memory), `memory`, `disk`, or `off`
@@ -155,8 +156,8 @@ class ExperimentConfig:
             value = getattr(self, name)
             require(is_nameable(value), name, "a path without null characters and overlong names", value)
         if self.split is not None:
-            require_choice("split", SPLITS, self.split)
-        require_choice("device", DEVICES, self.device)
+            require_split(self.split)
+        require_device(self.device)
         require_choice("store", STORES, self.store)
         require_choice("precision", PRECISIONS, self.precision)
         require_choice("near_duplicates", NEAR_DUPLICATES, self.near_duplicates)

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from finetune.config.dataset import dataset_of
 from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig, Recipe, Variant, pick, require
 from finetune.config.tune import tune_from_table
 from finetune.errors import ConfigError, did_you_mean
@@ -52,6 +53,8 @@ def _from_table(table: dict[str, Any], name: str) -> ExperimentConfig:
     for key, value in (("recipe", recipe), ("variants", rows)):
         require(isinstance(value, dict), f"{key} in preset {name}", "a table", value)
     _fill_in_what_version_0_1_left_out(table, recipe)
+    if isinstance(table.get("dataset"), str):
+        table["dataset"] = dataset_of(table["dataset"])
     variants = {v.name: _set_fields(v) for v in STANDARD_VARIANTS}
     for row, fields in rows.items():
         require(isinstance(fields, dict), f"variants.{row} in preset {name}", "a table", fields)

@@ -20,8 +20,11 @@ from finetune.data.store import StoredImages, equally_sized
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The tensor on a device, copied in stream order without synchronizing.
 
-    A plain copy synchronizes, and so does a copy from memory that is not pinned.
+    A plain copy synchronizes, and so does a copy from memory that is not pinned. MPS copies plainly: there,
+    a copy that does not wait may read memory that has been given back.
     """
+    if device.type == "mps":
+        return tensor.to(device)
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

@@ -31,7 +31,8 @@ would read a thumbnail."""
 PICTURES = READ | SOMETIMES_READ | NOT_READ
 
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-"""Major brands of HEIF files in their first box (ISO/IEC 23008-12, Annex B)."""
+AVIF_BRANDS = (b"avif", b"avis")
+"""Major brands in the first box of a file (ISO/IEC 23008-12, Annex B; AV1 Image File Format 1.1)."""
 
 
 def format_of(path: Path) -> str | None:
@@ -45,7 +46,7 @@ def remedy(name: str) -> str | None:
         return None if _heif_file() else 'pip install "finetune[heic]"'
     if name == "AVIF":
         return None if features.check("avif") else "install a Pillow with AVIF (pip install -U pillow)"
-    return "convert them to JPEG or PNG" if name in NOT_READ.values() else None
+    return "convert to JPEG or PNG" if name in NOT_READ.values() else None
 
 
 def is_read(path: Path) -> bool:
@@ -61,7 +62,11 @@ def why_not_read(path: Path) -> str:
     name = format_of(path)
     if name is None:
         return f"not an image: its suffix is none of {' '.join(READ | SOMETIMES_READ)}"
-    return f"{name} is not read: {remedy(name)}"
+    return _refusal(name)
+
+
+def _refusal(name: str) -> str:
+    return f"{name} files are not read: {remedy(name)}"
 
 
 def skipped_lines(paths: Iterable[Path]) -> list[str]:
@@ -94,24 +99,28 @@ def open_picture(path: Path) -> Image.Image:
     Raises:
         OSError, ValueError: it is damaged, or in a format that is not read.
     """
-    name = NOT_READ.get(path.suffix.lower())
-    if name is not None:
-        raise ValueError(f"{name} is not read: {remedy(name)}")
+    raw = NOT_READ.get(path.suffix.lower())
+    if raw is not None:
+        raise ValueError(_refusal(raw))
     try:
         return Image.open(path)
     except UnidentifiedImageError:
-        if not _is_heic(path):
+        name = _by_brand(path)
+        if name is None or (name == "AVIF" and remedy(name) is None):
             raise
-    if remedy("HEIC") is not None:
-        raise ValueError(f"HEIC is not read: {remedy('HEIC')}")
+    if remedy(name) is not None:
+        raise ValueError(_refusal(name))
     opened: Image.Image = _heif_file()(path)
     return opened
 
 
-def _is_heic(path: Path) -> bool:
+def _by_brand(path: Path) -> str | None:
+    """Whether the first bytes of a file call it HEIC or AVIF."""
     with path.open("rb") as file:
         start = file.read(12)
-    return start[4:8] == b"ftyp" and start[8:] in HEIC_BRANDS
+    if start[4:8] != b"ftyp":
+        return None
+    return "HEIC" if start[8:] in HEIC_BRANDS else "AVIF" if start[8:] in AVIF_BRANDS else None
 
 
 @functools.cache

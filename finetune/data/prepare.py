@@ -139,8 +139,8 @@ def split_dataset(
         return SplitDataset(dataset, first, hashed_at, {}, first.by_name)
     if first.kind == "official":
         raise ConfigError(
-            "--resplit draws a new split for each seed, which must be 70-15-15, but these images have the "
-            "official split; add --split 70-15-15, or leave --resplit out."
+            "--resplit draws a new split for each seed, so the split cannot be official, but it is; add "
+            "--split 70-15-15, or leave --resplit out."
         )
     by_seed = {config.seed: first} | {seed: of_seed(seed) for seed in config.seed_list[1:]}
     parts: dict[str, list[Split]] = {"train": [], "heldout": []}
@@ -180,8 +180,8 @@ def prepare_images(
     """
     if config.store == "device" and device.type != "cuda":
         raise ConfigError(
-            "--store device holds the images in GPU memory, but this job runs on the CPU; use --store memory "
-            "or auto."
+            "--store device holds the images in GPU memory, but this job runs on "
+            f"{'the CPU' if device.type == 'cpu' else device.type}; use --store memory or auto."
         )
     started, workers, size = time.perf_counter(), workers or cores(), config.recipe.image_size
     limit, cached_before = cache_limit(), {entry.name for entry in entries()}

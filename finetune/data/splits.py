@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from finetune.config.split import STANDARD, shares
 from finetune.data.datasets import SPLIT_NAMES, Dataset, Sample
 from finetune.data.decode import reason
 from finetune.errors import DataError, counted, listed
@@ -41,7 +42,7 @@ class Splits:
         train: for training.
         val: for choosing the epoch.
         test: for the final measurement.
-        kind: `70-15-15` or `official`.
+        kind: `official`, or shares such as `70-15-15`.
         excluded: (id or path, reason) for each file that is in no split.
         notes: sentences for the user about what was excluded or chosen.
         unreadable: why files could not be read, by sample id; they are still in their splits.
@@ -75,7 +76,7 @@ def summary_lines(classes: Sequence[str], n_samples: Mapping[str, int], kind: st
     Args:
         classes: class names.
         n_samples: images by `train`, `val` and `test`.
-        kind: `70-15-15` or `official`.
+        kind: `official`, or shares such as `70-15-15`.
     """
     train, val, test = (n_samples[name] for name in SPLIT_NAMES)
     return [
@@ -83,6 +84,9 @@ def summary_lines(classes: Sequence[str], n_samples: Mapping[str, int], kind: st
         f"Splits: {train:,} train, {val:,} validation, {test:,} test images ({kind})",
     ]
 
+
+Sizes = Callable[[int], tuple[int, int, int]]
+"""From the number of images of a class to those of each of the three splits."""
 
 Hashes = tuple[dict[str, str], dict[str, str]]
 """What `content_hashes` returns."""
@@ -101,7 +105,8 @@ def make_splits(
 
     Args:
         dataset: the images.
-        kind: `70-15-15`, `official`, or None: official for an image folder with split folders, else 70-15-15.
+        kind: `official`, shares such as `70-15-15`, or None: official for an image folder with split folders,
+            else 70-15-15.
         subset: use at most this many images per class in each split.
         seed: decides which images go into which split, and which ones a subset contains.
         workers: threads that read the images.
@@ -113,11 +118,11 @@ def make_splits(
         DataError: no predefined splits, or a class with too few images.
     """
     if kind is None:
-        kind = "official" if dataset.has_splits and dataset.name == "imagefolder" else "70-15-15"
+        kind = "official" if dataset.has_splits and dataset.name == "imagefolder" else STANDARD
     if kind == "official" and not dataset.has_splits:
         raise DataError(
             f"--split official requires a data set with predefined splits, but {dataset.name} has none; "
-            "use --split 70-15-15, or sort an image folder into train/, val/ and test/."
+            f"use --split {STANDARD}, or sort an image folder into train/, val/ and test/."
         )
     hashes, unreadable = hashed or content_hashes(dataset.samples, workers)
     notes = list(dataset.notes)
@@ -125,7 +130,7 @@ def make_splits(
     if kind == "official":
         samples = _official(dataset, hashes, seed, notes, excluded)
     else:
-        samples = _stratified(dataset.samples, {**hashes, **(together or {})}, seed, _sizes_70_15_15)
+        samples = _stratified(dataset.samples, {**hashes, **(together or {})}, seed, sizes_by_shares(kind))
     if subset is not None:
         samples = {name: _subset(samples[name], hashes, subset, seed) for name in SPLIT_NAMES}
     splits = {name: _split(dataset, name, samples[name], hashes) for name in SPLIT_NAMES}
@@ -160,14 +165,27 @@ def content_hashes(samples: Sequence[Sample], workers: int) -> Hashes:
         return {s.id: d for s, d in zip(samples, digests, strict=True)}, unreadable
 
 
-def _sizes_70_15_15(n: int) -> tuple[int, int, int]:
-    """Split sizes for a class of n: 70% rounded down for training, the rest halved, an odd one to test.
+def sizes_by_shares(kind: str) -> Sizes:
+    """Split sizes for a class of n by shares in percent.
 
-    On Flowers-102 this gives 5,687 / 1,224 / 1,278, the sizes of the course assignment this tool grew from.
+    Training gets its share rounded down. The rest is divided as the other two shares are to one another,
+    validation's part rounded down. No part is empty if n is at least 3.
+
+    On Flowers-102, 70-15-15 gives 5,687 / 1,224 / 1,278, the sizes of the course assignment this tool grew
+    from.
+
+    Raises:
+        ConfigError: the kind is not shares.
     """
-    train = min(n * 7 // 10, n - 2)
-    val = (n - train) // 2
-    return train, val, n - train - val
+    share, of_val, of_test = shares(kind)
+
+    def sizes(n: int) -> tuple[int, int, int]:
+        train = min(max(1, n * share // 100), n - 2)
+        rest = n - train
+        val = min(max(1, rest * of_val // (of_val + of_test)), rest - 1)
+        return train, val, rest - val
+
+    return sizes
 
 
 def _sizes_85_15(n: int) -> tuple[int, int, int]:
@@ -182,7 +200,7 @@ def _sizes_half(n: int) -> tuple[int, int, int]:
 
 
 def _stratified(
-    samples: Sequence[Sample], hashes: dict[str, str], seed: int, sizes: Callable[[int], tuple[int, int, int]]
+    samples: Sequence[Sample], hashes: dict[str, str], seed: int, sizes: Sizes
 ) -> dict[str, list[Sample]]:
     """Split each class in an order that depends on (seed, content) alone; identical images stay together.
 
@@ -217,7 +235,7 @@ def _official(
     """The predefined splits; missing ones are taken from the others, and copies across splits are removed."""
     splits = {name: [s for s in dataset.samples if s.split == name] for name in SPLIT_NAMES}
     if not splits["val"] and not splits["test"]:
-        splits = _stratified(splits["train"], hashes, seed, _sizes_70_15_15)
+        splits = _stratified(splits["train"], hashes, seed, sizes_by_shares(STANDARD))
         notes.append(
             "No validation or test folder: using 15% of the training images for each, stratified by class."
         )

@@ -14,7 +14,8 @@ import psutil
 import torch
 
 from finetune import __version__
-from finetune.errors import ConfigError
+from finetune.config.device import gpu_number, require_device
+from finetune.errors import ConfigError, counted
 from finetune.system import host
 
 _IMPORTED = time.perf_counter()
@@ -25,17 +26,33 @@ SOURCE_TREE = Path(__file__).resolve().parents[2]
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of `auto`, `cpu` or `cuda`.
+    """The device of `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
     Raises:
-        ConfigError: `cuda` without a GPU that PyTorch can use.
+        ConfigError: another name, or a GPU that PyTorch cannot use here.
     """
+    require_device(device)
+    if device == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError(
+                "--device mps needs an Apple GPU that PyTorch can use, but there is none; use --device cpu "
+                "or auto."
+            )
+        return torch.device("mps")
     available = torch.cuda.is_available()
-    if device == "cuda" and not available:
+    if device.startswith("cuda") and not available:
         raise ConfigError(
-            "--device cuda needs a GPU that PyTorch can use, but there is none; use --device cpu or auto "
-            "(in Compose: train-cpu)."
+            f"--device {device} needs a GPU that PyTorch can use, but there is none; use --device cpu or "
+            "auto (in Compose: train-cpu)."
         )
+    number, count = gpu_number(device), torch.cuda.device_count() if available else 0
+    if number is not None:
+        if number >= count:
+            raise ConfigError(
+                f"--device {device} needs {counted(number + 1, 'GPU')}, but PyTorch can use {count}; use "
+                f"{'cuda:0' if count == 1 else f'cuda:0 to cuda:{count - 1}'}."
+            )
+        return torch.device("cuda", number)
     return torch.device("cuda" if available and device != "cpu" else "cpu")
 
 

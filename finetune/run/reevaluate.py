@@ -50,7 +50,7 @@ def evaluate_run(
         reporter: receives the accuracies.
         dataset: the data set; None means the recorded one, for an image folder at the path in config.toml.
         data_root: folder for downloads; None means the one in config.toml, else `data`.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         threads: CPU threads; None means OMP_NUM_THREADS, else one per core.
 
     Raises:
@@ -155,7 +155,7 @@ def recorded_config(
     if dataset is None and recorded["dataset"] not in ("digits", "flowers102"):
         raise ConfigError(
             f"The results record the image folder {recorded['dataset']!r} without its path; "
-            "give it with --dataset imagefolder:PATH."
+            "give it with --dataset PATH."
         )
     return ExperimentConfig(
         dataset=dataset or recorded["dataset"],

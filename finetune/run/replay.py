@@ -61,7 +61,7 @@ def replay_run(
         dataset: the data set; None means the recorded one, which must not be an image folder.
         data_root: folder for downloads; None means `data`.
         weights: the pretrained weights; None means the recorded ones, which must be `imagenet` or `bundled`.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
     Raises:
         FinetuneError: no results, other images or weights than the run's, or a state that does not fit.

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from finetune.config.device import gpu_number
 from finetune.config.experiment import ExperimentConfig
 from finetune.distributed.group import (
     PeerError,
@@ -72,6 +73,11 @@ def train_parallel(
     """
     info = launch_info()
     try:
+        if gpu_number(config.device) is not None:
+            raise ConfigError(
+                f"With --parallel each process chooses its own GPU, but --device {config.device} was given; "
+                "use --device cuda, and CUDA_VISIBLE_DEVICES to choose among GPUs."
+            )
         if _on_gpu(config):
             torch.cuda.set_device(info.local_rank % torch.cuda.device_count())
         if config.cache_views == "auto":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
 from finetune.errors import ConfigError
@@ -24,14 +26,17 @@ def choose_precision(precision: str, device: torch.device, image_size: int) -> s
     """
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device) if device.index else nullcontext():  # it asks the current GPU
+            able = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "mps":
+        able = False  # nobody has compared its results with fp32's
     else:
         able = torch.cpu._is_avx512_bf16_supported() and image_size > ONE_PIXEL_BEFORE_LAYER4
     if precision == "bf16" and not able:
         raise ConfigError(
             "--precision bf16 needs a device with bf16 instructions (an NVIDIA GPU since Ampere, or a CPU "
             f"with AVX-512 BF16 for images of more than {ONE_PIXEL_BEFORE_LAYER4} pixels), but this "
-            f"{'GPU' if device.type == 'cuda' else 'CPU'} has none for images of "
+            f"{'CPU' if device.type == 'cpu' else 'GPU'} has none for images of "
             f"{image_size} pixels; use --precision fp32 or auto."
         )
     if precision == "auto":

@@ -77,8 +77,10 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(images.train) / recipe.batch_size)
         self.training = Training()
         self._suffix = self.world.wrap(network.suffix)
-        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._n_correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        # MPS has no float64: there each step waits for its loss.
+        summing = torch.device("cpu") if self.device.type == "mps" else self.device
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=summing)
+        self._n_correct = torch.zeros((), dtype=torch.int64, device=summing)
 
     def resume(self, training: Training) -> None:
         """Continue from a training record; network and optimizer must be in the state of that moment."""
@@ -190,8 +192,9 @@ class Trainer:
         weight = len(labels) * self.world.size / batch_size  # the processes' gradients are averaged
         (loss * weight).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        self._loss_sum += loss.detach().double() * len(labels)
-        self._n_correct += (logits.detach().argmax(dim=1) == labels).sum()
+        summing = self._loss_sum.device
+        self._loss_sum += loss.detach().to(summing).double() * len(labels)
+        self._n_correct += (logits.detach().argmax(dim=1) == labels).sum().to(summing)
 
     def _reestimate(self, number: int) -> None:
         """Re-estimate BatchNorm statistics on the epoch's first images, cropped and mirrored as they were.

@@ -70,7 +70,7 @@ def _too_fast(evidence: Evidence, run: Run) -> Iterator[str]:
 def _fastest(evidence: Evidence) -> tuple[float, str]:
     """Operations per second that the recorded machine cannot exceed, and the machine in words."""
     results = evidence.results
-    if results.environment["device"] == "cuda":
+    if results.environment["device"] != "cpu":
         return GPU_FLOPS * results.processes, "any GPU"
     cores = results.environment["cpu_cores"]
     return CORE_FLOPS[results.precision] * cores * results.processes, f"any {cores} CPU cores"

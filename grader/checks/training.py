@@ -7,6 +7,7 @@ from math import log
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, counted, from_problems
 from grader.record import SPLITS, Epoch, Results, Run, Split
+from grader.split_rule import shares_of
 
 TIME_SLACK = 1.01  # seconds may be rounded
 RELATIVE = 1e-4  # rounding of losses near ties
@@ -18,7 +19,7 @@ def split_counts(evidence: Evidence) -> Finding:
 
     Rule: class counts have one entry per class and add up to the size of the split; no class exceeds the
     subset limit; every epoch counts all images of each split and no more correct predictions than images; the
-    three splits have different fingerprints.
+    three splits have different fingerprints; shares by which the images were split add up to 100.
 
     Source: the results schema.
     """
@@ -42,6 +43,9 @@ def split_counts(evidence: Evidence) -> Finding:
         if len({split.fingerprint for split in splits.values()}) < len(splits):
             problems["fingerprints"] = ["Two of the three splits have the same fingerprint."]
     problems["resplits"] = list(_resplit_problems(results))
+    shares = shares_of(results.split_rule)
+    if shares is not None and sum(shares) != 100:
+        problems["split"] = [f"The shares of config.split, {results.split_rule}, must add up to 100."]
     for run in results.runs:
         splits = results.splits_of(run.seed)
         problems[run.name] = [

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
 from grader.record import Results, Split
+from grader.split_rule import STANDARD, shares_of
 
 DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 FLOWERS = (
@@ -27,8 +28,9 @@ def whole_data(evidence: Evidence) -> Finding:
 
     Rule, for digits (1,797 images) and flowers102 (8,189): at most 1% of the images are excluded. Without a
     subset, each class has all its images but the excluded ones, and so has each of its splits: with the split
-    official, 10 for training, 10 for validation and the rest for test; with 70-15-15, 70% (rounded down) for
-    training and the rest halved, each within 3 images, because identical images stay together. With a subset
+    official, 10 for training, 10 for validation and the rest for test; with shares such as 70-15-15, 70%
+    (rounded down) for training and the rest divided as 15 to 15, each within 3 images, because identical
+    images stay together. With a subset
     of n, each split has min(n, what it would have otherwise) of each class. With a split for each seed, all
     this for each of them. --rerun recomputes the splits from the images and the split seed, exclusions
     included.
@@ -69,7 +71,7 @@ def _split_problems(
     for name, split in splits.items():
         found = problems.setdefault(f"split {name}", [])
         for label, (n, total) in enumerate(zip(split.class_counts, totals, strict=False)):
-            full = _official(total)[name] if official else _divided(total)[name]
+            full = _official(total)[name] if official else _divided(total, results.split_rule)[name]
             wanted = full if results.subset is None else min(full, results.subset)
             lacking += max(0, wanted - n)
             if n > wanted + slack or n < wanted - slack - n_excluded:
@@ -90,7 +92,10 @@ def _official(total: int) -> dict[str, int]:
     return {"train": FLOWERS_OFFICIAL, "val": FLOWERS_OFFICIAL, "test": total - 2 * FLOWERS_OFFICIAL}
 
 
-def _divided(total: int) -> dict[str, int]:
-    """How finetune divides a class by 70-15-15."""
-    train = min(total * 7 // 10, total - 2)
-    return {"train": train, "val": (total - train) // 2, "test": total - train - (total - train) // 2}
+def _divided(total: int, rule: str) -> dict[str, int]:
+    """How finetune divides a class by shares in percent; digits have no official split."""
+    train_share, val_share, test_share = shares_of(rule) or STANDARD
+    train = min(max(1, total * train_share // 100), total - 2)
+    rest = total - train
+    val = min(max(1, rest * val_share // (val_share + test_share)), rest - 1)
+    return {"train": train, "val": val, "test": rest - val}

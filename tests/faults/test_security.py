@@ -227,7 +227,7 @@ def test_evaluate_asks_for_the_path_of_an_image_folder(
     (run / "results.json").write_text(json.dumps(record))
     monkeypatch.chdir(run)
     message = run_finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").refused()
-    assert "give it with --dataset imagefolder:PATH" in message
+    assert "give it with --dataset PATH" in message
 
 
 def test_evaluate_refuses_readable_images_that_the_results_exclude(

@@ -262,6 +262,17 @@ def test_one_class_beyond_the_subset(changed: Changed) -> None:
     )
 
 
+def test_shares_that_do_not_add_up(changed: Changed) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["config"]["split"] = "80-10-15"
+
+    found = training.split_counts(changed(change))
+    assert (found.status, found.summary) == (
+        Status.FAILS,
+        "The shares of config.split, 80-10-15, must add up to 100.",
+    )
+
+
 def test_all_may_be_right(changed: Changed) -> None:
     def change(document: dict[str, Any]) -> None:
         found = document["runs"][0]["epochs"][0]["train"]

@@ -11,7 +11,7 @@ from grader import checkpoints
 from grader.checkpoints import COUNTER, parse_checkpoint
 from grader.checks import PROPERTIES, judge
 from grader.checks.schedule import mean_share
-from grader.checks.whole_data import FLOWERS, whole_data
+from grader.checks.whole_data import DIGITS, FLOWERS, whole_data
 from grader.evidence import Evidence
 from grader.findings import Finding, Status
 from grader.formats.text import to_text
@@ -268,6 +268,21 @@ class TestWholeData:
         assert self.flowers().summary == "All 8,189 images of flowers102, less 0 excluded."
         assert self.flowers(drop=3, excluded=3).status is Status.HOLDS
         assert self.flowers(subset=20).status is Status.HOLDS
+
+    def test_any_shares(self) -> None:
+        results = load(SMOKE).results
+        counts = {"train": [n * 80 // 100 for n in DIGITS]}
+        counts["val"] = [(n - train) // 2 for n, train in zip(DIGITS, counts["train"], strict=True)]
+        counts["test"] = [n - t - v for n, t, v in zip(DIGITS, counts["train"], counts["val"], strict=True)]
+        splits = {name: Split(sum(n), tuple(n), name) for name, n in counts.items()}
+        divided = dataclasses.replace(results, dataset_name="digits", splits=splits, subset=None)
+        found = {
+            rule: whole_data(Evidence(dataclasses.replace(divided, split_rule=rule)))
+            for rule in ("80-10-10", "70-15-15")
+        }
+        assert found["80-10-10"].status is Status.HOLDS
+        assert found["70-15-15"].status is Status.FAILS
+        assert "but 70-15-15 gives" in found["70-15-15"].summary
 
     @pytest.mark.parametrize(
         ("rule", "subset", "excluded", "why"),

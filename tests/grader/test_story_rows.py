@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from grader.checks.design import as_configured
 from grader.checks.kinship import _kinship
+from grader.checks.learning import one_rate
 from grader.checks.peak_rates import comparable_rates
 from grader.checks.schedule import rates_exact
 from grader.checks.whole_data import whole_data
@@ -37,6 +39,23 @@ class TestComparableRates:
         choices = tuple(choice for choice in results.tuning.choices if choice.variant != "A")
         partly = dataclasses.replace(results, tuning=dataclasses.replace(results.tuning, choices=choices))
         assert comparable_rates(Evidence(partly)).status is Status.FAILS
+
+    @pytest.mark.parametrize(
+        ("factor", "status"), [(1, Status.HOLDS), (3, Status.INCONCLUSIVE), (11, Status.FAILS)]
+    )
+    def test_rates_given_by_variant(self, tmp_path: Path, factor: float, status: Status) -> None:
+        """By hand, as finetune train --lr b=... records it; what nobody tuned stays untuned."""
+        document = json.loads((write_run(tmp_path / "run") / "results.json").read_text())
+        rate = document["config"]["recipe"]["lr"] / factor
+        configured(document, "B").update(lr=rate)
+        next(run for run in document["runs"] if run["variant"] == "B").update(learning_rate=rate)
+        evidence = Evidence(results_from(document))
+        assert as_configured(evidence).status is Status.HOLDS
+        assert comparable_rates(evidence).status is status
+        found = one_rate(evidence)
+        assert found.status is Status.FAILS
+        words = "Every variant ran at the peak rate" if factor == 1 else "The peak rates differ (B at"
+        assert found.summary.startswith(words)
 
 
 class TestRatesExact:

@@ -102,11 +102,11 @@ class TestImageFolder:
     ) -> None:
         (run / "config.toml").unlink() if edited is None else (run / "config.toml").write_text(edited)
         said = refused("evaluate", "run", "--output", "fresh", "--device", "cpu")
-        assert said.endswith("give it with --dataset imagefolder:PATH.")
+        assert said.endswith("give it with --dataset PATH.")
 
     def test_the_grader_takes_no_path_from_a_submission(self, run: Path) -> None:
         assert (run / "config.toml").is_file()
-        assert "give it with --dataset imagefolder:PATH." in rerun(load(run)).failure
+        assert "give it with --dataset PATH." in rerun(load(run)).failure
 
 
 @pytest.mark.usefixtures("narrow")

@@ -82,6 +82,50 @@ class TestPrecedence:
         assert configure("--cache-views", "auto").cache_views == "auto"
 
 
+class TestRates:
+    """Peak learning rates on the command line."""
+
+    @pytest.mark.parametrize(
+        ("value", "recipe", "own"),
+        [
+            ("0.5", 0.5, (None, None, None)),
+            ("a=0.03,b=0.01", 0.03, (0.03, 0.01, None)),
+            ("0.2, C = 0.1", 0.2, (None, None, 0.1)),
+            ("b=1e-3", 0.03, (None, 1e-3, None)),
+        ],
+    )
+    def test_for_all_or_by_variant(
+        self, configure: Configure, value: str, recipe: float, own: tuple[float | None, ...]
+    ) -> None:
+        config = configure("--lr", value)
+        assert config.recipe.lr == recipe
+        assert tuple(v.lr for v in config.variants) == own
+
+    def test_a_rate_for_all_replaces_the_presets_own(self, configure: Configure) -> None:
+        text = "[variants.C]\nlr = 0.5\n"
+        assert [v.lr for v in configure("--lr", "b=0.2", preset=text).variants] == [None, 0.2, 0.5]
+        assert [v.lr for v in configure("--lr", "0.1,b=0.2", preset=text).variants] == [None, 0.2, None]
+
+    def test_a_longer_run_has_the_rate_of_the_one_that_it_repeats(self, configure: Configure) -> None:
+        variants = configure("--lr", "a=0.2", "--longer-scratch", "3").variants
+        assert [(v.name, v.lr) for v in variants[:2]] == [("A", 0.2), ("A3", 0.2)]
+
+    def test_config_toml_says_the_same(self, configure: Configure) -> None:
+        config = configure("--lr", "a=0.2,c=0.1")
+        assert configure(preset=tomli_w.dumps(to_table(config))).variants == config.variants
+
+    @pytest.mark.parametrize("value", ["", ",", "a=0.1,", "a=0.1,0.2", "a=1,A=2", "a", "a=b=0.1", "1,2"])
+    def test_is_refused(self, finetune: Command, value: str) -> None:
+        code, _, err = finetune("train", "--lr", value)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "lr must be " in err
+
+    def test_not_beside_trials(self, finetune: Command) -> None:
+        code, _, err = finetune("train", "--tune", "--lr", "a=0.1")
+        assert code == 2
+        assert "but --lr a=0.1 was given too; leave --lr out" in err
+
+
 class TestTune:
     """Tuned or not, and over which rates."""
 

@@ -101,8 +101,16 @@ class TestRefused:
             (["--workers", "0"], "workers must be a whole number of at least 1"),
             (["--seed", "-1"], "seed must be a whole number"),
             (["--seed", "99999999999999999999"], "seed must be a whole number"),
-            (["--split", "50-50"], "is not one of"),
-            (["--device", "tpu"], "is not one of"),
+            (
+                ["--split", "50-50"],
+                "split must be official, or percentages for training, validation",
+            ),
+            (["--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or mps, but 'tpu' was given."),
+            (["--device", "mps", "--dataset", "digits"], "--device mps needs an Apple GPU"),
+            (["--lr", "z=0.1"], "lr must be of one of the variants A, B, C, but 'z' was given."),
+            (["--lr", "a=fast"], "lr must be a number, or rates by variant such as a=0.03,b=0.01, but"),
+            (["--lr", "a=-1"], "lr of variant A must be a number above 0, but -1.0 was given."),
+            (["--lr", "a=0.1,b=0.2", "--variants", "a,c"], "one of the variants A, C, but 'b' was given."),
             (["--variants", "a,z"], "variant must be one of A, B, C, but 'z' was given."),
             (["--variants", ""], "variant must be one of A, B, C"),
             (["--preset", "nope"], "preset must be "),
@@ -133,11 +141,17 @@ class TestRefused:
         assert "run" in refused("train", *tiny, "--out", "run")
 
     @pytest.mark.parametrize(
-        "option", [["--epochs", "3"], ["--out", "x"], ["--lr", "1"], ["--preset", "smoke"]]
+        "option", [["--seeds", "3"], ["--out", "x"], ["--lr", "1"], ["--preset", "smoke"]]
     )
     def test_resume_takes_no_other_option(self, refused: Refused, option: list[str]) -> None:
         said = refused("train", "--resume", "run", *option)
         assert f"no other option can be given, but {option[0]} was" in said
+
+    def test_more_epochs_are_another_run(self, refused: Refused) -> None:
+        """The rates of a schedule fall to zero, so more epochs at its end would train nothing."""
+        said = refused("train", "--resume", "runs/a", "--epochs", "20")
+        assert said.endswith("with: finetune train --preset runs/a/config.toml --epochs 20.")
+        assert "--preset RUN/config.toml" in refused("train", "--epochs", "20", "--resume")
 
     def test_parallel_needs_a_folder(self, refused: Refused) -> None:
         assert "but --out was not given; add --out FOLDER" in refused("train", "--parallel", "runs")

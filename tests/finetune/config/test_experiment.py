@@ -132,8 +132,18 @@ class TestExperimentConfig:
     @pytest.mark.parametrize(
         ("field", "value"),
         [
-            ("split", "80-10-10"),
+            ("split", "80-10-11"),
+            ("split", "100-0-0"),
+            ("split", "80-20"),
+            ("split", "080-10-10"),
+            ("split", "٨0-10-10"),
+            ("split", "80-10-10\n"),
+            ("split", "80/10/10"),
             ("device", "tpu"),
+            ("device", "cuda:"),
+            ("device", "cuda:-1"),
+            ("device", "cuda:01"),
+            ("device", "mps:0"),
             ("seed", -1),
             ("seed", 0.5),
             ("seed", 2**64),
@@ -350,14 +360,14 @@ configs = st.builds(
     preset=paths,
     dataset=st.sampled_from(["flowers102", "digits"]) | paths.map("imagefolder:".__add__),
     data_root=paths,
-    split=st.sampled_from([None, "70-15-15", "official"]),
+    split=st.sampled_from([None, "70-15-15", "official", "1-98-1"]),
     subset=st.none() | st.integers(1, 10**6),
     weights=paths,
     split_seed=st.integers(0, 2**31),
     resplit=st.booleans(),
     seed=st.integers(0, 2**31),
     seeds=st.integers(1, 100),
-    device=st.sampled_from(["auto", "cpu", "cuda"]),
+    device=st.sampled_from(["auto", "cpu", "cuda", "cuda:7", "mps"]),
     threads=st.none() | st.integers(1, 64),
     workers=st.none() | st.integers(1, 64),
     variants=st.lists(variants, min_size=1, max_size=4, unique_by=lambda v: v.name.casefold()).map(tuple),
@@ -378,3 +388,14 @@ def test_config_toml_reads_back_as_it_was(
         for b, v in zip(back.variants, config.variants, strict=True)
     )
     assert dataclasses.replace(back, variants=rows) == config
+
+
+def test_a_preset_names_a_folder_as_the_command_line_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert preset(tmp_path, 'dataset = "photos"').dataset == "imagefolder:photos"
+    assert preset(tmp_path, 'dataset = "digits"').dataset == "digits"
+    with pytest.raises(ConfigError, match="digits or an existing folder of images, but 'phots' was given"):
+        preset(tmp_path, 'dataset = "phots"')

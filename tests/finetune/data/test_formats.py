@@ -149,9 +149,9 @@ class TestHeic:
         data = load_dataset(f"imagefolder:{tmp_path}", tmp_path)
         assert len(data.samples) == (16 if heic else 4)
         heics = () if heic else ('12 HEIC files skipped: pip install "finetune[heic]".',)
-        assert data.notes == (*heics, "1 JPEG XL file skipped: convert them to JPEG or PNG.")
+        assert data.notes == (*heics, "1 JPEG XL file skipped: convert to JPEG or PNG.")
         if not heic:
-            assert dict(data.excluded)["a/3.HEIC"] == 'HEIC is not read: pip install "finetune[heic]"'
+            assert dict(data.excluded)["a/3.HEIC"] == 'HEIC files are not read: pip install "finetune[heic]"'
 
     def test_a_class_of_nothing_else(self, tmp_path: Path, heic: bool) -> None:
         image_tree(tmp_path, {"a": 2, "b": 0})
@@ -168,7 +168,7 @@ class TestHeic:
         photo(tmp_path / "3.png", 0)
         (batch,) = decoded(image_files([tmp_path]), 16, 1)
         assert len(batch.paths) == 3
-        problem = 'HEIC is not read: pip install "finetune[heic]"'
+        problem = 'HEIC files are not read: pip install "finetune[heic]"'
         assert batch.problems == ({} if heic else {0: problem, 1: problem})
 
     def test_a_damaged_one(self, tmp_path: Path) -> None:
@@ -187,4 +187,14 @@ class TestHeic:
 def test_a_raw_file_is_not_its_thumbnail(tmp_path: Path) -> None:
     halves().save(tmp_path / "x.NEF", format="TIFF")
     (batch,) = decoded(image_files([tmp_path]), 16, 1)
-    assert batch.problems == {0: "raw is not read: convert them to JPEG or PNG"}
+    assert batch.problems == {0: "raw files are not read: convert to JPEG or PNG"}
+
+
+def test_avif_where_pillow_was_built_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats.features, "check", lambda name: name != "avif")
+    (tmp_path / "x.avif").write_bytes(b"\0\0\0 ftypavif" + bytes(40))
+    (batch,) = decoded(image_files([tmp_path]), 16, 1)
+    assert batch.problems == {
+        0: "AVIF files are not read: install a Pillow with AVIF (pip install -U pillow)"
+    }
+    assert formats.skipped_lines([tmp_path / "x.avif"])[0].startswith("1 AVIF file skipped: install a Pillow")

@@ -13,11 +13,11 @@ from hypothesis import given
 from finetune.data.datasets import Dataset, Sample
 from finetune.data.splits import (
     Splits,
-    _sizes_70_15_15,
     _sizes_85_15,
     _sizes_half,
     content_hashes,
     make_splits,
+    sizes_by_shares,
     summary_lines,
 )
 from finetune.errors import DataError
@@ -88,7 +88,7 @@ class TestStratified:
 
     @given(n=st.integers(3, 5000))
     def test_split_sizes_by_class_size(self, n: int) -> None:
-        train, val, test = _sizes_70_15_15(n)
+        train, val, test = sizes_by_shares("70-15-15")(n)
         assert train + val + test == n
         assert train >= 1
         assert 1 <= val <= test <= val + 1
@@ -98,7 +98,49 @@ class TestStratified:
         ("n", "expected"), [(3, (1, 1, 1)), (4, (2, 1, 1)), (7, (4, 1, 2)), (10, (7, 1, 2))]
     )
     def test_small_classes(self, n: int, expected: tuple[int, int, int]) -> None:
-        assert _sizes_70_15_15(n) == expected
+        assert sizes_by_shares("70-15-15")(n) == expected
+
+    @given(n=st.integers(-1, 5000))
+    def test_the_default_is_the_split_of_earlier_versions(self, n: int) -> None:
+        train = min(n * 7 // 10, n - 2)
+        val = (n - train) // 2
+        if n > 0:
+            assert sizes_by_shares("70-15-15")(n) == (train, val, n - train - val)
+
+    @given(n=st.integers(3, 5000), train=st.integers(1, 98), val=st.integers(1, 98))
+    def test_shares_of_any_class(self, n: int, train: int, val: int) -> None:
+        test = 100 - train - val
+        if test < 1:
+            return
+        sizes = sizes_by_shares(f"{train}-{val}-{test}")(n)
+        assert sum(sizes) == n
+        assert min(sizes) >= 1
+        if n >= 200:
+            for size, share in zip(sizes, (train, val, test), strict=True):
+                assert abs(size - n * share / 100) <= 2
+
+    @pytest.mark.parametrize(
+        ("kind", "n", "expected"),
+        [
+            ("80-10-10", 100, (80, 10, 10)),
+            ("80-10-10", 15, (12, 1, 2)),
+            ("60-20-20", 10, (6, 2, 2)),
+            ("50-10-40", 20, (10, 2, 8)),
+            ("98-1-1", 10, (8, 1, 1)),
+            ("1-1-98", 10, (1, 1, 8)),
+        ],
+    )
+    def test_shares(self, kind: str, n: int, expected: tuple[int, int, int]) -> None:
+        splits = make_splits(dataset(counted([n, n])), kind, None, 0, 1)
+        assert splits.kind == kind
+        assert sizes(splits) == tuple(2 * size for size in expected)
+
+    def test_shares_give_the_same_split_each_time(self) -> None:
+        first, again, other = (
+            make_splits(dataset(counted([40, 40])), "80-10-10", None, seed, 1) for seed in (0, 0, 1)
+        )
+        assert first.fingerprints == again.fingerprints
+        assert set(first.fingerprints).isdisjoint(other.fingerprints)
 
     @given(n=st.integers(1, 5000))
     def test_other_cuts(self, n: int) -> None:

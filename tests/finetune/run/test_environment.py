@@ -2,13 +2,16 @@
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from finetune.errors import ConfigError
 from finetune.run import environment
+from finetune.training.precision import choose_precision
 
 
 def test_a_gpu_is_named_and_its_memory_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +86,63 @@ def test_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("os.getloadavg")  # as on Windows
     assert environment.load_average() is None
     assert environment.mean_load(1.0) is None
+
+
+class TestChosenDevice:
+    @pytest.fixture
+    def gpus(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+        def have(count: int) -> None:
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+            monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+        return have
+
+    @pytest.mark.parametrize(
+        ("count", "device", "chosen"),
+        [
+            (0, "auto", "cpu"),
+            (0, "cpu", "cpu"),
+            (2, "auto", "cuda"),
+            (2, "cpu", "cpu"),
+            (2, "cuda", "cuda"),
+            (2, "cuda:0", "cuda:0"),
+            (2, "cuda:1", "cuda:1"),
+        ],
+    )
+    def test_is_there(self, gpus: Callable[[int], None], count: int, device: str, chosen: str) -> None:
+        gpus(count)
+        assert str(environment.choose_device(device)) == chosen
+
+    @pytest.mark.parametrize(
+        ("count", "device", "problem"),
+        [
+            (
+                0,
+                "cuda",
+                "--device cuda needs a GPU that PyTorch can use, but there is none; use --device cpu",
+            ),
+            (0, "cuda:3", "--device cuda:3 needs a GPU that PyTorch can use, but there is none;"),
+            (1, "cuda:1", "--device cuda:1 needs 2 GPUs, but PyTorch can use 1; use cuda:0."),
+            (2, "cuda:2", "--device cuda:2 needs 3 GPUs, but PyTorch can use 2; use cuda:0 to cuda:1."),
+            (2, "gpu", "device must be auto, cpu, cuda, cuda:N or mps, but 'gpu' was given."),
+            (2, "cuda:1:2", "device must be auto, cpu, cuda, cuda:N or mps, but 'cuda:1:2' was given."),
+        ],
+    )
+    def test_is_not_there(self, gpus: Callable[[int], None], count: int, device: str, problem: str) -> None:
+        gpus(count)
+        with pytest.raises(ConfigError) as caught:
+            environment.choose_device(device)
+        assert str(caught.value).startswith(problem)
+
+    @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")
+    def test_no_apple_gpu(self) -> None:
+        with pytest.raises(ConfigError, match="--device mps needs an Apple GPU that PyTorch can use, but"):
+            environment.choose_device("mps")
+
+    def test_an_apple_gpu_computes_in_fp32(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+        device = environment.choose_device("mps")
+        assert environment.describe(device)["device"] == "mps"
+        assert choose_precision("auto", device, 224) == "fp32"
+        with pytest.raises(ConfigError, match="but this GPU has none"):
+            choose_precision("bf16", device, 224)

@@ -632,18 +632,17 @@ class TestRows:
 
 
 class TestResplit:
-    fields = {"variants": (A, C), "seeds": 2, "resplit": True, "cache_views": 2}  # noqa: RUF012 - not changed
+    fields = {"variants": (A, C), "seeds": 2, "resplit": True, "cache_views": 2, "split": "60-20-20"}  # noqa: RUF012 - not changed
 
     def test_each_seed_is_what_it_would_be_alone(self, experiment: Run, tmp_path: Path) -> None:
         record = experiment(tmp_path / "run", **self.fields, statistics="reestimated")
-        assert record["config"]["resplit"] is True
+        assert (record["config"]["resplit"], record["config"]["split"]) == (True, "60-20-20")
         resplits = record["dataset"]["resplits"]
         assert [entry["seed"] for entry in resplits] == [0, 1]
         assert record["dataset"]["splits"] == resplits[0]["splits"] != resplits[1]["splits"]
         for seed in (0, 1):
-            alone = experiment(
-                tmp_path / f"alone-{seed}", variants=(A, C), seed=seed, split_seed=seed, cache_views=2
-            )
+            same = {**self.fields, "resplit": False, "seeds": 1, "seed": seed, "split_seed": seed}
+            alone = experiment(tmp_path / f"alone-{seed}", **same)
             assert alone["dataset"]["splits"] == resplits[seed]["splits"]
             runs = [run for run in record["runs"] if run["seed"] == seed]
             for ours, theirs in zip(runs, alone["runs"], strict=True):

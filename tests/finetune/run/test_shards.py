@@ -405,3 +405,11 @@ def test_torchrun_stops_the_others_of_one_that_is_killed(tmp_path: Path) -> None
     assert done.stdout == "Interrupted.\n"
     assert "Signal 9 (SIGKILL)" in done.stderr
     assert "Root Cause" in done.stderr
+
+
+def test_one_gpu_for_all_processes_is_refused(tmp_path: Path) -> None:
+    config = tiny_config(device="cuda:1")
+    with pytest.raises(
+        ConfigError, match="chooses its own GPU, but --device cuda:1 was given; use --device cuda"
+    ):
+        shards_module.train_parallel("runs", config, tmp_path / "out", False, StopRequest())

@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from finetune.errors import ConfigError, FinetuneError
+from finetune.run import trained
 from finetune.run.folder import RunFolder
 from finetune.run.trained import choose_run, load_model
+from grader.findings import Finding, Level, Status
+from grader.sentences import Scope
 from grader.verdict import Grade
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -27,14 +30,37 @@ def test_a_variant_is_named_in_any_case(photos_run: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize("advised", ["B", "C"])
-def test_the_verdict_chooses(
-    photos_run: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, advised: str
+@pytest.mark.parametrize(
+    ("status", "low", "high", "settled", "reason"),
+    [
+        (Status.FAILS, -0.3, -0.1, True, "the verdict advises it"),
+        (Status.INCONCLUSIVE, -0.1, 0.1, True,
+         "the verdict advises it, though its advantage could be chance"),
+        (Status.INCONCLUSIVE, -0.03, -0.01, True, "the verdict advises it"),
+        (Status.INCONCLUSIVE, -0.1, 0.1, False,
+         "by the verdict it has the advantage in these runs, which could be chance"),
+        (Status.HOLDS, 0.1, 0.3, False,
+         "by the verdict it has the advantage in these runs, which does not settle the question"),
+    ],
+)  # fmt: skip
+def test_the_verdict_chooses_and_what_it_says_is_not_overstated(
+    photos_run: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    advised: str,
+    status: Status,
+    low: float,
+    high: float,
+    settled: bool,
+    reason: str,
 ) -> None:
+    found = Finding(status, Level.FILE, "", numbers={"low": low, "high": high})
     monkeypatch.setattr(Grade, "advised", advised)
+    monkeypatch.setattr(Scope, "is_settled", settled)
+    monkeypatch.setattr(trained, "grade", lambda job: Grade(job.name, job.policy, {"c-against-b": found}))
     folder = RunFolder(photos_run[0])
     run, why = choose_run(folder, folder.results())
     assert run.variant == advised
-    assert why == f"Using {advised}, seed 0: the verdict advises it."
+    assert why == f"Using {advised}, seed 0: {reason}."
 
 
 def test_without_advice_validation_chooses(photos_run: tuple[Path, Path]) -> None:
@@ -43,8 +69,7 @@ def test_without_advice_validation_chooses(photos_run: tuple[Path, Path]) -> Non
     scores = {run.variant: run.best.val.accuracy for run in results.runs if run.best}
     run, why = choose_run(folder, results)
     assert scores[run.variant] == max(scores.values())
-    if "advises none" not in why:
-        assert "the verdict advises it" in why
+    assert "advises none" in why or "the verdict" in why
 
 
 def test_the_best_seed_is_used_unless_one_is_named(photos_run: tuple[Path, Path]) -> None:
