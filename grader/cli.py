@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from grader.checks import PROPERTIES
-from grader.errors import GraderError, UsageError
+from grader.choice import Choice
+from grader.errors import GraderError, UsageError, did_you_mean
 from grader.files import is_inside
 from grader.grade import Job, crashed, grade_safely
 from grader.load import RESULTS_NAME, newest_run
@@ -45,7 +46,7 @@ def main() -> None:
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(["text", "json", "junit", "gradescope"]),
+    type=Choice(["text", "json", "junit", "gradescope"]),
     help="Output format; may be repeated.  [default: text]",
 )
 @click.option(
@@ -162,7 +163,7 @@ def grade_runs(
 
 
 @click.command()
-@click.argument("name", metavar="[PROPERTY]", required=False, type=click.Choice(list(PROPERTIES)))
+@click.argument("name", metavar="[PROPERTY]", required=False, type=Choice(list(PROPERTIES)))
 def explain(name: str | None) -> None:
     """Print the rule, formula and source of a property; without one, what each property means."""
     if name is None:
@@ -191,7 +192,10 @@ def _dataset(dataset: str | None, rerun: bool) -> str | None:
         return dataset
     kind, _, path = dataset.partition(":")
     if dataset != "digits" and (kind != "imagefolder" or not path):
-        raise UsageError(f"--dataset must be flowers102, digits or imagefolder:PATH, not {short(dataset)}.")
+        raise UsageError(
+            f"--dataset must be flowers102, digits or imagefolder:PATH, not {short(dataset)}."
+            + did_you_mean(str(dataset), ("flowers102", "digits"))
+        )
     if not rerun:
         raise UsageError(f"--dataset {short(dataset)} requires --rerun; without it, use --labels.")
     return f"imagefolder:{os.path.abspath(os.path.expanduser(path))}" if path else dataset  # noqa: PTH100, PTH111

@@ -16,6 +16,7 @@ from grader.replay import Request, replay
 from grader.rerun import rerun
 from grader.sentences import scope_of
 from grader.truth import Truth
+from grader.unfinished import require_finished
 from grader.verdict import Grade
 
 
@@ -52,6 +53,7 @@ def grade(job: Job) -> Grade:
     """
     try:
         submission = load(job.path)
+        require_finished(submission)
         evidence = gather(submission, job.policy.thresholds, job.truth)
         evidence = replace(evidence, checkpoints=read_checkpoints(submission))
         if job.rerun:
