@@ -11,7 +11,7 @@ from finetune.cli.command import Command
 from finetune.cli.options import STANDARD, option
 
 
-@click.command(cls=Command, examples=("finetune info", "finetune info --json | jq .gpus"))
+@click.command(cls=Command, examples=("finetune info --json | jq .gpus",))
 @option("data_root")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for programs.")
 def info(data_root: str | None, as_json: bool) -> None:
