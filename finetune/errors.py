@@ -70,8 +70,3 @@ def did_you_mean(value: object, choices: Iterable[str]) -> str:
     """The end of a sentence about an unknown value: "; did you mean 'smoke'?", or nothing."""
     near = nearest(value, choices) if isinstance(value, str) else None
     return f"; did you mean {near!r}?" if near else ""
-
-
-def rate_text(rate: float) -> str:
-    """A learning rate as a person reads it; files have it exactly."""
-    return f"{rate:.3g}"

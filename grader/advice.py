@@ -5,6 +5,7 @@ from typing import Protocol
 
 from grader.findings import Finding, Level, Status
 from grader.sentences import Scope
+from grader.unfinished import is_told_how_to_finish
 
 
 class Judged(Protocol):
@@ -50,6 +51,8 @@ def advice(grade: Judged) -> list[str]:
     The first cause that applies speaks: what makes the file unusable, then doctored or damaged evidence, then
     missing evidence, then trainings that failed, then what would make the answer better.
     """
+    if any(map(is_told_how_to_finish, grade.problems)):
+        return []
     if grade.refuted == ["seed-prescribed"]:
         return [
             "To do: train with the seed that the course prescribes: finetune train --seed-from NONCE:STUDENT."

@@ -12,6 +12,7 @@ import click
 
 from grader.batch import graded_in_order
 from grader.checks import PROPERTIES
+from grader.choice import Choice
 from grader.class_files import write_class
 from grader.cohort import Cohort, compared
 from grader.errors import GraderError
@@ -46,7 +47,7 @@ def main() -> None:
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(["text", "json", "junit", "gradescope"]),
+    type=Choice(["text", "json", "junit", "gradescope"]),
     help="Output format; may be repeated.  [default: text]",
 )
 @click.option(
@@ -186,7 +187,7 @@ def verify(attestation: Path, submission: Path | None, key: Path, policy: str | 
 
 
 @click.command()
-@click.argument("name", metavar="[PROPERTY]", required=False, type=click.Choice(list(PROPERTIES)))
+@click.argument("name", metavar="[PROPERTY]", required=False, type=Choice(list(PROPERTIES)))
 def explain(name: str | None) -> None:
     """Print the rule, formula and source of a property; without one, what each property means."""
     if name is None:

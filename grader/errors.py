@@ -1,6 +1,7 @@
 """Errors raised before anything can be judged."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 MAX_LISTED = 50  # problems of one file that a message lists; the rest are counted
 
@@ -35,3 +36,16 @@ class UnusableError(GraderError, ValueError):
 
     def __reduce__(self) -> tuple[type["UnusableError"], tuple[tuple[str, ...]]]:
         return type(self), (self.problems,)  # the default would lose the list between processes
+
+
+def nearest(value: str, choices: Iterable[str]) -> str | None:
+    """The choice most similar to what was mistyped, ignoring case; None if none is similar."""
+    by_key = {choice.casefold(): choice for choice in choices}
+    found = difflib.get_close_matches(value.casefold(), by_key, 1)
+    return by_key[found[0]] if found else None
+
+
+def did_you_mean(value: str, choices: Iterable[str]) -> str:
+    """A question to follow a sentence about an unknown value; empty if nothing is similar."""
+    near = nearest(value, choices)
+    return f" Did you mean {near!r}?" if near else ""

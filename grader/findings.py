@@ -98,3 +98,8 @@ def in_points(share: float) -> str:
 def limits_in_points(gap: Interval) -> str:
     """A difference with its confidence limits, such as `+2.0 points (−1.1 to +5.1)`."""
     return f"{in_points(gap.estimate)} points ({in_points(gap.low)} to {in_points(gap.high)})"
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate as a person reads it; files have it exactly."""
+    return f"{rate:.3g}"

@@ -20,6 +20,7 @@ from grader.seeds import Prescription
 from grader.sentences import scope_of
 from grader.traces import traces_of
 from grader.truth import Truth
+from grader.unfinished import require_finished
 from grader.verdict import Grade
 
 
@@ -74,6 +75,7 @@ def _grade(job: Job, path: Path, shown: str) -> Grade:
         UnusableError: It cannot be read, or changed meanwhile.
     """
     submission = load(path, shown)
+    require_finished(submission)
     digests = manifest(submission) if job.is_attested else {}
     truth = job.truth and job.truth.among(submission.results.classes)
     evidence = gather(submission, job.policy.thresholds, truth)

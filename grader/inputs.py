@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from grader.errors import GraderError, UnusableError, UsageError
+from grader.errors import GraderError, UnusableError, UsageError, did_you_mean
 from grader.evidence import Thresholds, gather
 from grader.files import is_inside, read_bytes
 from grader.load import RESULTS_NAME, load
@@ -41,6 +41,7 @@ def dataset_from(dataset: str | None, rerun: bool) -> str | None:
     if not path or not (named or os.path.isdir(path)):  # noqa: PTH112
         raise UsageError(
             f"--dataset must be flowers102, digits or an existing folder of images, not {short(dataset)}."
+            + did_you_mean(dataset, ("flowers102", "digits"))
         )
     if not rerun:
         raise UsageError(f"--dataset {short(dataset)} requires --rerun; without it, use --labels.")

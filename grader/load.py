@@ -14,6 +14,7 @@ from grader.schema import schema_problems
 from grader.strict_json import short
 
 RESULTS_NAME = "results.json"
+CONFIG_NAME = "config.toml"  # written when a run begins
 MAX_PROBLEMS = 1000  # violations found before validation of a file stops
 
 
@@ -38,7 +39,10 @@ def newest_run(runs: Path) -> Path:
     Raises:
         UsageError: There is none.
     """
-    found = [path for path in runs.glob(f"*/{RESULTS_NAME}") if path.is_file()]
+    # Without any results, load() says of the newest run that it is unfinished.
+    names = (RESULTS_NAME, CONFIG_NAME)
+    results, configs = ([path for path in runs.glob(f"*/{name}") if path.is_file()] for name in names)
+    found = results or configs
     if not found:
         raise UsageError(
             f"No run to grade: {runs}/*/{RESULTS_NAME} not found. Train with `finetune train` first, "
@@ -61,10 +65,22 @@ def load(path: Path, shown: str = "") -> Submission:
     shown = shown or short(path, "", 200)
     is_folder = is_there(path, shown) and path.is_dir()
     file = path / RESULTS_NAME if is_folder else path
+    if is_folder and not is_there(file, f"{shown}/{RESULTS_NAME}") and (path / CONFIG_NAME).is_file():
+        raise UnusableError(
+            [
+                f"{shown} is a run that was interrupted or is still training, and has no {RESULTS_NAME} yet; "
+                f"{resume_hint(path)}"
+            ]
+        )
     shown = f"{shown}/{RESULTS_NAME}" if is_folder else shown
     content = read_bytes(file, shown, strict_json.MAX_BYTES, follow=not is_folder)
     document = check(content, file.name)
     return Submission(file.parent, results_from(document), document, file.name)
+
+
+def resume_hint(folder: Path) -> str:
+    """The end of a sentence about an unfinished run: how to finish it."""
+    return f"finish it with `finetune train --resume {short(folder, '', 200)}`."
 
 
 def check(content: bytes, shown: str) -> dict[str, Any]:

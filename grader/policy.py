@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from grader.checks import PROPERTIES
-from grader.errors import UsageError, listed
+from grader.errors import UsageError, did_you_mean, listed
 from grader.evidence import Thresholds
 from grader.files import read_bytes
 from grader.schema import load_schema, validator_for, violations
@@ -73,6 +73,7 @@ def load_policy(name_or_path: str) -> Policy:
     elif not Path(name_or_path).exists():
         raise UsageError(
             f"Policy not found: {short(name_or_path)}; give a file or one of {', '.join(BUNDLED)}."
+            + did_you_mean(name_or_path, BUNDLED)
         )
     else:
         try:

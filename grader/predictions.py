@@ -23,7 +23,7 @@ _NUMBER = r"-?\d{1,20}(?:\.\d{1,20})?(?:e[+-]?\d{1,3})?"
 # Spreadsheet formulas. A leading sign alone is allowed, since a class folder may be named "+1".
 _FORMULA = re.compile(r"[=@]|[+-].*[(|!]", re.DOTALL)
 _ODD = re.compile(r"^(?:[=@+-]|$)|[\x00-\x09\x0b-\x1f\x7f]|^.{4096}", re.MULTILINE)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _bad_ids(ids: Sequence[str], shown: str) -> list[str]:
         where = f"{shown}, line {line}: sample_id {short(name)}"
         if not name or len(name) > MAX_ID_CHARACTERS:
             problems.append(f"{where} must have 1 to {MAX_ID_CHARACTERS} characters.")
-        elif _CONTROL.search(name):
+        elif CONTROL.search(name):
             problems.append(f"{where} contains a control character.")
         elif _FORMULA.match(name):
             problems.append(f"{where} would be run as a formula by a spreadsheet.")

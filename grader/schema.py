@@ -11,6 +11,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
+from grader.errors import nearest
 from grader.strict_json import short
 
 RESULTS_SCHEMA = "results.schema.json"
@@ -104,7 +105,9 @@ def _phrase(error: ValidationError) -> str:
             known = schema.get("properties", {})
             unknown = [short(name) for name in instance if name not in known]
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            return f"unknown key {', '.join(unknown[:5])}{more}; valid keys are {', '.join(known)}"
+            near = nearest(unknown[0].strip("'"), known) if len(unknown) == 1 else None
+            hint = f" (did you mean {near!r}?)" if near else ""
+            return f"unknown key {', '.join(unknown[:5])}{more}{hint}; valid keys are {', '.join(known)}"
         case "type" | "minimum" | "exclusiveMinimum" | "maximum" | "exclusiveMaximum":
             names = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
             limits = ", ".join(f"{word} {schema[key]}" for key, word in LIMITS.items() if key in schema)

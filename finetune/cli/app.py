@@ -16,6 +16,7 @@ from finetune.cli.evaluate import evaluate
 from finetune.cli.exit_codes import BAD_INPUT, SIGNAL, exit_code
 from finetune.cli.explain import explain
 from finetune.cli.export import export
+from finetune.cli.info import info
 from finetune.cli.layers import layers
 from finetune.cli.merge import merge
 from finetune.cli.predict import predict
@@ -51,7 +52,21 @@ def cli() -> None:
     """
 
 
-COMMANDS = (train, report, predict, explain, export, evaluate, replay, merge, profile, data, layers, presets)
+COMMANDS = (
+    train,
+    report,
+    predict,
+    explain,
+    export,
+    evaluate,
+    replay,
+    merge,
+    profile,
+    data,
+    layers,
+    presets,
+    info,
+)
 
 for command in COMMANDS:
     cli.add_command(command)

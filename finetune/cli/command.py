@@ -88,6 +88,9 @@ class Command(click.Command):
             UsageError: an option or a variable breaks its rule, or is none of this command's.
         """
         self._require_known_variables(ctx)
+        for option in self._settable():
+            # Click names a variable after the function's argument: FORM for --format.
+            option.envvar = option.envvar or variable(ctx, option.name)
         try:
             return super().parse_args(ctx, args)
         except click.BadParameter as error:
@@ -101,7 +104,7 @@ class Command(click.Command):
         if ctx.auto_envvar_prefix is None or ctx.resilient_parsing:
             return
         beginning = f"{ctx.auto_envvar_prefix}_"
-        known = [name.upper() for name in self._options(ctx)]
+        known = [variable(ctx, option.name).removeprefix(beginning) for option in self._settable()]
         for name in sorted(os.environ):
             rest = name.removeprefix(beginning)
             if name.startswith(beginning) and os.environ[name] and rest not in known:
@@ -113,8 +116,12 @@ class Command(click.Command):
                     ctx,
                 )
 
+    def _settable(self) -> list[click.Option]:
+        """The options of its own, which are all but --help."""
+        return [parameter for parameter in self.params if isinstance(parameter, click.Option)]
+
     def _options(self, ctx: click.Context) -> dict[str, tuple[str, str]]:
-        """The rows of the help by the name of the option, but for --help."""
+        """The rows of the help by the name of the option."""
         found = {}
         for parameter in self.get_params(ctx):
             row = parameter.get_help_record(ctx)
@@ -132,12 +139,12 @@ class Command(click.Command):
             if names:
                 with formatter.section(title):
                     formatter.write_dl([rows[name] for name in names])
-        first = next((name for name in grouped or rows if name != "help"), None)
+        first = next(iter(grouped or [option.name for option in self._settable()]), None)
         if first is not None and ctx.auto_envvar_prefix is not None:
             with formatter.section("Environment"):
                 formatter.write_text(
-                    f"{variable(ctx, first)} sets --{first.replace('_', '-')}, and so on for every option; "
-                    "the command line comes first."
+                    f"{variable(ctx, first)} sets {long_form(ctx, first)}, and so on for every option; the "
+                    "command line comes first."
                 )
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -149,15 +156,21 @@ class Command(click.Command):
         super().format_epilog(ctx, formatter)
 
 
-def variable(ctx: click.Context, name: str) -> str:
+def long_form(ctx: click.Context, name: str | None) -> str:
+    """An option as it is written on the command line, such as --batch-size."""
+    return next(max(p.opts, key=len) for p in ctx.command.params if p.name == name)
+
+
+def variable(ctx: click.Context, name: str | None) -> str:
     """The environment variable that sets an option of a command."""
-    return f"{ctx.auto_envvar_prefix}_{name.upper()}"
+    word = long_form(ctx, name).removeprefix("--")
+    return f"{ctx.auto_envvar_prefix}_{word.replace('-', '_').upper()}"
 
 
 def shown(ctx: click.Context, name: str) -> str:
     """An option in a message: the environment variable if its value comes from there."""
     is_variable = ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT
-    return variable(ctx, name) if is_variable else f"--{name.replace('_', '-')}"
+    return variable(ctx, name) if is_variable else long_form(ctx, name)
 
 
 def configured_by(given: Mapping[str, Any], configure: Callable[[Mapping[str, Any]], Config]) -> Config:

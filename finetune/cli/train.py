@@ -56,7 +56,7 @@ NEWEST = Path("newest")
     is_flag=False,
     flag_value=NEWEST,
     metavar="[RUN]",
-    help="Resume an interrupted run; without RUN, the newest in runs/.",
+    help="Resume an interrupted run; without RUN, the newest unfinished one in runs/.",
 )
 @click.option("--quiet", is_flag=True, help="Print warnings and the verdict only.  [default: off]")
 @click.option(
@@ -147,12 +147,7 @@ def _folder_to_resume(resume: Path) -> Path:
                 f"given, but --{name.replace('_', '-')} was; leave it out or start a new run."
             )
     if resume == NEWEST:
-        configs = sorted(RUNS.glob("*/config.toml"), key=lambda path: path.stat().st_mtime)
-        if not configs:
-            raise ConfigError(
-                "--resume needs a run folder, but there is none in runs/; name one: --resume RUN."
-            )
-        return configs[-1].parent
+        return _newest_unfinished()
     if not os.path.isfile(resume / "config.toml"):  # noqa: PTH113 - Path.is_file() raises on overlong names
         raise ConfigError(
             f"--resume needs a run folder with a config.toml, but {resume} has none; check the path."
@@ -167,6 +162,25 @@ def _no_more_epochs(resume: Path, epochs: int) -> str:
         "--resume continues a run with the learning rates it was started with, which fall to zero in its "
         f"last epoch, so it cannot have --epochs {epochs}; train anew for as long with: finetune train "
         f"--preset {run}/config.toml --epochs {epochs}."
+    )
+
+
+def _newest_unfinished() -> Path:
+    """The run in runs/ that began last and has not ended.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    configs = sorted(RUNS.glob("*/config.toml"), key=lambda path: path.stat().st_mtime)
+    if not configs:
+        raise ConfigError("--resume needs a run folder, but there is none in runs/; name one: --resume RUN.")
+    for config in reversed(configs):
+        # The state of a job is removed once all of its runs have ended.
+        if (config.parent / "state").is_dir() or not (config.parent / "results.json").is_file():
+            return config.parent
+    raise ConfigError(
+        f"--resume continues an interrupted run, but every run in runs/ is finished, the newest being "
+        f"{configs[-1].parent}; name one that is not: --resume RUN."
     )
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from finetune.data.formats import format_of, is_read, skipped_lines, why_not_read
 from finetune.errors import DataError, listed
+from grader.predictions import CONTROL
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -64,6 +65,7 @@ def find_images(root: Path) -> ImageFolder:
     for split, folder in folders.items():
         _require_same_classes(classes, folder)
         _add_images(found, root, folder, split)
+    _require_plain_names(found.images)
     return found
 
 
@@ -165,6 +167,16 @@ def _files(folder: Path) -> list[Path]:
 def _raise(error: OSError) -> None:
     """Do not skip a folder that cannot be listed: it may contain images."""
     raise error
+
+
+def _require_plain_names(images: list[ImageFile]) -> None:
+    """Before any image is decoded, refuse names that the grader would not accept in a prediction file."""
+    for image in images:
+        if CONTROL.search(image.id):
+            raise DataError(
+                "Names of images and their folders must not contain line breaks or control characters, but "
+                f"{image.id!a} does; rename the file or its folder."
+            )
 
 
 def _require_unicode(path: Path) -> None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from finetune.report.judged import JudgedRun, VariantRow
 from finetune.report.plot import Axis, Panel, Point, epoch_axis, linear_axis, log_axis, loss_axis
 from grader.checks.compare import PAIRS, Comparison, compare
-from grader.findings import in_points, limits_in_points
+from grader.findings import in_points, limits_in_points, rate_text
 from grader.record import Epoch, Metrics
 from grader.stats import Interval
 
@@ -202,7 +202,7 @@ def tuning(tuned: Mapping[str, Any], best: Sequence[float | None], indices: Mapp
         if value is not None:
             latest[trial["variant"], trial["learning_rate"]] = number, value
     chosen = {(c["variant"], c["trial"]) for c in tuned["choices"]}
-    told = ", ".join(f"{c['variant']} {c['learning_rate']:g}" for c in tuned["choices"])
+    told = ", ".join(f"{c['variant']} {rate_text(c['learning_rate'])}" for c in tuned["choices"])
     panel = Panel(
         log_axis(rate for _, rate in latest),
         linear_axis([value for _, value in latest.values()], percent),
@@ -216,7 +216,7 @@ def tuning(tuned: Mapping[str, Any], best: Sequence[float | None], indices: Mapp
             panel.line(points, index)
             panel.name_end(*points[-1], name)
     for (name, rate), (number, value) in latest.items():
-        tip = f"{name}, learning rate {rate:g}: {value:.1%}"
+        tip = f"{name}, learning rate {rate_text(rate)}: {value:.1%}"
         panel.marker(rate, value, indices[name], tip)
         if (name, number) in chosen:
             panel.ring(rate, value, indices[name], f"{tip}, chosen")

@@ -18,7 +18,7 @@ from finetune.report.judged import JudgedRun
 from finetune.report.plot import swatch
 from finetune.system.files import write_atomically
 from grader.checks.compare import p_text
-from grader.findings import in_points
+from grader.findings import in_points, rate_text
 from grader.formats.clean import clean
 
 REPORT_NAME = "report.html"
@@ -73,6 +73,7 @@ def _environment() -> jinja2.Environment:
         "p_text": p_text,
         "plain": plain,
         "points": in_points,
+        "rate": rate_text,
         "share": _share,
     }
     return environment

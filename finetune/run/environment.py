@@ -99,13 +99,14 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "platform": f"{platform.system()}-{platform.machine()}",
         "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "cpu_cores": host.cores(),
         "threads": torch.get_num_threads(),
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor as the operating system names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -7,8 +7,8 @@ from typing import Any
 from rich.table import Table
 
 from finetune.config.experiment import Variant
-from finetune.errors import rate_text
 from finetune.training.record import Epoch
+from grader.findings import rate_text
 from grader.record import Results
 from grader.verdict import NO_NETWORK, Grade
 

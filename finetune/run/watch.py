@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.config.experiment import ExperimentConfig
-from finetune.errors import rate_text
 from finetune.run.progress import Pace, duration
 from finetune.run.records import Document, Json, Pair
 from finetune.run.tuning import Trial
 from finetune.system.console import Reporter
 from finetune.training.record import Epoch, Metrics
+from grader.findings import rate_text
 
 NAME_WIDTH = 14
 FIXED_WIDTH = 62

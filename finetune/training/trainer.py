@@ -26,6 +26,7 @@ from finetune.training.record import Epoch, Metrics, Pass, Predictions, Training
 from finetune.training.requirements import evaluation_batch_size
 from finetune.training.statistics import n_batches, reestimate
 from grader import commitments
+from grader.findings import rate_text
 from grader.record import SPLITS
 
 
@@ -236,8 +237,8 @@ class Trainer:
         held_out = {s: p.metrics(self.images.held_out[s][1].numpy()) for s, p in predictions.items()}
         if not all(math.isfinite(m.loss_sum) for m in (train, *held_out.values())):
             training.failure = (
-                f"In epoch {number} the loss was no longer finite at a peak learning rate of {self.peak:g}; "
-                "use a lower one."
+                f"In epoch {number} the loss was no longer finite at a peak learning rate of "
+                f"{rate_text(self.peak)}; use a lower one."
             )
             return
         epoch = Epoch(

@@ -7,7 +7,7 @@ from statistics import fmean
 from grader import means, stats
 from grader.checks.tuning import summary_of, targets_of
 from grader.evidence import Evidence
-from grader.findings import MINUS, Finding, Level, Status, from_problems, not_checked
+from grader.findings import MINUS, Finding, Level, Status, from_problems, not_checked, rate_text
 from grader.record import Epoch, Results, Run
 from grader.trials import label
 
@@ -182,11 +182,12 @@ def one_rate(evidence: Evidence) -> Finding:
         summary = f"No rate could be chosen for {' and '.join(missing)}: every trial failed."
         return Finding(Status.FAILS, Level.FILE, summary, judged=1)
     if len(rates) == 1:
-        summary = (
-            f"Every variant ran at the peak rate {next(iter(rates)):g}, which was not tuned per variant."
-        )
+        rate = rate_text(next(iter(rates)))
+        summary = f"Every variant ran at the peak rate {rate}, which was not tuned per variant."
     else:
-        found = ", ".join(f"{' and '.join(names)} at {rate:g}" for rate, names in sorted(rates.items()))
+        found = ", ".join(
+            f"{' and '.join(names)} at {rate_text(rate)}" for rate, names in sorted(rates.items())
+        )
         summary = f"The peak rates differ ({found}), but the results do not record how they were chosen."
     summary += " At other rates the order may differ: finetune train --tune."
     return Finding(Status.FAILS, Level.FILE, summary, judged=1)

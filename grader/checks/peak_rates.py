@@ -1,7 +1,7 @@
 """Level 1: no variant is held back by a learning rate that nobody tuned for it."""
 
 from grader.evidence import Evidence
-from grader.findings import Finding, Level, Status, not_checked
+from grader.findings import Finding, Level, Status, not_checked, rate_text
 
 MOST_APART = 10.0
 
@@ -20,7 +20,7 @@ def comparable_rates(evidence: Evidence) -> Finding:
     rates = {run.variant: run.learning_rate for run in runs}
     if len(rates) < 2:
         return not_checked("Fewer than two variants completed.", Level.FILE)
-    shown = ", ".join(f"{name} {rate:g}" for name, rate in sorted(rates.items()))
+    shown = ", ".join(f"{name} {rate_text(rate)}" for name, rate in sorted(rates.items()))
     numbers = {f"{name}_learning_rate": rate for name, rate in rates.items()}
     tuned = {choice.variant for choice in results.tuning.choices} if results.tuning else set()
     apart = max(run.learning_rate for run in runs) / min(run.learning_rate for run in runs)

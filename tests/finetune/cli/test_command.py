@@ -150,6 +150,15 @@ class TestEnvironment:
         assert finetune("train")[0] == 0
         assert os.environ["FINETUNE_CACHE_LIMIT"] == "2GB"
 
+    def test_it_is_named_after_the_option_as_it_is_written(
+        self, refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "run").mkdir()
+        monkeypatch.setenv("FINETUNE_EXPORT_FORMAT", "onxn")
+        said = refused("export", "run")
+        assert said.startswith("Invalid value for 'FINETUNE_EXPORT_FORMAT'")
+        assert said.endswith("Did you mean 'onnx'?")
+
     def test_help_names_a_variable_that_works(self, finetune: Run) -> None:
         _, out, _ = finetune("predict", "--help")
         assert "FINETUNE_PREDICT_VARIANT sets --variant" in " ".join(out.split())

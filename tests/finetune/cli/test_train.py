@@ -21,6 +21,7 @@ from tests.builders.runs import Command
 from tests.builders.server import Server
 from tests.compare_runs import file_digests, without_times
 
+DOCS = Path(__file__).parents[3] / "docs" / "terminal.md"
 Copy = Callable[[Path, int], dict[str, Any] | None]
 Refused = Callable[..., str]
 
@@ -87,6 +88,132 @@ class TestTrain:
         one, two = (json.loads((tmp_path / d / "results.json").read_text()) for d in ("whole", "runs/it"))
         assert without_times(one) == without_times(two)
         assert file_digests(tmp_path / "whole") == file_digests(tmp_path / "runs" / "it")
+
+
+class TestOutput:
+    """What `--quiet` and `--log-format json` leave of it."""
+
+    def test_quiet(self, finetune: Command, tiny: list[str], narrow_weights: Path) -> None:
+        code, out, err = finetune("train", *tiny, "--weights", str(narrow_weights), "--out", "run", "--quiet")
+        assert (code, err) == (0, "")
+        assert "epoch" not in out.lower().split("scope:")[0]
+        assert "Scope: " in out
+        assert "Results:" not in out
+
+    def test_json(self, finetune: Command, tiny: list[str], narrow_weights: Path) -> None:
+        options = ["--weights", str(narrow_weights), "--out", "run", "--log-format", "json"]
+        code, out, err = finetune("train", *tiny, *options)
+        assert (code, err) == (0, "")
+        events = [json.loads(line) for line in out.splitlines()]
+        names = [event["event"] for event in events]
+        assert [name for name in names if name != "warning"] == ["start", *["epoch"] * 6, "verdict", "end"]
+        assert [(e["variant"], e["epoch"]) for e in events if e["event"] == "epoch"] == [
+            (variant, number) for variant in "ABC" for number in (1, 2)
+        ]
+        assert events[-1] == {
+            **events[-1],
+            "status": "completed",
+            "exit_code": 0,
+            "run": "run",
+            "message": None,
+        }
+
+    def test_json_has_the_fields_that_the_docs_list(
+        self, finetune: Command, tiny: list[str], narrow_weights: Path
+    ) -> None:
+        table = re.findall(r"^\| `(\w+)` \| (.*?) \|$", DOCS.read_text("utf-8"), re.M)
+        listed = {name: set(re.findall(r"`(\w+)`", fields)) for name, fields in table}
+        assert set(listed) == {"start", "epoch", "trial", "warning", "verdict", "end"}
+        options = ["--weights", str(narrow_weights), "--out", "run", "--log-format", "json"]
+        tiny = [o for o in tiny if o not in ("--lr", "0.02")]
+        code, out, err = finetune("train", *tiny, *options, "--variants", "c", "--tune", "full")
+        assert (code, err) == (0, "")
+        seen: dict[str, set[str]] = {"warning": {"message"}}
+        for event in map(json.loads, out.splitlines()):
+            seen[event["event"]] = event.keys() - {"event", "time", "rank"}
+        assert seen == listed
+
+    def test_json_of_a_job_that_is_refused(
+        self, finetune: Command, tiny: list[str], narrow_weights: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "x").touch()
+        options = ["--weights", str(narrow_weights), "--out", "run", "--log-format", "json"]
+        code, out, err = finetune("train", *tiny, *options)
+        (end,) = map(json.loads, out.splitlines())
+        assert (code, end["event"], end["status"], end["exit_code"]) == (2, "end", "refused", 2)
+        assert err == f"Error: {end['message']}\n"
+
+    def test_a_failed_variant_is_warned_of(
+        self, finetune: Command, tiny: list[str], narrow_weights: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "own.toml").write_text("[variants.A]\nlr = 1e12\n")
+        options = [o for o in tiny if o not in ("--lr", "0.02")]
+        options = ["--preset", "own.toml", *options, "--weights", str(narrow_weights), "--variants", "a,c"]
+        code, out, err = finetune("train", *options, "--out", "one", "--quiet")
+        assert code == 1
+        assert err.startswith("A-seed0 failed. In epoch 1 the loss was no longer finite")
+        code, out, _ = finetune("train", *options, "--out", "two", "--log-format", "json")
+        events = [json.loads(line) for line in out.splitlines()]
+        assert "A-seed0 failed." in next(e for e in events if e["event"] == "warning")["message"]
+        assert (events[-1]["status"], events[-1]["exit_code"]) == ("failed", code)
+
+    def test_one_of_the_two(self, refused: Refused) -> None:
+        said = refused("train", "--quiet", "--log-format", "json")
+        assert said.endswith("--log-format json was given too; leave one of them out.")
+
+
+class TestResume:
+    """`--resume` without a run."""
+
+    @pytest.fixture
+    def runs(self, tmp_path: Path) -> Callable[[str, bool], Path]:
+        """Makes a run folder that has ended or not; each one is newer than those before."""
+        made = []
+
+        def make(name: str, is_finished: bool) -> Path:
+            folder = tmp_path / "runs" / name
+            folder.mkdir(parents=True)
+            (folder / "config.toml").write_text(f"key-of-{name} = 1")
+            os.utime(folder / "config.toml", (len(made), len(made)))
+            if is_finished:
+                (folder / "results.json").touch()
+            else:
+                (folder / "state").mkdir()
+            made.append(folder)
+            return folder
+
+        return make
+
+    def test_takes_the_newest_unfinished_one(
+        self, refused: Refused, runs: Callable[[str, bool], Path]
+    ) -> None:
+        for name, is_finished in (("z", False), ("a", False), ("b", True)):
+            runs(name, is_finished)
+        assert "unknown key 'key-of-a'" in refused("train", "--resume")
+
+    def test_all_are_finished(self, refused: Refused, runs: Callable[[str, bool], Path]) -> None:
+        runs("b", True)
+        runs("a", True)
+        assert refused("train", "--resume") == (
+            "--resume continues an interrupted run, but every run in runs/ is finished, the newest being "
+            "runs/a; name one that is not: --resume RUN."
+        )
+
+    def test_a_run_with_some_results_is_unfinished(
+        self, refused: Refused, runs: Callable[[str, bool], Path]
+    ) -> None:
+        (runs("a", False) / "results.json").touch()
+        assert "unknown key 'key-of-a'" in refused("train", "--resume")
+
+    @pytest.mark.usefixtures("narrow")
+    def test_the_environment_does_not_keep_a_run_from_being_resumed(
+        self, finetune: Command, stopped_at: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stopped_at(tmp_path / "run", 12)
+        monkeypatch.setenv("FINETUNE_TRAIN_EPOCHS", "9")
+        assert finetune("train", "--resume", "run")[0] == 0
+        assert json.loads((tmp_path / "run" / "results.json").read_text())["config"]["recipe"]["epochs"] == 2
 
 
 class TestRefused:

@@ -48,7 +48,7 @@ def test_a_cpu_that_proc_does_not_name(monkeypatch: pytest.MonkeyPatch, text: st
     monkeypatch.setattr(Path, "read_text", read)
     monkeypatch.setattr("platform.processor", lambda: "")
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    assert environment._cpu_name() == "riscv64"
+    assert environment.cpu_name() == "riscv64"
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(), subprocess.TimeoutExpired("git", 10)])

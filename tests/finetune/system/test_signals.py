@@ -95,3 +95,42 @@ def test_a_second_one_ends_at_once(number: int) -> None:
     assert ended.stdout == b"still here\n"
     assert ended.returncode == 128 + number
     assert ended.stderr == b""
+
+
+@BOTH
+def test_a_signal_that_has_to_wait_is_acknowledged_at_once(number: int) -> None:
+    said: list[str] = []
+    stop = StopRequest(lambda: said.append("stopping"))
+    stop.install()
+    with stop.deferred():
+        os.kill(os.getpid(), number)
+        assert said == ["stopping"]
+
+
+def test_a_signal_that_stops_at_once_needs_no_acknowledgment() -> None:
+    said: list[str] = []
+    stop = StopRequest(lambda: said.append("stopping"))
+    stop.install()
+    with pytest.raises(Stopped):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert said == []
+
+
+def test_the_acknowledgment_may_interrupt_a_write_to_the_same_stream() -> None:
+    """A handler that printed through sys.stderr would raise RuntimeError: reentrant call."""
+    program = (
+        "import os, signal, sys\nfrom finetune.system.console import Reporter\n"
+        "from finetune.system.signals import StopRequest\n"
+        "stop = StopRequest(Reporter().stopping)\nstop.install()\n"
+        "class Raw:\n"
+        "    def write(self, text):\n        os.kill(os.getpid(), signal.SIGINT)\n        return len(text)\n"
+        "    def flush(self): pass\n"
+        "sys.stderr = Raw()\n"
+        "with stop.deferred():\n    print('x', file=sys.stderr)\n"
+        "print('went on')\n"
+    )
+    # The second write of print() would be a second signal.
+    program = program.replace("os.kill(os.getpid(), signal.SIGINT)", "stop.number or os.kill(os.getpid(), 2)")
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert ended.stdout == b"went on\n"
+    assert ended.stderr.startswith(b"Stopping after this step")

@@ -1,0 +1,16 @@
+"""A choice among names that suggests the nearest one to what was mistyped."""
+
+from typing import Any
+
+import click
+
+from grader.errors import did_you_mean
+
+
+class Choice(click.Choice[Any]):
+    """As click's, with a suggestion."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """The message of an invalid value."""
+        names = [str(choice) for choice in self.choices]
+        return super().get_invalid_choice_message(value, ctx) + did_you_mean(str(value), names)
