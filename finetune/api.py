@@ -57,12 +57,14 @@ class Options(TypedDict, total=False):
     seeds: int
     device: str
     on_bad_image: str
+    near_duplicates: str
     deterministic: bool
     threads: int
     workers: int
     store: str
     precision: str
     cache_views: int | str
+    track: str | Sequence[str]
 
 
 class Run:
@@ -222,6 +224,8 @@ def train(
         given["dataset"] = str(dataset)
     if not isinstance(given.get("variants", ""), str):
         given["variants"] = ",".join(given["variants"])
+    if given.get("track") is not None:
+        given["track"] = (given["track"],) if isinstance(given["track"], str) else tuple(given["track"])
     config = configure({name: value for name, value in given.items() if value is not None})
     folder = Path(out) if out is not None else default_folder(config)
     stop = _InterruptRequest()

@@ -29,7 +29,12 @@ from finetune.system.signals import Stopped
 
 EXIT_FAILED_VARIANT = 1
 EXIT_BAD_INPUT = 2
-EXTRAS = {"captum": "explain", "onnx": "export", "onnxruntime": "export", "onnxscript": "export"}
+EXTRAS = {
+    "captum": "explain",
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
+    "tensorboard": "tensorboard",
+    **dict.fromkeys(("alembic", "mlflow", "sqlalchemy"), "mlflow"),
+}
 """The extra that installs a module, where it is not `train`."""
 
 

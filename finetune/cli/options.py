@@ -19,6 +19,7 @@ from finetune.config.experiment import (
     PRECISIONS,
     SPLITS,
     STORES,
+    TRACKERS,
     ExperimentConfig,
     Recipe,
     require,
@@ -121,23 +122,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
         STANDARD.keep_states,
         type=int,
     ),
+    "track": _option(
+        "Also write for TensorBoard (into the run folder) or MLflow; may be repeated.",
+        "neither",
+        type=click.Choice(TRACKERS),
+        multiple=True,
+        callback=lambda _context, _parameter, names: tuple(dict.fromkeys(names)) or None,
+    ),
 }
 """The options that set a field of the configuration, in the order of the help."""
 
 IMAGE_OPTIONS = (
-    "preset",
-    "dataset",
-    "data_root",
-    "split",
-    "subset",
-    "image_size",
-    "split_seed",
-    "resplit",
-    "seed",
-    "seeds",
-    "on_bad_image",
-    "near_duplicates",
-    "workers",
+    *("preset", "dataset", "data_root", "split", "subset", "image_size", "split_seed", "resplit"),
+    *("seed", "seeds", "on_bad_image", "near_duplicates", "workers"),
 )
 """Those that decide which images are decoded, and how."""
 

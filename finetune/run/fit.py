@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import safetensors.torch
 import torch
@@ -50,8 +50,12 @@ def train(
     saving: Saving,
     reporter: Reporter,
     ended: Callable[[Epoch], None] = lambda _: None,
+    track: Callable[[Sequence[Epoch]], None] = lambda _: None,
 ) -> Training:
-    """Train a network that `start` describes, and write checkpoints; `ended` is called after each epoch."""
+    """Train a network that `start` describes, and write checkpoints.
+
+    After each epoch `ended` is called with it, and `track` with all so far.
+    """
     config, world, checkpoints = prepared.config, saving.world, saving.checkpoints
     recipe = dataclasses.replace(config.recipe, epochs=epochs)
     network.to(prepared.device).to(memory_format=torch.channels_last)
@@ -69,6 +73,7 @@ def train(
         def epoch_ended(epoch: Epoch) -> None:
             reporter.say(epoch_line(start["variant"], epoch, epochs))
             ended(epoch)
+            track(trainer.training.epochs)
             if checkpoints.keeps_best:  # a trial is saved when it is stopped, and every few minutes
                 keep_state(trainer, saving.folder, checkpoints.stem, config.keep_states)
                 saving.save(trainer)
