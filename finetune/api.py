@@ -62,6 +62,7 @@ class Options(TypedDict, total=False):
     longer_scratch: int
     device: str
     on_bad_image: str
+    near_duplicates: str
     deterministic: bool
     threads: int
     workers: int
@@ -69,6 +70,7 @@ class Options(TypedDict, total=False):
     precision: str
     cache_views: int | str
     keep_states: int
+    track: str | Sequence[str]
 
 
 class Run:
@@ -231,6 +233,8 @@ def train(
         given["variants"] = ",".join(given["variants"])
     if isinstance(given.get("tune"), bool):
         given["tune"] = MODES[0] if given["tune"] else "off"
+    if given.get("track") is not None:
+        given["track"] = (given["track"],) if isinstance(given["track"], str) else tuple(given["track"])
     config = configure({name: value for name, value in given.items() if value is not None})
     folder = Path(out) if out is not None else default_folder(config)
     stop = _InterruptRequest()

@@ -29,7 +29,12 @@ from finetune.errors import FinetuneError
 from finetune.system.console import survive_closed_pipes
 from finetune.system.signals import Stopped
 
-EXTRAS = {"captum": "explain", "onnx": "export", "onnxruntime": "export", "onnxscript": "export"}
+EXTRAS = {
+    "captum": "explain",
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
+    "tensorboard": "tensorboard",
+    **dict.fromkeys(("alembic", "mlflow", "sqlalchemy"), "mlflow"),
+}
 """The extra that installs a module, where it is not `train`."""
 
 

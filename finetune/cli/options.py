@@ -18,6 +18,7 @@ from finetune.config.experiment import (
     ON_BAD_IMAGE,
     PRECISIONS,
     STORES,
+    TRACKERS,
     ExperimentConfig,
     Recipe,
 )
@@ -127,23 +128,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
         STANDARD.keep_states,
         type=int,
     ),
+    "track": _option(
+        "Also write for TensorBoard (into the run folder) or MLflow; may be repeated.",
+        "neither",
+        type=click.Choice(TRACKERS),
+        multiple=True,
+        callback=lambda _context, _parameter, names: tuple(dict.fromkeys(names)) or None,
+    ),
 }
 """The options that set a field of the configuration, in the order of the help."""
 
 IMAGE_OPTIONS = (
-    "preset",
-    "dataset",
-    "data_root",
-    "split",
-    "subset",
-    "image_size",
-    "split_seed",
-    "resplit",
-    "seed",
-    "seeds",
-    "on_bad_image",
-    "near_duplicates",
-    "workers",
+    *("preset", "dataset", "data_root", "split", "subset", "image_size", "split_seed", "resplit"),
+    *("seed", "seeds", "on_bad_image", "near_duplicates", "workers"),
 )
 """Those that decide which images are decoded, and how."""
 

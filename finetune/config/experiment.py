@@ -23,6 +23,7 @@ DATASETS = ("flowers102", "digits", "imagefolder:PATH")
 ON_BAD_IMAGE = ("fail", "skip")
 STORES = ("auto", "device", "memory", "disk", "off")
 NEAR_DUPLICATES = ("report", "together")
+TRACKERS = ("tensorboard", "mlflow")
 PRECISIONS = ("auto", "fp32", "bf16")
 STATISTICS = ("auto", "running", "reestimated")
 
@@ -115,6 +116,7 @@ class ExperimentConfig:
         on_bad_image: `fail`, or `skip` to train without the images that cannot be read.
         deterministic: on a GPU, use deterministic algorithms only.
         tune: the trials that choose each variant's peak learning rate; None trains all at the recipe's.
+        track: experiment trackers to write for as well: `tensorboard`, `mlflow`.
         variants: in training order.
         recipe: the same for all variants.
 
@@ -145,6 +147,7 @@ class ExperimentConfig:
     on_bad_image: str = "fail"
     deterministic: bool = False
     tune: Tune | None = None
+    track: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = STANDARD_VARIANTS
     recipe: Recipe = Recipe()
 
@@ -174,6 +177,8 @@ class ExperimentConfig:
             kept,
         )
         require(self.processes == 1 or not kept, "keep_states with --parallel data", "left out", kept)
+        known = isinstance(self.track, tuple) and all(name in TRACKERS for name in self.track)
+        require(known, "track", f"a list of {' and '.join(TRACKERS)}", self.track)
         for name in ("deterministic", "resplit"):
             value = getattr(self, name)
             require(isinstance(value, bool), name, "true or false", value)

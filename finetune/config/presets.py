@@ -46,6 +46,8 @@ def load_preset(name: str) -> ExperimentConfig:
 
 def _from_table(table: dict[str, Any], name: str) -> ExperimentConfig:
     table = {k: v for k, v in table.items() if k != "description"}
+    if isinstance(table.get("track"), list):
+        table["track"] = tuple(dict.fromkeys(map(str, table["track"])))
     recipe = table.pop("recipe", {})
     rows = table.pop("variants", {})
     picked = table.pop("pick", None)

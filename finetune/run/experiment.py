@@ -13,7 +13,7 @@ import torch
 from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.distributed.group import Peers
 from finetune.distributed.world import SingleProcess, World
-from finetune.errors import RunFolderError
+from finetune.errors import FinetuneError
 from finetune.network.network import Network, State
 from finetune.report.judged import judged
 from finetune.report.page import write_report
@@ -26,6 +26,7 @@ from finetune.run.records import Document, Json, Pair, Shard
 from finetune.run.report import answer_lines, doubt_lines, start_line, summary, verdict_facts
 from finetune.run.saving import Saving
 from finetune.run.states import kept_states
+from finetune.run.tracking import Tracking, open_tracking, require_trackers
 from finetune.run.trial_heads import TrialHeads
 from finetune.run.trials import chosen, not_trained, trial_record, tune
 from finetune.run.tuning import Trial
@@ -76,6 +77,8 @@ def run_experiment(
     folder.check_room(len(pairs), config.keep_states)
     if not resume:
         folder.require_new()
+    tracked = config.track if folder.writes and shard is None else ()  # shards once they are merged
+    require_trackers(tracked)
     prepared = prepare(config, reporter, world)
     record = prepared.record
     sizes = {len(own.train.samples) for own in prepared.split.by_seed.values() or [prepared.splits]}
@@ -86,6 +89,7 @@ def run_experiment(
             folder.begin(prepared.config, shard)
         record["runs"], seconds = folder.resume(record)
         folder.write_identity(record)
+        tracking = open_tracking(tracked, out, record["config"], reporter)
         progress, watch = None, Watch(prepared.config, _left(pairs, record), record, reporter)
         watch.begin(record, str(folder.path), resume)
         with reporter.watching(watch):
@@ -96,11 +100,13 @@ def run_experiment(
                 train = partial(_trial, prepared, folder, reporter, stop, world, progress)
                 prepared, earlier = tune(prepared, folder, train, progress, world, peers)
                 seconds += earlier
-            run = partial(_run, folder=folder, reporter=reporter, stop=stop, world=world, watch=watch)
-            _run_all(prepared, pairs, folder, run, progress, seconds)
+            run = partial(
+                _run, folder=folder, reporter=reporter, stop=stop, world=world, watch=watch, tracking=tracking
+            )
+            _run_all(prepared, pairs, folder, run, progress, seconds, tracking)
         folder.remove_state()
         if folder.writes and shard is None:  # the runs of a shard are reported once they are merged
-            report(record, folder, reporter)
+            report(record, folder, reporter, tracking)
     return record
 
 
@@ -117,6 +123,7 @@ def _run_all(
     run: Callable[[Prepared, Variant, int], Json],
     progress: Progress | None,
     seconds: float,
+    tracking: Tracking,
 ) -> None:
     """Train the variants and seeds in `pairs` that have not ended; `seconds` were spent before."""
     record = prepared.record
@@ -130,13 +137,20 @@ def _run_all(
         seconds += max(0.0, entry["total_seconds"] - (time.perf_counter() - started))
         record["timings"]["total_seconds"] = seconds + environment.elapsed_seconds()
         folder.write_results(record)
+        tracking.ended(entry)
         folder.remove_checkpoints(entry)
         if progress:
             progress.run_ended(variant.name, seed)
 
 
-def report(record: Document, folder: RunFolder, reporter: Reporter) -> None:
+def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tracking | None = None) -> None:
     """Say what the run found: the verdict, the table, what does not hold, and where the files are.
+
+    Args:
+        record: the results.
+        folder: of the run.
+        reporter: is told.
+        tracking: of the job; None opens that of the configuration in the folder.
 
     Raises:
         RunFolderError: report.html cannot be written.
@@ -150,7 +164,10 @@ def report(record: Document, folder: RunFolder, reporter: Reporter) -> None:
         reporter.event("verdict", verdict_facts(found[0].grade, results_from(record)))
         write_report(found, folder.report_file)
         files += f"Report: {folder.report_file}   "
-    except RunFolderError:
+        if tracking is None:
+            tracking = open_tracking(folder.config().track, folder.path, record["config"], reporter)
+        tracking.finished(record, found[0])
+    except FinetuneError:
         raise
     except Exception as error:  # a bug in a page for people must not make a job of hours look failed
         reporter.warn(
@@ -174,6 +191,7 @@ def _run(
     stop: StopRequest,
     world: World,
     watch: Watch,
+    tracking: Tracking,
 ) -> Json:
     """Train one variant with one seed, from its checkpoint if it has one; its entry in the results."""
     started, load = time.perf_counter(), environment.load_average()
@@ -192,7 +210,16 @@ def _run(
     if failure:
         training = not_trained(failure)
     else:
-        training = fit.train(prepared, epochs, start, network, saving, reporter, watch.epoch_ended)
+        training = fit.train(
+            prepared,
+            epochs,
+            start,
+            network,
+            saving,
+            reporter,
+            watch.epoch_ended,
+            track=tracking.of(start),
+        )
     watch.run_ended(variant.name, seed, training.failure is not None)
     if training.failure:
         reporter.warn(f"{stem} failed. {training.failure}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import safetensors.torch
 import torch
@@ -60,10 +60,12 @@ def train(
     saving: Saving,
     reporter: Reporter,
     ended: Callable[[Epoch, Network | None], None] = lambda _epoch, _best: None,
+    track: Callable[[Sequence[Epoch]], None] = lambda _: None,
 ) -> Training:
     """Train a network that `start` describes, and write checkpoints.
 
-    `ended` is called after each epoch, with the network if it is the best so far.
+    After each epoch `ended` is called with it, and with the network if it is the best so far; `track`, with
+    all epochs so far.
     """
     config, world, checkpoints = prepared.config, saving.world, saving.checkpoints
     recipe = dataclasses.replace(config.recipe, epochs=epochs)
@@ -82,6 +84,7 @@ def train(
         def epoch_ended(epoch: Epoch) -> None:
             reporter.detail(epoch_line(start["variant"], epoch, epochs))
             ended(epoch, network if trainer.training.best_epoch == epoch.epoch else None)
+            track(trainer.training.epochs)
             if checkpoints.keeps_best:  # a trial is saved when it is stopped, and every few minutes
                 keep_state(trainer, saving.folder, checkpoints.stem, config.keep_states)
                 saving.save(trainer)
