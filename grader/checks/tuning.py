@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, log
 
-from grader.checks.trial_terms import shared_problems
+from grader.checks.trial_terms import has_learned, shared_problems, validation_of
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
 from grader.record import Results, VariantConfig
@@ -30,7 +30,8 @@ def fairly_tuned(evidence: Evidence) -> Finding:
     recomputed from the validation counts: the best epoch of each trial (accuracy, then loss), ranked by
     correct predictions, then lower loss, then lower rate; failed trials drop out. A winner at the edge of all
     rates tried extends the variant's grid by one equal step, in every round, at most twice; a winner that is
-    still at the edge after two is inconclusive. All trials share one seed, which no final run has; they have
+    still at the edge after two is inconclusive, and so is a search in which no trial of any variant became
+    better than the most frequent class. All trials share one seed, which no final run has; they have
     the same start for pretrained variants, the same training images for the same epochs, and one evaluation
     of the whole validation split per epoch. A variant whose head comes from another one has trials if that
     one has a choice, and they start from one head. Final runs use the chosen rate and name its trial.
@@ -70,6 +71,10 @@ def fairly_tuned(evidence: Evidence) -> Finding:
         problems[label(target)] = found
     problems["starts and images"] = list(shared_problems(results, tuning))
     finding = from_problems(problems, Level.FILE, summary_of(tuning))
+    if finding.status is Status.HOLDS and not any(has_learned(results, trial) for trial in tuning.trials):
+        summary = "No trial became better on validation than the most frequent class, so these rates tell "
+        summary += "nothing apart; give others in [tune]."
+        return replace(finding, status=Status.INCONCLUSIVE, summary=summary, held=0)
     if at_edge and finding.status is Status.HOLDS:
         names = " and ".join(at_edge)
         summary = (
@@ -151,8 +156,7 @@ def _trial_problems(results: Results, tuning: Tuning, variant: VariantConfig, tr
         yield f"{name}: {counted(n, 'evaluation')}, but only {counted(epochs, 'epoch')} planned."
     if trial.is_extension == (trial.learning_rate in tuning.rates):
         yield f"{name}: {'in' if trial.is_extension else 'not in'} the shared grid."
-    splits = results.splits if trial.for_seed is None else results.splits_of(trial.for_seed)
-    n_val = splits["val"].n_samples
+    n_val = validation_of(results, trial).n_samples
     for number, epoch in enumerate(trial.validation, 1):
         least = (epoch.n_samples - epoch.n_correct) * log(2)
         if epoch.n_samples != n_val or epoch.n_correct > n_val:
