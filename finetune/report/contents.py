@@ -130,7 +130,11 @@ def _depth(run: JudgedRun) -> Values:
     rows = ladder_rows(run)
     if not rows:
         return {"depth": []}
-    return {"depth": depth(run, rows), "depth_finding": run.grade.findings["smallest-sufficient"]}
+    return {
+        "depth": depth(run, rows),
+        "depth_finding": run.grade.findings["smallest-sufficient"],
+        "depth_has_head": any(row.config.head for row in rows),
+    }
 
 
 def _tuning(run: JudgedRun) -> Values:
