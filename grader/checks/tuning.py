@@ -52,6 +52,28 @@ def fairly_tuned(evidence: Evidence) -> Finding:
         return from_problems({"tuning": [problem]}, Level.FILE, "")
     problems: Problems = {"tuning": list(_frame_problems(results, tuning))}
     at_edge: list[str] = []
+    problems |= _target_problems(results, tuning, at_edge)
+    problems["starts and images"] = list(shared_problems(results, tuning))
+    finding = from_problems(problems, Level.FILE, summary_of(tuning))
+    if finding.status is Status.HOLDS and not any(has_learned(results, trial) for trial in tuning.trials):
+        summary = "No trial became better on validation than the most frequent class, so these rates tell "
+        summary += "nothing apart; give others in [tune]."
+        return replace(finding, status=Status.INCONCLUSIVE, summary=summary, held=0)
+    if at_edge and finding.status is Status.HOLDS:
+        names = " and ".join(at_edge)
+        summary = (
+            f"The best rate of {names} is at the edge of its grid after two extensions: a better one may "
+        )
+        summary += "lie beyond; give other rates in [tune]."
+        return replace(
+            finding, status=Status.INCONCLUSIVE, summary=summary, held=len(problems) - len(at_edge)
+        )
+    return finding
+
+
+def _target_problems(results: Results, tuning: Tuning, at_edge: list[str]) -> Problems:
+    """What is wrong with the trials and the choice of each variant, for each seed if each has a split."""
+    problems: Problems = {}
     by_target: dict[Target, list[Trial]] = defaultdict(list)
     for trial in tuning.trials:
         by_target[trial.target].append(trial)
@@ -69,22 +91,7 @@ def fairly_tuned(evidence: Evidence) -> Finding:
                 _choice_problems(results, tuning, choices.get(target), target, n_rounds, trials)
             )
         problems[label(target)] = found
-    problems["starts and images"] = list(shared_problems(results, tuning))
-    finding = from_problems(problems, Level.FILE, summary_of(tuning))
-    if finding.status is Status.HOLDS and not any(has_learned(results, trial) for trial in tuning.trials):
-        summary = "No trial became better on validation than the most frequent class, so these rates tell "
-        summary += "nothing apart; give others in [tune]."
-        return replace(finding, status=Status.INCONCLUSIVE, summary=summary, held=0)
-    if at_edge and finding.status is Status.HOLDS:
-        names = " and ".join(at_edge)
-        summary = (
-            f"The best rate of {names} is at the edge of its grid after two extensions: a better one may "
-        )
-        summary += "lie beyond; give other rates in [tune]."
-        return replace(
-            finding, status=Status.INCONCLUSIVE, summary=summary, held=len(problems) - len(at_edge)
-        )
-    return finding
+    return problems
 
 
 def targets_of(results: Results) -> list[Target]:
