@@ -77,7 +77,13 @@ def advice(grade: Judged) -> list[str]:
         ]
     if findings["complete"].status is Status.FAILS:
         return [f"To do: {REMEDIES['complete']}."]
-    if findings["statistics-settled"].status is Status.FAILS or scope.cut_short or scope.at_chance:
+    if scope.at_chance:
+        learn = f"{' and '.join(scope.at_chance)} learn{'s' * (len(scope.at_chance) == 1)}"
+        return [
+            f"To do: find a recipe with which {learn} more than the most frequent class, before comparing "
+            "the variants: other rates (rates in [tune]), more epochs (--epochs) or more images."
+        ]
+    if findings["statistics-settled"].status is Status.FAILS or scope.cut_short:
         return ["To do: train for more epochs (--epochs), or on more images, before comparing the variants."]
     if grade.failing:
         name = grade.failing[0]

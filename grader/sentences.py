@@ -7,6 +7,9 @@ from grader.checks.learning import at_chance, cut_short
 from grader.evidence import Evidence
 from grader.findings import Finding, Status, in_points
 
+P_OF_ROW = "_adjusted_p"
+"""Ends the names of the numbers of `smallest-sufficient` that belong to a row of the ladder."""
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -82,32 +85,59 @@ def pretraining(findings: Mapping[str, Finding], scope: Scope, confidence: float
     finding = findings["b-beats-a"]
     longer = findings["b-beats-longer-a"]
     lag = findings["statistics-settled"]
-    spoiled = "A" in scope.at_chance or (
-        lag.status is Status.FAILS and any(text.startswith("A-seed") for text in (lag.summary, *lag.details))
+    lags = lag.status is Status.FAILS and any(
+        text.startswith("A-seed") for text in (lag.summary, *lag.details)
     )
+    spoiled = _unlearned(("A", "B"), scope) or ("A",) * lags
     if finding.numbers:
         budget = " at equal budget" if longer.numbers else ""
         yield _pays(finding, confidence, budget, spoiled)
     if longer.numbers:
-        yield _pays(longer, confidence, " even when training from random weights gets more epochs")
+        when = " even when training from random weights gets more epochs"
+        yield _pays(longer, confidence, when, _unlearned(("B",), scope))
 
 
-def _pays(finding: Finding, confidence: float, when: str, spoiled: bool = False) -> str:
+def _pays(finding: Finding, confidence: float, when: str, spoiled: tuple[str, ...]) -> str:
     opening = {
         Status.HOLDS: f"Starting from pretrained weights pays{when}",
         Status.FAILS: f"Starting from pretrained weights costs accuracy{when}",
     }.get(finding.status, f"It is unclear whether starting from pretrained weights pays{when}")
     if spoiled:
-        opening = f"Whether starting from pretrained weights pays{when} cannot be told from this A"
+        opening = f"Whether starting from pretrained weights pays{when} cannot be told from this "
+        opening += " and this ".join(spoiled)
     low, high = (finding.numbers.get(f"corrected_{side}", finding.numbers[side]) for side in ("low", "high"))
     gap = in_points(finding.numbers["difference"])
     return f"{opening}: {gap} points ({confidence:.3g}% interval {in_points(low)} to {in_points(high)})."
+
+
+def favored(findings: Mapping[str, Finding], scope: Scope) -> str | None:
+    """The variant that `choice` favors, `B` or `C`, less its reservations; None if nothing settled does.
+
+    It follows what is shown, not the sign of a difference that could be chance, and nothing follows from
+    networks that did not learn, or if pretraining costs accuracy.
+    """
+    finding = findings["c-against-b"]
+    if not finding.numbers or _unlearned(("B", "C"), scope) or findings["b-beats-a"].status is Status.FAILS:
+        return None
+    return _favored(finding, findings["c-faster"].status is Status.HOLDS)
+
+
+def _favored(finding: Finding, is_faster: bool) -> str | None:
+    if finding.status is Status.HOLDS:
+        return "C" if is_faster or finding.numbers["low"] > 0 else None
+    return "B" if finding.numbers["high"] < 0 else None
 
 
 def choice(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
     """C against B, with a recommendation only where the run can carry one."""
     finding, speed = findings["c-against-b"], findings["c-faster"]
     if not finding.numbers:
+        return
+    if names := _unlearned(("B", "C"), scope):
+        yield (
+            "Whether training only layer4 and fc is enough cannot be told from networks that have not "
+            f"learned ({_listed(names)})."
+        )
         return
     low, high = finding.numbers["low"], finding.numbers["high"]
     d = 100 * finding.numbers["difference"]
@@ -121,31 +151,53 @@ def choice(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
     match finding.status:
         case Status.HOLDS:
             doubt = "more than chance explains" if low > 0 else f"within {margin}"
-            favored = "C" if is_faster or low > 0 else "either"
         case Status.FAILS:
-            doubt, favored = f"more than {margin}", "B"
+            doubt = f"more than {margin}"
         case _:
             doubt = "which could be chance" if high >= 0 else f"which may or may not exceed {margin}"
             if is_level:
                 doubt = f"which leaves open whether it loses more than {margin}"
-            favored = "C" if d >= 0 else "B unless time matters more" if is_faster else "B"
     time = ""
     if "ratio" in speed.numbers:
         time = f", and takes {speed.numbers['ratio']:.2f} times as long"
         time += " (could be chance)" if speed.status is Status.INCONCLUSIVE else ""
+    unless = is_faster and finding.status is Status.INCONCLUSIVE
+    advice = _advice(_favored(finding, is_faster), finding.status is Status.HOLDS, unless, scope.is_settled)
     limits = f"({in_points(low)} to {in_points(high)})"
-    advice = f"choose {favored}"
-    if not scope.is_settled:
-        variant, _, unless = favored.partition(" ")
-        variant = "neither" if variant == "either" else variant
-        advice = f"in these runs {variant} has the advantage{f', {unless}' if unless else ''}"
     yield f"Training only layer4 and fc {relation} training every layer {limits}, {doubt}{time}: {advice}."
 
 
-def depth(findings: Mapping[str, Finding]) -> Iterator[str]:
-    """How many layers must be trained, if there is a ladder."""
+def _advice(variant: str | None, is_within: bool, unless: bool, is_settled: bool) -> str:
+    """What follows, in words.
+
+    Args:
+        variant: the one that is favored, or None.
+        is_within: whether C is within the margin.
+        unless: whether C takes less time, which may matter more than what B gains.
+        is_settled: whether the run can carry a recommendation.
+    """
+    if variant is None:
+        if is_within:
+            return "choose either" if is_settled else "in these runs neither has the advantage"
+        return "these runs do not settle which is better" + (", but C saves time" if unless else "")
+    reservation = " unless time matters more" if unless else ""
+    if is_settled:
+        return f"choose {variant}{reservation}"
+    return f"in these runs {variant} has the advantage{reservation and ',' + reservation}"
+
+
+def _unlearned(names: tuple[str, ...], scope: Scope) -> tuple[str, ...]:
+    """Those of the variants that never learned more than the most frequent class."""
+    return tuple(name for name in names if name in scope.at_chance)
+
+
+def depth(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
+    """How many layers must be trained, if there is a ladder of which a row has learned."""
     finding = findings["smallest-sufficient"]
-    if finding.numbers:
+    rows = [name.removesuffix(P_OF_ROW) for name in finding.numbers if name.endswith(P_OF_ROW)]
+    if rows and set(rows) <= set(scope.at_chance):
+        yield "How deep to train cannot be told, because no row of the ladder has learned."
+    elif finding.numbers:
         yield f"How deep to train: {finding.summary}"
 
 

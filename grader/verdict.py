@@ -8,7 +8,7 @@ from grader.advice import advice
 from grader.checks import PROPERTIES
 from grader.findings import Finding, Level, Status
 from grader.policy import Policy
-from grader.sentences import Scope, cautions, choice, depth, pretraining, reach
+from grader.sentences import Scope, cautions, choice, depth, favored, pretraining, reach
 from grader.traces import Traces
 
 NO_NETWORK = (
@@ -175,8 +175,8 @@ class Grade:
 
     @property
     def advised(self) -> str | None:
-        """The variant that the verdict says to choose, `B` or `C`; None if it leaves that open."""
-        return None if self.problems else _advised(self.findings)
+        """The variant that the verdict favors, `B` or `C`; None if it leaves that open."""
+        return None if self.problems else favored(self.findings, self.scope)
 
     @property
     def verdict(self) -> list[str]:
@@ -189,7 +189,7 @@ class Grade:
             *cautions(findings, scope),
             *pretraining(findings, scope, 100 * self.policy.thresholds.confidence),
             *choice(findings, scope),
-            *depth(findings),
+            *depth(findings, scope),
             *reach(findings, scope),
             "" if Level.CHECKPOINTS in self.levels else NO_NETWORK,
         ]
@@ -200,17 +200,3 @@ def _soundness(grade: Grade) -> str:
     fails = [name for name in grade.policy.weights if grade.findings[name].status is Status.FAILS]
     failed = [name for name in fails if name not in grade.refuted]
     return f"Failed: {', '.join(failed)}." if failed else ""
-
-
-def _advised(findings: Mapping[str, Finding]) -> str | None:
-    """What the sentence `choice` advises, less its reservations, if pretraining costs nothing."""
-    finding = findings["c-against-b"]
-    if not finding.numbers or findings["b-beats-a"].status is Status.FAILS:
-        return None
-    is_faster = findings["c-faster"].status is Status.HOLDS
-    match finding.status:
-        case Status.HOLDS:
-            return "C" if is_faster or finding.numbers["low"] > 0 else None
-        case Status.FAILS:
-            return "B"
-    return "C" if finding.numbers["difference"] >= 0 else "B"

@@ -67,7 +67,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "variants": _option("Variants to train, such as a,c.", "all in the preset"),
     "epochs": _option("Passes over the training images.", RECIPE.epochs, type=int),
     "batch_size": _option("Images per training step.", RECIPE.batch_size, type=int),
-    "lr": _option("Peak learning rate: of every variant, or a=0.03,b=0.01.", RECIPE.lr, metavar="RATE"),
+    "lr": _option(
+        "Peak learning rate: of every variant, or a=0.03,b=0.01. The default is verified at 64 px from the "
+        "bundled weights alone; --tune chooses a rate for each variant.",
+        RECIPE.lr,
+        metavar="RATE",
+    ),
     "tune": _option(
         "Choose each variant's peak learning rate on validation, by trials of the same rates for all: "
         "halving (all at a quarter of the epochs, the best two at half of them) or full (all at all epochs).",

@@ -46,7 +46,8 @@ class Recipe:
     Args:
         epochs: passes over the training split.
         batch_size: images per step; the last step of an epoch may have fewer.
-        lr: peak learning rate of SGD.
+        lr: peak learning rate of SGD. The default was chosen on two data sets at 64 px from the bundled
+            weights; at 224 px from ImageNet weights it has not been verified (docs/benchmarks.md).
         momentum: Nesterov momentum.
         weight_decay: for convolution and linear weights; biases and BatchNorm have none.
         warmup_epochs: epochs of linear warm-up before the cosine decay; may have a fraction.

@@ -14,6 +14,7 @@ import numpy as np
 
 from finetune.report import figures
 from finetune.report.classes import class_rows, confusion, counts
+from finetune.report.depth import depth, ladder_rows
 from finetune.report.figures import SPLITS
 from finetune.report.gallery import Thumbnails, confident_mistakes, disagreements
 from finetune.report.judged import JudgedRun, VariantRow
@@ -64,6 +65,7 @@ def run_context(run: JudgedRun) -> Values:
         "margin": margin,
         "forest": figures.forest(rows, {f"C {MINUS} B": margin}) if rows else "",
         "tradeoff": figures.tradeoff(run) if run.rows else [],
+        **_depth(run),
         **_tuning(run),
         **_classes(run),
         **near_values(run),
@@ -76,6 +78,8 @@ def _sections(run: JudgedRun) -> Iterator[tuple[str, str]]:
     yield "verdict", "Verdict"
     if run.rows:
         yield from (("results", "Results"), ("curves", "Curves"), ("differences", "Differences"))
+        if ladder_rows(run):
+            yield "depth", "Depth"
         if run.document.get("tuning"):
             yield "tuning", "Tuning"
     if run.favorite:
@@ -124,6 +128,17 @@ def _epochs(row: VariantRow) -> list[EpochRow]:
         )
         for number, epochs in by_number.items()
     ]
+
+
+def _depth(run: JudgedRun) -> Values:
+    rows = ladder_rows(run)
+    if not rows:
+        return {"depth": []}
+    return {
+        "depth": depth(run, rows),
+        "depth_finding": run.grade.findings["smallest-sufficient"],
+        "depth_has_head": any(row.config.head for row in rows),
+    }
 
 
 def _tuning(run: JudgedRun) -> Values:

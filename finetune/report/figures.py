@@ -15,6 +15,7 @@ from grader.checks.compare import PAIRS, Comparison, compare
 from grader.findings import in_points, limits_in_points, rate_text
 from grader.record import Epoch, Metrics
 from grader.stats import Interval
+from grader.trials import label
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 MOST_MARKERS = 12
@@ -57,8 +58,8 @@ def curves(rows: Sequence[VariantRow], name: str) -> dict[str, list[Markup]]:
         y = linear_axis(values, percent) if measure is accuracy else loss_axis(values)
         panels[title] = []
         for split, words in SPLITS.items():
-            label = f"{title} on the {words} images of {name} by epoch. {_ends(rows, split, measure)}"
-            panel = Panel(epoch_axis(max(e.epoch for e in epochs)), y, label, words.capitalize(), "epoch")
+            told = f"{title} on the {words} images of {name} by epoch. {_ends(rows, split, measure)}"
+            panel = Panel(epoch_axis(max(e.epoch for e in epochs)), y, told, words.capitalize(), "epoch")
             for row in rows:
                 _curve(panel, row, split, measure)
             panels[title].append(panel.markup())
@@ -197,28 +198,29 @@ def tuning(tuned: Mapping[str, Any], best: Sequence[float | None], indices: Mapp
         best: highest validation accuracy of each trial, 0 to 1; None if it completed no epoch.
         indices: place of each variant in the configuration.
     """
-    latest: dict[tuple[str, float], tuple[int, float]] = {}
+    latest: dict[tuple[str, int | None, float], tuple[int, float]] = {}
     for number, (trial, value) in enumerate(zip(tuned["trials"], best, strict=True)):
         if value is not None:
-            latest[trial["variant"], trial["learning_rate"]] = number, value
-    chosen = {(c["variant"], c["trial"]) for c in tuned["choices"]}
-    told = ", ".join(f"{c['variant']} {rate_text(c['learning_rate'])}" for c in tuned["choices"])
+            latest[trial["variant"], trial["for_seed"], trial["learning_rate"]] = number, value
+    chosen = {c["trial"] for c in tuned["choices"]}
+    told = ", ".join(
+        f"{label((c['variant'], c['for_seed']))} {rate_text(c['learning_rate'])}" for c in tuned["choices"]
+    )
     panel = Panel(
-        log_axis(rate for _, rate in latest),
+        log_axis(rate for _, _, rate in latest),
         linear_axis([value for _, value in latest.values()], percent),
         f"Best validation accuracy against the peak learning rate. Chosen: {told}.",
         "Validation accuracy",
         "peak learning rate",
     )
-    for name, index in indices.items():
-        points = sorted((rate, value) for (variant, rate), (_, value) in latest.items() if variant == name)
-        if points:
-            panel.line(points, index)
-            panel.name_end(*points[-1], name)
-    for (name, rate), (number, value) in latest.items():
-        tip = f"{name}, learning rate {rate_text(rate)}: {value:.1%}"
+    for target in dict.fromkeys(key[:2] for key in latest):
+        points = sorted((key[2], value) for key, (_, value) in latest.items() if key[:2] == target)
+        panel.line(points, indices[target[0]])
+        panel.name_end(*points[-1], target[0])
+    for (name, for_seed, rate), (number, value) in latest.items():
+        tip = f"{label((name, for_seed))}, learning rate {rate_text(rate)}: {value:.1%}"
         panel.marker(rate, value, indices[name], tip)
-        if (name, number) in chosen:
+        if number in chosen:
             panel.ring(rate, value, indices[name], f"{tip}, chosen")
     return panel.markup()
 
@@ -237,8 +239,8 @@ def by_run(runs: Sequence[JudgedRun], names: Sequence[str], split: str) -> list[
     y = linear_axis([epoch.on(split).accuracy for epoch in epochs], percent)
     panels = []
     for name, found in rows.items():
-        label = f"Accuracy of {name} on the {SPLITS[split]} images. {_ends(found, split, accuracy)}"
-        panel = Panel(epoch_axis(max(e.epoch for e in epochs)), y, label, name, "epoch")
+        told = f"Accuracy of {name} on the {SPLITS[split]} images. {_ends(found, split, accuracy)}"
+        panel = Panel(epoch_axis(max(e.epoch for e in epochs)), y, told, name, "epoch")
         for row in found:
             _curve(panel, row, split, accuracy)
         panels.append(panel.markup())

@@ -166,6 +166,11 @@ class Panel:
         if text:
             self.add("text", kind, x=x, y=y).text = text
 
+    @staticmethod
+    def style(index: int) -> str:
+        """The CSS class with a variant's color."""
+        return f"s{index % N_COLORS}"
+
     def line(self, points: Sequence[Point], index: int) -> None:
         """A line in the style of a variant."""
         dash = {"stroke_dasharray": DASHES[index % N_COLORS]} if DASHES[index % N_COLORS] else {}
@@ -189,10 +194,13 @@ class Panel:
 
     def marker(self, x: float, y: float, index: int, tip: str) -> None:
         """The marker of a variant, with text that appears under a pointer."""
-        left, top = self.at(x, y)
+        self.mark(*self.at(x, y), index, tip)
+
+    def mark(self, left: float, top: float, index: int, tip: str) -> None:
+        """The same, at a place in pixels."""
         shape = self.add(
             "path",
-            f"mark s{index % N_COLORS}",
+            f"mark {self.style(index)}",
             d=_shape(index),
             transform=f"translate({left:.1f},{top:.1f})",
         )

@@ -137,13 +137,11 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
         split = split_dataset(config, workers)
         weights = _weights(config, found_weights, len(split.dataset.classes), reporter)
         split, sources, seconds = prepare_images(config, split, reporter, workers, device)
-    if config.tune and not config.resplit:
-        del sources["test"]
+    if config.tune:  # where each seed has its own split, `heldout` stays: validation images are there, too
+        sources.pop("test", None)
     dataset = split.dataset
     splits, of_first = split.of_seed(config.seed, sources, workers)
-    if config.tune:
-        of_first.pop("test", None)
-    images = labeled(splits, of_first)
+    images = labeled(splits, {n: s for n, s in of_first.items() if n != "test" or not config.tune})
     recipe = dataclasses.replace(
         config.recipe, statistics=choose_statistics(config.recipe, len(images.train))
     )
@@ -172,9 +170,8 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
             "All processes must have the same images and weights, but they differ; put them on a volume that "
             "all processes share."
         )
-    has_test = config.tune is None
     return Prepared(
-        config, device, workers, splits, images, weights, record, split, sources, has_test=has_test
+        config, device, workers, splits, images, weights, record, split, sources, has_test=not config.tune
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from finetune.config.experiment import ExperimentConfig
+from finetune.config.experiment import GROUPS, ExperimentConfig, Variant
 from finetune.distributed.group import Peers
 from finetune.run.records import Json, Pair
 from finetune.run.tuning import Key, Plan, Trial
@@ -16,14 +17,32 @@ from finetune.training.record import Epoch
 if TYPE_CHECKING:
     from finetune.run.watch import Watch
 
+FORWARD_SHARES = {"conv1": 0.065, "layer1": 0.255, "layer2": 0.227, "layer3": 0.227, "layer4": 0.227}
+"""Share of ResNet-18's multiplications by group, at any image size; bn1 and fc have next to none."""
+
+
+def step_cost(variant: Variant) -> float:
+    """What a training step costs, in forward passes: one, and two more over the layers that gradients reach.
+
+    Gradients reach back to the first group that trains; a backward pass computes gradients of inputs and of
+    weights, each of which takes as many multiplications as the forward pass.
+    """
+    first = min(GROUPS.index(group) for group in variant.groups)
+    return 1 + 2 * sum(FORWARD_SHARES.get(group, 0.0) for group in GROUPS[first:])
+
 
 class Pace:
     """Seconds that an epoch takes, by variant.
 
-    Of a variant that has not trained yet, the mean of the others is assumed.
+    Of a variant that has not trained yet, what its steps cost in comparison with those of the others is
+    assumed, and that evaluation takes as long.
+
+    Args:
+        variants: of the job.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, variants: Iterable[Variant]) -> None:
+        self._costs = {variant.name: step_cost(variant) for variant in variants}
         self._training: dict[str, list[float]] = defaultdict(list)
         self._per_image: dict[str, list[float]] = defaultdict(list)
 
@@ -35,12 +54,14 @@ class Pace:
 
     def seconds(self, variant: str, n_held_out: int) -> float:
         """Of an epoch with an evaluation of `n_held_out` images; at least one epoch must have been added."""
-        return _mean(self._training, variant) + n_held_out * _mean(self._per_image, variant)
-
-
-def _mean(values: Mapping[str, list[float]], variant: str) -> float:
-    found = values.get(variant) or [sum(v) / len(v) for v in values.values()]
-    return sum(found) / len(found)
+        known = self._training.get(variant)
+        if known:
+            training = fmean(known)
+        else:
+            per_cost = fmean(fmean(v) / self._costs[name] for name, v in self._training.items())
+            training = per_cost * self._costs[variant]
+        evaluation = self._per_image.get(variant) or [fmean(v) for v in self._per_image.values()]
+        return training + n_held_out * fmean(evaluation)
 
 
 class Progress:
@@ -69,7 +90,7 @@ class Progress:
         self.n_samples = {name: split["n_samples"] for name, split in splits.items()}
         self.n_processes = peers.info.world_size if peers else 1
         self.reporter = reporter
-        self.pace = Pace()
+        self.pace = Pace(config.variants)
         self.outcomes: Mapping[Key, Json] = {}
         epochs = {v.name: config.epochs_of(v) for v in config.variants}
         self.finals = {pair: epochs[pair[0]] for pair in pairs}

@@ -76,7 +76,7 @@ class Watch:
         self.trial_epochs: Callable[[], Mapping[str, int]] = dict
         """Epochs of trials that have not ended, by variant."""
         self.n_processes = 1
-        self.pace = Pace()
+        self.pace = Pace(config.variants)
         self._trials = dict.fromkeys(epochs, 0)
         self._facts: dict[str, Any] = {}
         self._row = Row()

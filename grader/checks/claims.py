@@ -14,15 +14,16 @@ def b_beats_a(evidence: Evidence) -> Finding:
 
     Rule: holds if the difference in test accuracy, B − A, is positive with a Holm-adjusted p-value below 1 −
     confidence; fails if it is negative with such a p-value; otherwise inconclusive. The interval has the
-    confidence of Holm's step, so that it agrees with the test. One seed: exact McNemar test and Tango's
-    interval; it is about these two networks. Two seeds: each must be conclusive by itself, and the interval
-    spans both. Three or more: mean difference with Student's t and the variance of a bootstrap over seeds and
-    images, in closed form. Seeds with a split each: Student's t with a variance for overlapping training
-    sets. Without predictions: z test for two independent proportions, which is conservative for paired data.
+    confidence of Holm's step, so that it excludes 0 exactly if the adjusted p-value is that small. One seed:
+    McNemar's score test and Tango's interval, which inverts it; about these two networks. Two seeds: each
+    must be conclusive by itself, and the interval spans both. Three or more: mean difference with Student's t
+    and the variance of a bootstrap over seeds and images, in closed form. Seeds with a split each: Student's
+    t with a variance for overlapping training sets. Without predictions: the p-value at which Newcombe's
+    interval for two independent proportions meets 0, which is conservative for paired data.
 
-    Source: McNemar (1947); Tango, Statistics in Medicine 17 (1998) 891-908; Searle, Casella and
-    McCulloch, Variance Components (1992), chapter 4; Nadeau and Bengio, Machine Learning 52 (2003) 239-281;
-    Holm (1979).
+    Source: McNemar (1947); Tango, Statistics in Medicine 17 (1998) 891-908; Newcombe, ibid. 873-890; Searle,
+    Casella and McCulloch, Variance Components (1992), chapter 4; Nadeau and Bengio, Machine Learning 52
+    (2003) 239-281; Holm (1979).
     """
     return _beats(evidence, "B", "A")
 

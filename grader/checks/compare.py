@@ -36,7 +36,7 @@ class Comparison:
         details: One line per seed if there are several.
         n_tests: Comparisons that Holm's correction counts at this one's step.
         corrected: The interval at the confidence of that step, 1 - (1 - confidence) / n_tests. It excludes 0
-            if the adjusted p-value is small, but for differences between an exact test and a score interval.
+            exactly if the adjusted p-value is below 1 - confidence: each p-value is that of its interval.
     """
 
     interval: Interval
@@ -133,8 +133,8 @@ def _one_seed(table: PairedCounts, confidence: float) -> Comparison:
         "n_images": table.n,
     }
     variance = (table.first + table.second) / table.n - gap.estimate**2
-    p = stats.mcnemar_exact(table)
-    return Comparison(gap, p, "exact McNemar", Level.PREDICTIONS, table.n, variance, numbers, interval_at)
+    p = stats.mcnemar(table)
+    return Comparison(gap, p, "McNemar", Level.PREDICTIONS, table.n, variance, numbers, interval_at)
 
 
 def _resplits(evidence: Evidence, pairs: Sequence[tuple[Run, Run]]) -> Comparison:
@@ -176,8 +176,7 @@ def _several_seeds(
 ) -> Comparison:
     confidence = evidence.thresholds.confidence
     details = tuple(
-        f"seed {pair[0].seed}: {in_points(table.difference)} points, "
-        f"exact McNemar {p_text(stats.mcnemar_exact(table))}."
+        f"seed {pair[0].seed}: {in_points(table.difference)} points, McNemar {p_text(stats.mcnemar(table))}."
         for pair, table in zip(pairs, tables, strict=True)
     )
     interval_at: Callable[[float], Interval]
@@ -210,7 +209,7 @@ def _two_seeds(tables: Sequence[PairedCounts], confidence: float) -> tuple[Inter
     """
     gaps = [stats.difference_of_paired(table, confidence) for table in tables]
     agree = len({gap.estimate > 0 for gap in gaps}) == 1
-    p = max(map(stats.mcnemar_exact, tables)) if agree else 1.0
+    p = max(map(stats.mcnemar, tables)) if agree else 1.0
     variance = fmean((t.first + t.second) / t.n - t.difference**2 for t in tables)
     low, high = min(gap.low for gap in gaps), max(gap.high for gap in gaps)
     return Interval(fmean(gap.estimate for gap in gaps), low, high), p, variance
@@ -227,10 +226,10 @@ def _unpaired(pairs: Sequence[tuple[Run, Run]], confidence: float) -> Comparison
         return stats.difference_of_independent(*(stats.wilson(mean, n, confidence) for mean in means))
 
     gap = interval_at(confidence)
-    p = stats.two_proportions_p((means[0], n), (means[1], n))
+    p = stats.p_of_interval(interval_at)
     variance = sum(mean / n * (1 - mean / n) for mean in means)
     numbers = _limits(gap) | {"n_images": n}
-    return Comparison(gap, p, "unpaired z test,", Level.FILE, n, variance, numbers, interval_at)
+    return Comparison(gap, p, "unpaired,", Level.FILE, n, variance, numbers, interval_at)
 
 
 def _limits(gap: Interval) -> dict[str, float | int]:

@@ -189,8 +189,9 @@ def distinct_runs(evidence: Evidence) -> Finding:
 
     Rule: no two runs share a file path, the SHA-256 of predictions or checkpoint, the validation or test
     loss_sum of any epoch, or all n_correct of three or more epochs; if there are predictions, no two runs
-    share an nll column. Runs that differ in their number of epochs alone may share losses, because they are
-    one network until the warm-up ends. Independently trained networks differ in all of these.
+    share an nll column. Runs that differ in their number of epochs alone are one network until the warm-up
+    ends, and may share the losses of the epochs before; after it their rates fall differently. Independently
+    trained networks differ in all of these.
 
     Source: a published homework that reports the same accuracy, 1054/1278, for three models.
     """
@@ -201,7 +202,7 @@ def distinct_runs(evidence: Evidence) -> Finding:
         for run in runs:
             for mark in marks(run):
                 first = owner.setdefault(mark, run)
-                if first is not run and not (marks is _losses and _warm_up_alike(first, run)):
+                if first is not run and mark not in _of_shared_warm_up(evidence.results, first, run):
                     problems[f"{first.name} {run.name}"] = [
                         f"{run.name} has the same {noun} as {first.name}."
                     ]
@@ -217,12 +218,18 @@ def distinct_runs(evidence: Evidence) -> Finding:
     return from_problems(problems, level, f"No copies among {counted(len(runs), 'run')}.")
 
 
-def _warm_up_alike(a: Run, b: Run) -> bool:
-    same = all(
+def _of_shared_warm_up(results: Results, a: Run, b: Run) -> list[Hashable]:
+    """Losses that two runs may share: those of the epochs in which all steps had the same learning rates."""
+    alike = all(
         getattr(a, name) == getattr(b, name)
         for name in ("seed", "initial_sha256", "trained_groups", "learning_rate")
     )
-    return same and a.budget.epochs != b.budget.epochs
+    if not alike or a.budget.epochs == b.budget.epochs:
+        return []
+    # As training does it: if the warm-up would take more than half of the epochs, it takes half.
+    first, second = (min(results.recipe["warmup_epochs"], run.budget.epochs / 2) for run in (a, b))
+    n_shared = int(first) if first == second else 0
+    return [mark for mark in _losses(a, n_shared) if mark in _losses(b, n_shared)]
 
 
 def _files(run: Run) -> list[Hashable]:
@@ -231,8 +238,8 @@ def _files(run: Run) -> list[Hashable]:
     return [mark for file in files for mark in (file.path, file.sha256)]
 
 
-def _losses(run: Run) -> list[Hashable]:
-    return [(split, epoch.on(split).loss_sum) for epoch in run.epochs for split in SPLITS]
+def _losses(run: Run, most: int | None = None) -> list[Hashable]:
+    return [(split, epoch.on(split).loss_sum) for epoch in run.epochs[:most] for split in SPLITS]
 
 
 def _curve(run: Run) -> list[Hashable]:

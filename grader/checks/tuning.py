@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, log
 
-from grader.checks.trial_terms import shared_problems
+from grader.checks.trial_terms import has_learned, shared_problems, validation_of
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
 from grader.record import Results, VariantConfig
@@ -30,7 +30,8 @@ def fairly_tuned(evidence: Evidence) -> Finding:
     recomputed from the validation counts: the best epoch of each trial (accuracy, then loss), ranked by
     correct predictions, then lower loss, then lower rate; failed trials drop out. A winner at the edge of all
     rates tried extends the variant's grid by one equal step, in every round, at most twice; a winner that is
-    still at the edge after two is inconclusive. All trials share one seed, which no final run has; they have
+    still at the edge after two is inconclusive, and so is a search in which no trial of any variant became
+    better than the most frequent class. All trials share one seed, which no final run has; they have
     the same start for pretrained variants, the same training images for the same epochs, and one evaluation
     of the whole validation split per epoch. A variant whose head comes from another one has trials if that
     one has a choice, and they start from one head. Final runs use the chosen rate and name its trial.
@@ -51,6 +52,28 @@ def fairly_tuned(evidence: Evidence) -> Finding:
         return from_problems({"tuning": [problem]}, Level.FILE, "")
     problems: Problems = {"tuning": list(_frame_problems(results, tuning))}
     at_edge: list[str] = []
+    problems |= _target_problems(results, tuning, at_edge)
+    problems["starts and images"] = list(shared_problems(results, tuning))
+    finding = from_problems(problems, Level.FILE, summary_of(tuning))
+    if finding.status is Status.HOLDS and not any(has_learned(results, trial) for trial in tuning.trials):
+        summary = "No trial became better on validation than the most frequent class, so these rates tell "
+        summary += "nothing apart; give others in [tune]."
+        return replace(finding, status=Status.INCONCLUSIVE, summary=summary, held=0)
+    if at_edge and finding.status is Status.HOLDS:
+        names = " and ".join(at_edge)
+        summary = (
+            f"The best rate of {names} is at the edge of its grid after two extensions: a better one may "
+        )
+        summary += "lie beyond; give other rates in [tune]."
+        return replace(
+            finding, status=Status.INCONCLUSIVE, summary=summary, held=len(problems) - len(at_edge)
+        )
+    return finding
+
+
+def _target_problems(results: Results, tuning: Tuning, at_edge: list[str]) -> Problems:
+    """What is wrong with the trials and the choice of each variant, for each seed if each has a split."""
+    problems: Problems = {}
     by_target: dict[Target, list[Trial]] = defaultdict(list)
     for trial in tuning.trials:
         by_target[trial.target].append(trial)
@@ -68,18 +91,7 @@ def fairly_tuned(evidence: Evidence) -> Finding:
                 _choice_problems(results, tuning, choices.get(target), target, n_rounds, trials)
             )
         problems[label(target)] = found
-    problems["starts and images"] = list(shared_problems(results, tuning))
-    finding = from_problems(problems, Level.FILE, summary_of(tuning))
-    if at_edge and finding.status is Status.HOLDS:
-        names = " and ".join(at_edge)
-        summary = (
-            f"The best rate of {names} is at the edge of its grid after two extensions: a better one may "
-        )
-        summary += "lie beyond; give other rates in [tune]."
-        return replace(
-            finding, status=Status.INCONCLUSIVE, summary=summary, held=len(problems) - len(at_edge)
-        )
-    return finding
+    return problems
 
 
 def targets_of(results: Results) -> list[Target]:
@@ -151,8 +163,7 @@ def _trial_problems(results: Results, tuning: Tuning, variant: VariantConfig, tr
         yield f"{name}: {counted(n, 'evaluation')}, but only {counted(epochs, 'epoch')} planned."
     if trial.is_extension == (trial.learning_rate in tuning.rates):
         yield f"{name}: {'in' if trial.is_extension else 'not in'} the shared grid."
-    splits = results.splits if trial.for_seed is None else results.splits_of(trial.for_seed)
-    n_val = splits["val"].n_samples
+    n_val = validation_of(results, trial).n_samples
     for number, epoch in enumerate(trial.validation, 1):
         least = (epoch.n_samples - epoch.n_correct) * log(2)
         if epoch.n_samples != n_val or epoch.n_correct > n_val:

@@ -5,15 +5,17 @@
 Trains A, B and C with three seeds on each data set: at each rate of the grid, with `--tune` and with
 `--tune full`. Complete run folders are not trained again, so it can be stopped and continued. Then it prints
 what each job says of B - A and C - B, how often a fixed rate says otherwise than the tuned job, what halving
-loses against the full grid on test, and what tuning costs.
+loses against the full grid on test (in the mean over the data sets, too), how often the two choose different
+rates, and what tuning costs on the clock and in processor time.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -45,7 +47,9 @@ class Answer:
         test: mean accuracy over seeds by variant, 0 to 1.
         rates: peak learning rate by variant.
         gaps: by property: the status, the difference, and its confidence limits.
-        seconds: of training and evaluating, trials included, over the whole job.
+        seconds: of the whole job on the clock, trials included.
+        cpu_seconds: processor time of all training steps, trials included. Other programs lengthen the time
+            on the clock, but hardly this.
     """
 
     name: str
@@ -53,6 +57,26 @@ class Answer:
     rates: dict[str, float]
     gaps: dict[str, tuple[str, float, float, float]]
     seconds: float
+    cpu_seconds: float
+
+
+def cpu_seconds(folder: Path) -> float:
+    """Processor time of the training steps of runs and trials.
+
+    Trials of files written before these recorded it have their seconds on the clock instead, times what a
+    second of their variant's final runs took.
+    """
+    document = json.loads((folder / "results.json").read_text("utf-8"))
+    took: dict[str, tuple[float, float]] = {}
+    for run in document["runs"]:
+        before = took.get(run["variant"], (0.0, 0.0))
+        sums = (sum(e[name] for e in run["epochs"]) for name in ("train_cpu_seconds", "train_seconds"))
+        took[run["variant"]] = tuple(map(sum, zip(before, sums, strict=True)))  # type: ignore[assignment]
+    trials = document["tuning"]["trials"] if document["tuning"] else ()
+    share = {variant: cpu / clock for variant, (cpu, clock) in took.items()}
+    return sum(cpu for cpu, _ in took.values()) + sum(
+        t.get("train_cpu_seconds", t["train_seconds"] * share[t["variant"]]) for t in trials
+    )
 
 
 def train(out: Path, dataset: str, name: str, data: Path) -> Path:
@@ -86,6 +110,7 @@ def answer(folder: Path, name: str) -> Answer:
         {v: rs[0].learning_rate for v, rs in runs.items() if rs},
         gaps,
         results.timings["total_seconds"],
+        cpu_seconds(folder),
     )
 
 
@@ -112,10 +137,21 @@ def table(answers: list[Answer]) -> Iterator[str]:
 
 
 def summary(found: dict[str, list[Answer]]) -> Iterator[str]:
-    """How often fixed rates disagree with the tuned job, halving's regret and its cost."""
-    heads = ("data set", "fixed rates that disagree", "regret of halving in points (A, B, C)", "same verdict")
-    yield f"| {' | '.join(heads)} | cost |"
-    yield "|---|---|---|---|---|"
+    """How often fixed rates disagree with the tuned job; halving's regret, its other choices, its cost."""
+    heads = (
+        "data set",
+        "fixed rates that disagree",
+        "regret of halving in points (A, B, C)",
+        "other rates than full (A, B, C)",
+        "same verdict",
+        "cost on the clock",
+        "in processor time",
+        "of full",
+    )
+    yield f"| {' | '.join(heads)} |"
+    yield "|---" * len(heads) + "|"
+    regrets: list[list[float]] = []
+    others: list[list[bool]] = []
     for dataset, answers in found.items():
         by_name = {a.name: a for a in answers}
         if not set(TUNED) <= by_name.keys():
@@ -123,11 +159,34 @@ def summary(found: dict[str, list[Answer]]) -> Iterator[str]:
         halving, full = by_name["halving"], by_name["full"]
         fixed = [a for a in answers if a.name not in TUNED]
         tuned = says(halving.gaps["c-against-b"])
-        other = sum(says(a.gaps["c-against-b"]) != tuned for a in fixed)
-        regret = ", ".join(f"{100 * (full.test[v] - halving.test[v]):+.1f}".replace("-", "−") for v in "ABC")
-        same = "yes" if says(full.gaps["c-against-b"]) == tuned else "no"
-        plain = fmean(a.seconds for a in fixed)
-        yield f"| {dataset} | {other} of {len(fixed)} | {regret} | {same} | {halving.seconds / plain:.2f} |"
+        disagree = sum(says(a.gaps["c-against-b"]) != tuned for a in fixed)
+        regrets.append([100 * (full.test[v] - halving.test[v]) for v in "ABC"])
+        others.append([halving.rates[v] != full.rates[v] for v in "ABC"])
+        cells = (
+            dataset,
+            f"{disagree} of {len(fixed)}",
+            signed(regrets[-1]),
+            ", ".join("yes" if other else "no" for other in others[-1]),
+            "yes" if says(full.gaps["c-against-b"]) == tuned else "no",
+            f"{halving.seconds / fmean(a.seconds for a in fixed):.2f}",
+            f"{halving.cpu_seconds / fmean(a.cpu_seconds for a in fixed):.2f}",
+            f"{full.cpu_seconds / fmean(a.cpu_seconds for a in fixed):.2f}",
+        )
+        yield f"| {' | '.join(cells)} |"
+    if regrets:
+        flat = [value for values in regrets for value in values]
+        n_other = sum(map(sum, others))
+        yield ""
+        yield (
+            f"Regret of halving in the mean over {len(regrets)} data sets: {signed([fmean(flat)])} points "
+            f"(A, B, C: {signed(fmean(of_one) for of_one in zip(*regrets, strict=True))}). Halving chose "
+            f"another rate than the full grid in {n_other} of {len(flat)} searches."
+        )
+
+
+def signed(values: Iterable[float]) -> str:
+    """Points with their sign, separated by commas."""
+    return ", ".join(f"{value:+.1f}" for value in values).replace("-", "−")
 
 
 def main() -> None:

@@ -104,7 +104,8 @@ def c_over_b(run: Mapping[str, Any]) -> float:
 def whole_jobs(rounds: Sequence[Mapping[str, Any]], alone_bytes: int) -> Samples:
     """Figures of rounds that ran ours with an empty store, theirs, and ours in fp32 with a full store.
 
-    Those of ours are named by its precision: `auto` or `fp32`, which may be left out.
+    Those of ours are named by its precision: `auto` or `fp32`, which may be left out. So may `tuned`: ours
+    with trials, also with an empty store.
     """
     samples: dict[str, list[float]] = {}
     for one in rounds:
@@ -119,6 +120,11 @@ def whole_jobs(rounds: Sequence[Mapping[str, Any]], alone_bytes: int) -> Samples
         }
         if "fp32" in one:
             figures["decode_warm_seconds"] = one["fp32"]["decode_seconds"]
+        if "tuned" in one:
+            tuned = one["tuned"]
+            figures["tuned"] = plain["whole_seconds"] / tuned["whole_seconds"]
+            figures["tuned_seconds"] = tuned["whole_seconds"]
+            figures |= {f"tuned_accuracy_{v}": tuned["variants"][v]["test_accuracy"] for v in "ABC"}
         for precision in {"auto", "fp32"} & set(one):
             ours = one[precision]
             compared = {

@@ -92,6 +92,8 @@ def test_whole_job(
         }
         if program == "tutorial":  # whose loop is the one that the goals are about
             one["fp32"] = run_ours(cache, seed=seed, precision="fp32")
+            if workload.is_tuned:  # an answer that does not depend on one rate, against one that does
+                one["tuned"] = run_ours(f"{cache}-tuned", seed=seed, tune="halving", cache_views="auto")
         rounds.append(one)
         figures.save(
             f"{program}/{workload.name}",

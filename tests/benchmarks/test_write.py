@@ -36,6 +36,13 @@ def test_each_precision_is_compared_with_theirs() -> None:
     assert samples["wait_fp32"] == pytest.approx([0.1, 0.1])
     assert samples["memory_auto"] == [500_000_000] * 2
     assert (samples["decode_cold_seconds"], samples["decode_warm_seconds"]) == ([1, 1], [2, 2])
+    assert "tuned" not in samples
+
+
+def test_a_tuned_job_is_compared_with_theirs_at_one_rate() -> None:
+    samples = figures.whole_jobs([ROUND | {"tuned": run_of(2.5)}], 0)
+    assert (samples["tuned"], samples["tuned_seconds"]) == ([60 / 50], [50])
+    assert samples["tuned_accuracy_C"] == [0.5]
 
 
 def test_seeds_with_cached_views_are_distinguished() -> None:

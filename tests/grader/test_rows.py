@@ -227,10 +227,13 @@ class TestVerdict:
         assert "--tune --seeds 3" in text
         assert "for these two networks alone" in text
 
-    def test_a_choice_from_tuned_seeds(self, policy: Policy, tmp_path: Path) -> None:
+    def test_what_could_be_chance_is_no_choice_even_from_tuned_seeds(
+        self, policy: Policy, tmp_path: Path
+    ) -> None:
         write_run(tmp_path / "run", Size(seeds=(0, 1, 2)))
         found = graded(tmp_path / "run", policy, tune)
-        assert any(": choose " in sentence for sentence in found.verdict)
+        assert any("do not settle which is better" in sentence for sentence in found.verdict)
+        assert found.advised is None
         assert any("the learning rate that its trials chose" in sentence for sentence in found.verdict)
         assert found.scope.is_settled
 

@@ -285,3 +285,15 @@ def test_untuned_runs_have_one_rate(honest: Path, policy: Policy) -> None:
     assert found.findings["one-rate"].status is Status.FAILS
     assert "peak rate 0.02, which was not tuned" in found.findings["one-rate"].summary
     assert found.exit_code == 0
+
+
+def test_a_grid_at_which_nothing_learns_is_inconclusive(policy: Policy, tmp_path: Path) -> None:
+    """Rates so small that each trial guesses: the order among them is chance."""
+    write_run(tmp_path / "run")
+    document = json.loads((tmp_path / "run" / "results.json").read_text())
+    tune(document, skill=0.1)
+    commit(document)
+    (tmp_path / "run" / "results.json").write_text(json.dumps(document))
+    finding, failing = judged(tmp_path / "run", policy)
+    assert (finding.status, failing) == (Status.INCONCLUSIVE, [])
+    assert finding.summary.startswith("No trial became better on validation than the most frequent class")

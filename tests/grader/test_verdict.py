@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from grader.advice import advice
+from grader.findings import Finding, Level, Status
 from grader.grade import Job, grade
 from grader.policy import Policy, load_policy
+from grader.sentences import Scope, choice, depth, favored, pretraining
+from grader.verdict import Grade
 from tests.grader import honest as simulated
 
 
@@ -54,3 +58,67 @@ class TestMissingEvidence:
         found = grade(Job(tmp_path, "x", load_policy("homework")))
         assert [int(level) for level in found.missing] == [2, 4, 3]
         assert found.sentences[-1] == "To do: submit the folder predictions/ too."
+
+
+def finding(status: Status, **numbers: float) -> Finding:
+    return Finding(status, Level.PREDICTIONS, "summary", (), numbers)
+
+
+def found_of(low: float, high: float, is_faster: bool = True) -> dict[str, Finding]:
+    """Findings of a run, by the interval of C - B at a margin of 2 points."""
+    status = Status.HOLDS if low > -0.02 else Status.FAILS if high < -0.02 else Status.INCONCLUSIVE
+    gap = {"difference": (low + high) / 2, "low": low, "high": high}
+    return {
+        "b-beats-a": finding(Status.HOLDS, **gap),
+        "b-beats-longer-a": finding(Status.NOT_CHECKED),
+        "c-against-b": finding(status, **gap, margin=0.02),
+        "c-faster": finding(Status.HOLDS if is_faster else Status.INCONCLUSIVE, ratio=0.5),
+        "statistics-settled": finding(Status.HOLDS),
+        "smallest-sufficient": finding(Status.HOLDS, fc_adjusted_p=0.01, B_adjusted_p=0.01),
+        "complete": finding(Status.HOLDS),
+    }
+
+
+SETTLED = Scope(is_tuned=True, n_seeds=3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_faster", "end", "variant"),
+    [
+        (0.01, 0.05, False, "as long (could be chance): choose C.", "C"),
+        (-0.01, 0.01, True, "within your margin of 2 points, and takes 0.50 times as long: choose C.", "C"),
+        (-0.01, 0.01, False, "(could be chance): choose either.", None),
+        (-0.06, 0.01, True, ": these runs do not settle which is better, but C saves time.", None),
+        (-0.03, 0.09, False, "(could be chance): these runs do not settle which is better.", None),
+        (-0.04, -0.01, True, ": choose B unless time matters more.", "B"),
+        (-0.09, -0.03, True, "0.50 times as long: choose B.", "B"),
+    ],
+)
+def test_a_choice_follows_from_what_is_settled(
+    low: float, high: float, is_faster: bool, end: str, variant: str | None
+) -> None:
+    (sentence,) = choice(found_of(low, high, is_faster), SETTLED)
+    assert sentence.endswith(end)
+    assert favored(found_of(low, high, is_faster), SETTLED) == variant
+    (untuned,) = choice(found_of(low, high, is_faster), Scope())
+    assert "choose" not in untuned
+    assert ("has the advantage" in untuned) == (variant is not None or "either" in end)
+
+
+@pytest.mark.parametrize("names", [("C",), ("B", "C"), ("A", "B", "C")])
+def test_nothing_is_said_for_networks_that_did_not_learn(names: tuple[str, ...]) -> None:
+    found, scope = found_of(0.01, 0.05), Scope(is_tuned=True, n_seeds=3, at_chance=names)
+    (sentence,) = choice(found, scope)
+    assert "cannot be told from networks that have not learned" in sentence
+    assert favored(found, scope) is None
+    paid = " ".join(pretraining(found, scope, 95))
+    assert ("cannot be told" in paid) == ("B" in names)
+    (todo,) = advice(Grade("run", load_policy("default"), found, tuple(Level), scope=scope))
+    assert "other rates (rates in [tune]), more epochs" in todo
+
+
+def test_a_ladder_none_of_whose_rows_learned() -> None:
+    found = found_of(0.01, 0.05)
+    assert list(depth(found, Scope(at_chance=("fc",)))) == ["How deep to train: summary"]
+    (sentence,) = depth(found, Scope(at_chance=("fc", "B")))
+    assert "no row of the ladder has learned" in sentence

@@ -26,13 +26,19 @@ def write_tuned(folder: Path, size: Size | None = None, mode: str = "halving") -
     return folder
 
 
-def tune(document: dict[str, Any], mode: str = "halving", best: dict[str, float] | None = None) -> None:
+def tune(
+    document: dict[str, Any],
+    mode: str = "halving",
+    best: dict[str, float] | None = None,
+    skill: float = 0.9,
+) -> None:
     """Add the trials and their choices; the final runs take the chosen rates.
 
     Args:
         document: The results of an honest run.
         mode: halving or full.
         best: The rate at which each variant does best; another two steps away fails if it is above 1.
+        skill: Validation accuracy at the best rate.
     """
     epochs, n_val = document["config"]["recipe"]["epochs"], document["dataset"]["splits"]["val"]["n_samples"]
     rounds = [(epochs, 1)] if mode == "full" else [(ceil(epochs / 4), 2), (ceil(epochs / 2), 1)]
@@ -43,7 +49,7 @@ def tune(document: dict[str, Any], mode: str = "halving", best: dict[str, float]
         peak = (best or BEST)[variant]
 
         def trial(number: int, rate: float, extension: bool = False) -> dict[str, Any]:
-            found = _trial(variant, init, peak, n_val, rate, rounds[number - 1][0])  # noqa: B023 - called at once
+            found = _trial(variant, init, peak, n_val, rate, rounds[number - 1][0], skill)  # noqa: B023 - called at once
             trials.append(found | {"round": number, "is_extension": extension})
             return trials[-1]
 
@@ -95,13 +101,15 @@ def _rank(trial: dict[str, Any]) -> tuple[float, float, float]:
     return n_correct, loss, trial["learning_rate"]
 
 
-def _trial(variant: str, init: str, peak: float, n_val: int, rate: float, epochs: int) -> dict[str, Any]:
+def _trial(
+    variant: str, init: str, peak: float, n_val: int, rate: float, epochs: int, skill: float
+) -> dict[str, Any]:
     """A trial the better, the nearer its rate is to the peak; far above it, it diverges in its last epoch."""
     diverges = rate > 20 * peak
     off = log(rate / peak) ** 2
     validation = []
     for epoch in range(1, epochs + (not diverges)):
-        n_correct = round(n_val * 0.9 * exp(-off / 8) * epoch / epochs)
+        n_correct = round(n_val * skill * exp(-off / 8) * epoch / epochs)
         validation.append(
             {"loss_sum": 1.1 * (n_val - n_correct) + 0.01 * off, "n_correct": n_correct, "n_samples": n_val}
         )

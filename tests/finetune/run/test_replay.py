@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune.config.experiment import Variant
 from finetune.errors import ConfigError, FinetuneError
 from finetune.run.merge import merge_runs
 from finetune.run.replay import replay_run
 from finetune.system.signals import Stopped
 from grader.commitments import drawn_epochs
+from grader.findings import Status
+from grader.grade import Job, grade
+from grader.policy import load_policy
+from grader.replay import Request
 from tests.builders.runs import RecordingReporter, StopAt, results_of, run_finetune
 
 Experiment = Callable[..., dict[str, Any]]
@@ -41,6 +47,59 @@ def test_epochs_are_the_same_again(tmp_path: Path, experiment: Experiment, narro
         recorded = runs[name[0]]["epochs"][first - 1 : first - 1 + count]
         assert hashes(passage["epochs"]) == hashes(recorded)
         assert passage["initial_sha256"] == runs[name[0]]["initial_sha256"]
+
+
+def test_rows_of_their_own_kind(
+    tmp_path: Path, experiment: Experiment, narrow_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grader replays a longer row, and names the one that it leaves out: its head is another run's."""
+    probe = Variant(name="fc", init="pretrained", train=("fc",))
+    headed = Variant(name="LP-FT", init="pretrained", train="all", head="fc")
+    a = Variant(name="A", init="random", train="all")
+    rows = (a, dataclasses.replace(a, name="A3", epochs=6), probe, headed)
+    record = experiment(tmp_path / "run", variants=rows, keep_states=1, lr=0.01)
+    asked: list[list[str]] = []
+
+    def here(arguments: Sequence[str], folder: Path) -> str:
+        """`finetune replay` in this process, since the network is narrow here alone."""
+        asked.append(list(arguments))
+        words = list(arguments)
+        passages = [
+            (words[i + 1], int(words[i + 2]), int(words[i + 3]))
+            for i, word in enumerate(words)
+            if word == "--passage"
+        ]
+        replay_run(
+            folder / "run",
+            folder / "replay.json",
+            RecordingReporter(),
+            passages=passages,
+            weights=str(narrow_weights),
+            device="cpu",
+        )
+        return ""
+
+    monkeypatch.setattr("grader.replay.call", here)
+    found = grade(Job(tmp_path / "run", "run", load_policy("default"), replay=Request(seed=1)))
+    finding = found.findings["replay-agrees"]
+    assert finding.status is Status.HOLDS, finding.details
+    kept = [state["epoch"] for run in record["runs"] for state in run["states"] if run["variant"] != "LP-FT"]
+    assert len(asked) == 1
+    assert asked[0].count("--passage") == finding.numbers["identical"] == 3 + len(kept)
+    assert "Left out, because their head comes from another run: LP-FT-seed0." in finding.details
+    assert found.findings["commitments-chain"].status is Status.HOLDS
+    runs = {run["variant"]: run for run in record["runs"]}
+    first, second = (runs[name]["epochs"][:2] for name in ("A", "A3"))
+    assert first[0]["val"] == second[0]["val"]  # one network until the warm-up ends
+    assert first[1]["val"] != second[1]["val"]
+    assert found.findings["distinct-runs"].status is Status.HOLDS
+
+    copied = json.loads((tmp_path / "run" / "results.json").read_text())
+    a_run, longer = (next(r for r in copied["runs"] if r["variant"] == name) for name in ("A", "A3"))
+    longer["epochs"][1]["val"]["loss_sum"] = a_run["epochs"][1]["val"]["loss_sum"]
+    (tmp_path / "run" / "results.json").write_text(json.dumps(copied))
+    again = grade(Job(tmp_path / "run", "run", load_policy("default")))
+    assert again.findings["distinct-runs"].status is Status.FAILS
 
 
 def test_another_rate_seed_or_state_gives_other_weights(
