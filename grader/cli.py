@@ -40,7 +40,8 @@ def main() -> None:
 
 
 @click.command(
-    epilog="`grader explain` says what each property means; `grader explain PROPERTY` prints its rule."
+    epilog="`grader explain` says what each property means; `grader explain PROPERTY` prints its rule. "
+    "`grader verify` verifies a grade that --attest signed."
 )
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option(

@@ -33,9 +33,6 @@ def collect(paths: Sequence[Path]) -> Collected:
     Several paths are one submission each. So is a single one, unless it is a folder without results.json and
     config.toml, but with folders or archives: then each of these is a submission. Links and hidden entries
     are none.
-
-    Raises:
-        UsageError: The folder cannot be read.
     """
     if len(paths) != 1 or not os.path.isdir(paths[0]):  # noqa: PTH112 - Path.is_dir() raises on a NUL
         return Collected(list(paths))

@@ -127,9 +127,8 @@ def nearest_run(names: list[str], shown: str) -> str:
     found = sorted(root for root in runs if root.count("/") == depth)
     if not found or depth > MAX_DEPTH:
         if any(PurePosixPath(name).name == "config.toml" for name in names):
-            raise UnusableError(
-                [f"{shown} has no {RESULTS_NAME}: its training did not end; finetune train --resume ends it."]
-            )
+            why = "its training did not finish; continue it with finetune train --resume"
+            raise UnusableError([f"{shown} has no {RESULTS_NAME}: {why}."])
         raise UnusableError([f"{shown} contains no {RESULTS_NAME}; submit the whole run folder."])
     if len(found) > 1:
         listed = ", ".join(short(root.rstrip("/"), "") for root in found[:3])

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,13 @@ def test_bad_private_keys(tmp_path: Path, content: bytes | None, message: str) -
         load_signer(tmp_path / "k.pem")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_without_the_extra(key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "securesystemslib.signer", None)
+    for load in (load_signer, load_public_key):
+        with pytest.raises(UsageError, match=r'needs the extra `attest`: pip install "finetune\[attest\]"'):
+            load(key)
 
 
 def test_bad_public_keys(key: Path) -> None:
