@@ -12,7 +12,16 @@ from finetune.run.records import Json
 
 def identity_of(results: Any) -> Json:
     """The parts of results that must be the same when an experiment is resumed."""
-    return {part: results[part] for part in ("config", "dataset", "weights")}
+    return {part: results[part] for part in ("config", "weights")} | {
+        "dataset": images_of(results["dataset"])
+    }
+
+
+def images_of(dataset: Json) -> Json:
+    """The `dataset` object without near-duplicates, which another build of a decoder may hash differently."""
+    resplits = dataset.get("resplits")
+    own = resplits and [{key: split[key] for key in ("seed", "splits")} for split in resplits]
+    return {k: v for k, v in dataset.items() if k != "near_duplicates"} | ({"resplits": own} if own else {})
 
 
 def difference(before: Any, now: Any, path: str = "") -> str:

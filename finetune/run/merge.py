@@ -99,6 +99,8 @@ def _require_alike(runs: Sequence[Path], documents: Sequence[Document]) -> None:
         known = [(run, value) for run, value in values if value is not None]
         for run, value in known[1:]:
             first, before = known[0]
+            if part == "dataset":
+                before, value = map(identity.images_of, (before, value))
             if part == "config":
                 before, value = ({**v, "variants": None, "seeds": None} for v in (before, value))
             difference = identity.difference(before, value, part)

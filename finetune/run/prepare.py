@@ -29,6 +29,7 @@ from finetune.network.weights import NAMED_WEIGHTS, Weights, load_weights, open_
 from finetune.run import environment, records
 from finetune.run.folder import RunFolder
 from finetune.run.gradable import require_gradable
+from finetune.run.identity import images_of
 from finetune.run.records import Document
 from finetune.run.tuning import n_values_of_trials
 from finetune.system import host
@@ -165,7 +166,7 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
     }
     for own in split.by_seed.values() or [splits]:
         require_gradable(record, config, own, n_values_of_trials(config))
-    if not world.all_equal([record["dataset"], record["weights"]]):
+    if not world.all_equal([images_of(record["dataset"]), record["weights"]]):
         raise DataError(
             "All processes must have the same images and weights, but they differ; put them on a volume that "
             "all processes share."

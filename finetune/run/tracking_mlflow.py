@@ -66,6 +66,8 @@ class MLflow:
                 parent.mkdir(parents=True, exist_ok=True)
             self._client = MlflowClient(tracking_uri=self._uri)
             self._experiment = self._experiment_id(None if given else (parent / ARTIFACTS).as_uri())
+            self._runs = self._remembered()
+            self._run(JOB)
         except (MlflowException, OSError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise ConfigError(
@@ -73,7 +75,6 @@ class MLflow:
                 f"cannot be used ({_without_password(reason)}); check MLFLOW_TRACKING_URI, or leave "
                 "--track out."
             ) from error
-        self._runs: dict[str, str] = {}
 
     def __str__(self) -> str:
         return f"mlflow ui --backend-store-uri {_without_password(self._uri)}"
@@ -137,11 +138,8 @@ class MLflow:
     def _run(self, stem: str, run: Json | None = None) -> str:
         """The id of a run in the store: as remembered, or of one that is created now."""
         if stem not in self._runs:
-            remembered = self._remembered()
-            if stem not in remembered:
-                remembered[stem] = self._create(stem, run)
-                write_atomically(self._file, json.dumps(remembered).encode())
-            self._runs = remembered
+            self._runs[stem] = self._create(stem, run)
+            write_atomically(self._file, json.dumps(self._runs).encode())
         return self._runs[stem]
 
     def _remembered(self) -> dict[str, str]:
