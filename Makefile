@@ -1,6 +1,7 @@
 # make smoke    train the three variants on the embedded digits and grade the result (a minute after installation)
 # make test     formatting, lint, types, import order and the tests, except long ones and those that need containers
 # make bench    the benchmarks, written to docs/benchmarks.md (hours); make test runs the short ones once
+# make gpu      check and measure on an NVIDIA GPU, written to docs/gpu.md: make gpu-check, then make gpu-bench
 # make slow     the long tests, at their usual length
 # make soak     the long fault tests: 50 kills, 2,000 fuzzed inputs per test, 200 epochs, 100,000 files (an hour)
 # make container   the container tests, on a Docker engine started for them (Debian or Ubuntu, as root)
@@ -15,8 +16,10 @@ BIN := .venv/bin
 DRIVER := $(wildcard /proc/driver/nvidia/version /sys/module/nvidia /usr/lib/wsl/lib/libcuda.so.1)
 CUDA ?= $(if $(DRIVER),1,0)
 KIND := $(if $(filter 1,$(CUDA)),cuda,cpu)
+GPU_PYTHON ?= $(BIN)/python
+GPU_DATA ?= ../shared/data
 
-.PHONY: smoke test bench slow soak container docs check lock clean another-kind
+.PHONY: smoke test bench gpu gpu-check gpu-bench slow soak container docs check lock clean another-kind
 
 smoke: .venv/installed
 	out=runs/smoke-$$(date +%Y%m%d-%H%M%S); $(BIN)/finetune train --preset smoke --out $$out && $(BIN)/grader $$out && echo "Report: $$out/report.html"
@@ -27,6 +30,15 @@ test: check
 bench: .venv/installed
 	$(BIN)/pytest tests/benchmarks --benchmark-only
 	$(BIN)/python -m tests.benchmarks.write
+
+gpu: gpu-check gpu-bench
+
+# On a machine without network: GPU_PYTHON=python3 and what docs/gpu.md says.
+gpu-check: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),.venv/installed)
+	$(GPU_PYTHON) -m pytest tests/gpu
+
+gpu-bench: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),.venv/installed)
+	$(GPU_PYTHON) -m tests.benchmarks.gpu --data $(GPU_DATA)
 
 slow: .venv/installed
 	$(BIN)/pytest -m "slow and not container"

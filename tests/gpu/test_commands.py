@@ -25,7 +25,7 @@ def run(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["train", *TRAINED, "--keep-states", "1", "--device", device.type, "--out", str(out)]
     done = subprocess.run([sys.executable, "-m", "finetune", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "Verdict" in done.stdout
+    assert "Grade: grader" in done.stdout
     return out
 
 
