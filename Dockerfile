@@ -40,8 +40,8 @@ COPY --from=locks /locks/grade /
 FROM pip AS wheel
 ARG SOURCE_DATE_EPOCH
 COPY deploy/build.lock /src/
-RUN --mount=type=cache,target=/srv --mount=type=secret,id=ca \
-    if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
+RUN --mount=type=cache,target=/srv --mount=type=secret,id=ca,target=/srv/ca \
+    if [ -s /srv/ca ]; then export PIP_CERT=/srv/ca; fi; \
     /opt/pip/bin/pip --cache-dir /srv install --quiet --require-hashes -r /src/build.lock
 COPY pyproject.toml README.md LICENSE /src/
 COPY finetune /src/finetune
@@ -51,7 +51,8 @@ RUN /opt/pip/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation --w
 # tini is process 1: it forwards SIGTERM even before Python has installed its handlers, whereas the kernel drops a
 # signal that process 1 does not handle. The root file system may be read-only and the user may have no home: caches go
 # to /tmp. Packages are installed in their final stage: copying gigabytes between stages would double build time and
-# disk space. /media, /mnt and /srv exist in any base image, so the mounts leave no empty folders behind.
+# disk space. /media, /mnt and /srv exist in any base image, so the mounts leave no empty folders behind; the secret is
+# mounted into one of them, because its usual place would leave one.
 FROM ${GRADE_BASE_IMAGE} AS grade
 ARG SOURCE_DATE_EPOCH
 RUN --mount=type=bind,from=base-script,target=/mnt /mnt/base python3 tini
@@ -61,7 +62,7 @@ ENV PATH=/opt/finetune/bin:$PATH \
     HOME=/tmp
 WORKDIR /workspace
 RUN --mount=type=bind,from=pip,source=/opt/pip,target=/mnt --mount=type=bind,from=grade-lock,target=/media \
-    --mount=type=cache,target=/srv --mount=type=secret,id=ca \
+    --mount=type=cache,target=/srv --mount=type=secret,id=ca,target=/srv/ca \
     /mnt/pip-install --require-hashes -r /media/lock
 # The grader needs neither the rest of the wheel nor the weights in it.
 RUN --mount=type=bind,from=pip,source=/opt/pip,target=/mnt --mount=type=bind,from=wheel,source=/wheel,target=/media \
@@ -99,20 +100,20 @@ WORKDIR /workspace
 ARG TORCH_INDEX_URL=""
 # The largest layers first. Each changes only with its own part of the lock file.
 RUN --mount=type=bind,from=pip,source=/opt/pip,target=/mnt --mount=type=bind,from=cuda-lock,target=/media \
-    --mount=type=cache,target=/srv --mount=type=secret,id=ca \
+    --mount=type=cache,target=/srv --mount=type=secret,id=ca,target=/srv/ca \
     if [ -z "$TORCH_INDEX_URL" ]; then TMPDIR=/tmp /mnt/pip-install --no-deps --require-hashes -r /media/lock; fi
 RUN --mount=type=bind,from=pip,source=/opt/pip,target=/mnt --mount=type=bind,from=torch-lock,target=/media \
-    --mount=type=cache,target=/srv --mount=type=secret,id=ca \
+    --mount=type=cache,target=/srv --mount=type=secret,id=ca,target=/srv/ca \
     if [ -z "$TORCH_INDEX_URL" ]; then TMPDIR=/tmp /mnt/pip-install --no-deps --require-hashes -r /media/lock; \
     else TMPDIR=/tmp /mnt/pip-install --no-deps --index-url "$TORCH_INDEX_URL" -r /media/pins; fi
 RUN --mount=type=bind,from=pip,source=/opt/pip,target=/mnt --mount=type=bind,from=others-lock,target=/media \
-    --mount=type=cache,target=/srv --mount=type=secret,id=ca \
+    --mount=type=cache,target=/srv --mount=type=secret,id=ca,target=/srv/ca \
     TMPDIR=/tmp /mnt/pip-install --no-deps --require-hashes -r /media/lock
 # 1: download torchvision's ImageNet weights (45 MB) and check their hash, for a host without internet.
 ARG IMAGENET_WEIGHTS=0
-RUN --mount=type=secret,id=ca \
+RUN --mount=type=cache,target=/srv --mount=type=secret,id=ca,target=/srv/ca \
     if [ "$IMAGENET_WEIGHTS" = 1 ]; then \
-      if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
+      if [ -s /srv/ca ]; then export SSL_CERT_FILE=/srv/ca; fi; \
       python -c "from torchvision.models import ResNet18_Weights as W; W.IMAGENET1K_V1.get_state_dict(check_hash=True)" \
       && chown -R 10001:10001 /workspace/weights && chmod -R g+rwX /workspace/weights; \
     fi

@@ -2,10 +2,9 @@
 
     split_lock.py LOCK OTHERS PINS TORCH CUDA
 
-TORCH gets the entries of torch and torchvision, with their hashes, CUDA those of NVIDIA's packages and
-Triton, and OTHERS the rest. PINS gets the versions of torch and torchvision alone, for an index of CPU
-wheels, whose files are not in the lock file. Uses only the standard library, because it runs while an image
-is built.
+TORCH gets the entries of torch and torchvision, with their hashes, CUDA those of NVIDIA and Triton,
+and OTHERS the rest. PINS gets the versions of torch and torchvision alone, for an index of CPU wheels, whose
+files are not in the lock file. Uses only the standard library, because it runs while an image is built.
 """
 
 import re
