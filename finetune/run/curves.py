@@ -25,7 +25,7 @@ def curves_figure(results: Results) -> Figure:
     """
     try:
         from matplotlib.figure import Figure  # without pyplot, whose state is the caller's
-        from matplotlib.ticker import MaxNLocator, PercentFormatter
+        from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
     except ImportError as error:
         raise ConfigError(
             "plot_curves needs Matplotlib, which is not installed; pip install matplotlib."
@@ -45,6 +45,8 @@ def curves_figure(results: Results) -> Figure:
     axes[1][0].set_ylabel("loss (cross-entropy, nats)")
     # Logarithmic: a first epoch from random weights can have a hundred times the last one's loss.
     axes[1][0].set_yscale("log")
+    for set_formatter in (axes[1][0].yaxis.set_major_formatter, axes[1][0].yaxis.set_minor_formatter):
+        set_formatter(LogFormatter(labelOnlyBase=False))  # "2" rather than "2 x 10^0"
     handles, labels = axes[0][0].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     if unique:

@@ -40,6 +40,12 @@ def test_it_is_stored_with_its_outputs(notebook: nbformat.NotebookNode) -> None:
     assert not [out for cell in cells for out in cell.outputs if out.output_type == "error"]
 
 
+def test_it_is_stored_without_photos_of_other_people(notebook: nbformat.NotebookNode) -> None:
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    pictures = [out for out in outputs if any(kind.startswith("image/") for kind in out.get("data", {}))]
+    assert len(pictures) == 1, "the curves"
+
+
 def test_it_names_no_folder_of_the_machine_that_ran_it(notebook: nbformat.NotebookNode) -> None:
     assert "/home/" not in (text := json.dumps(notebook))
     assert "/tmp/" not in text  # noqa: S108 - not used as a folder
