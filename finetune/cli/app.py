@@ -40,7 +40,7 @@ EXTRAS = {"captum": "explain", "onnx": "export", "onnxruntime": "export", "onnxs
         "auto_envvar_prefix": PREFIX,
     }
 )
-@click.version_option(__version__)
+@click.version_option(__version__, allow_from_autoenv=False)
 def cli() -> None:
     """Does it pay to start from pretrained weights, and must I train every layer?
 
