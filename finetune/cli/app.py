@@ -45,7 +45,7 @@ EXTRAS = {
         "auto_envvar_prefix": PREFIX,
     }
 )
-@click.version_option(__version__)
+@click.version_option(__version__, allow_from_autoenv=False)
 def cli() -> None:
     """Does it pay to start from pretrained weights, and must I train every layer?
 

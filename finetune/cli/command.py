@@ -17,7 +17,16 @@ PREFIX = "FINETUNE"
 """Of the environment variables that set options: FINETUNE_TRAIN_EPOCHS is `finetune train --epochs`."""
 
 GROUPS: Mapping[str, Sequence[str]] = {
-    "Data": ("dataset", "data_root", "split", "split_seed", "resplit", "subset", "on_bad_image"),
+    "Data": (
+        "dataset",
+        "data_root",
+        "split",
+        "split_seed",
+        "resplit",
+        "subset",
+        "near_duplicates",
+        "on_bad_image",
+    ),
     "Recipe": (
         "preset",
         "variants",
@@ -28,6 +37,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "tune",
         "image_size",
         "seed",
+        "seed_from",
         "seeds",
         "longer_scratch",
         "cache_views",
@@ -45,8 +55,6 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "Output": ("out", "resume", "keep_states", "quiet", "log_format"),
 }
 """The options of training by what they are about, in the order of the help."""
-
-OTHER = "Other options"
 
 
 class Choice(click.Choice[Any]):

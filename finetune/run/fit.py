@@ -75,7 +75,7 @@ def train(
     cache = prepared.features_of(start["variant"], start["frozen_sha256_before"])
     prefix = FrozenPrefix(network, recipe, config.precision, views, cache, interrupt)
     n_images = recipe.epochs * len(prepared.images.train)
-    with reporter.bar(checkpoints.stem, n_images) as advance, saving.stop.deferred():
+    with reporter.training(checkpoints.stem, n_images) as advance, saving.stop.deferred():
 
         def step_ended(n_images: int) -> None:
             advance(n_images)

@@ -81,6 +81,10 @@ class Reporter:
             self.console.width = max(self.console.width, 160)
         self.console.print(table)
 
+    def training(self, label: str, n_images: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Show how far the training of a network on so many images has come; yields what advances it."""
+        return self.bar(label, n_images)
+
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """Show a progress bar over `total` images, in a terminal only; yields a function that advances it."""

@@ -88,9 +88,18 @@ class LiveReporter(Reporter):
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show a bar, or count in the table while there is one."""
+        """Show a bar, but not beside the table."""
         if self._job is None:
             with super().bar(label, total) as advance:
+                yield advance
+        else:
+            yield lambda _: None
+
+    @contextmanager
+    def training(self, label: str, n_images: int) -> Iterator[Callable[[int], None]]:
+        """Count in the table."""
+        if self._job is None:
+            with super().training(label, n_images) as advance:
                 yield advance
         else:
             yield self._job.advance

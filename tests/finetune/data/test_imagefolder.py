@@ -287,6 +287,16 @@ class TestFolderErrors:
         with pytest.raises(DataError, match="/b contains none"):
             folder(tmp_path)
 
+    @pytest.mark.parametrize("name", ["evil\x1b[31m.png", "line\nbreak.png", "tab\t.png"])
+    def test_a_name_with_control_characters(self, tmp_path: Path, name: str) -> None:
+        """Whichever split it would be in, and without showing the characters themselves."""
+        image_tree(tmp_path, {"a": 1, "b": 1})
+        (tmp_path / "a" / "000.png").rename(tmp_path / "a" / name)
+        assert refusal(tmp_path) == (
+            "Names of images and their folders must not contain line breaks or control characters, but "
+            f"{f'a/{name}'!a} does; rename the file or its folder."
+        )
+
     def test_a_name_that_is_not_utf8(self, tmp_path: Path) -> None:
         image_tree(tmp_path, {"a": 1, "b": 1})
         os.rename(os.fsencode(tmp_path / "a" / "000.png"), os.fsencode(tmp_path / "a") + b"/caf\xe9.png")  # noqa: PTH104 - bytes

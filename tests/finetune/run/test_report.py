@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import copy
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
-from finetune.config.experiment import ExperimentConfig
-from finetune.run.report import epoch_line, summary
+from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig
+from finetune.run.experiment import report
+from finetune.run.folder import RunFolder
+from finetune.run.report import epoch_line, start_line, summary
+from finetune.run.tuning import Trial
 from finetune.system.console import Reporter
 from finetune.training.record import Epoch, Metrics
+from grader.checks.learning import one_rate
+from grader.evidence import Evidence
+from grader.grade import graded
 from grader.record import results_from
 from tests.builders.runs import RecordingReporter
 
@@ -49,6 +57,36 @@ class TestSaid:
         assert "resnet18-tinyimagenet.safetensors" in text
         assert str(finished[0] / "results.json") in text
         assert str(finished[0] / "report.html") in text
+
+
+def test_the_screen_and_the_page_share_one_judgment(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "run")
+    judged: list[str] = []
+
+    def counting(evidence: Any, name: str, policy: Any) -> Any:
+        judged.append(name)
+        return graded(evidence, name, policy)
+
+    monkeypatch.setattr("finetune.report.judged.graded", counting)
+    (tmp_path / "run" / "report.html").unlink()
+    reporter = RecordingReporter()
+    report(copy.deepcopy(finished[2]), RunFolder(tmp_path / "run"), reporter)
+    assert judged == ["run"]
+    assert any(line.startswith("Scope: ") for line in reporter.said)
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_rate_is_shown_alike_everywhere(finished: Finished) -> None:
+    """Tuned rates are powers of the square root of ten."""
+    run = {**finished[2]["runs"][0], "learning_rate": 10**-1.5}
+    assert start_line(run, STANDARD_VARIANTS[0]).endswith("learning rate 0.0316")
+    assert Trial("A", 1, 10**-1.5, 1).label == "A at 0.0316"
+    document = copy.deepcopy(finished[2])
+    for entry in document["runs"]:
+        entry["learning_rate"] = 10**-1.5
+    assert "at the peak rate 0.0316," in one_rate(Evidence(results_from(document))).summary
 
 
 def test_epoch_line() -> None:

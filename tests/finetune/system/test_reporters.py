@@ -79,13 +79,16 @@ class TestLive:
         with reporter.watching(job):
             reporter.detail("epoch 1")
             reporter.say("a line above")
-            with reporter.bar("A", 8) as advance:
+            with reporter.training("A", 8) as advance:
                 advance(8)
+            with reporter.bar("decoding", 5) as advance:  # of test images, between trials and runs
+                advance(5)
         assert job.images == 8
         shown = text.getvalue()
         assert "a line above" in shown
         assert "8 images at 80" in shown
         assert "epoch 1" not in shown
+        assert "decoding" not in shown
 
     def test_the_cursor_is_never_hidden_for_long(self) -> None:
         text = io.StringIO()
