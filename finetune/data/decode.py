@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from finetune.data.datasets import Sample
-from finetune.data.formats import open_picture
+from finetune.data.formats import load_pixels, open_picture
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 """Raised by Pillow's decoders for damaged files, and by reading files that no longer exist."""
@@ -34,6 +34,7 @@ def open_image(sample: Sample) -> Image.Image:
     if not isinstance(sample.content, Path):
         return Image.fromarray(sample.content).convert("RGB")
     with open_picture(sample.content) as image:
+        load_pixels(image)
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "F":
             raise ValueError("floating-point pixels of unknown range")
@@ -71,4 +72,4 @@ def reason(error: Exception) -> str:
         return "not an image"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__

@@ -114,6 +114,21 @@ def open_picture(path: Path) -> Image.Image:
     return opened
 
 
+def load_pixels(image: Image.Image) -> None:
+    """Decode an open image.
+
+    Raises:
+        OSError, ValueError, SyntaxError, EOFError: it is damaged. libheif has a RuntimeError for some damage,
+            which elsewhere means that the program is at fault.
+    """
+    try:
+        image.load()
+    except RuntimeError as error:
+        if image.format != "HEIF":
+            raise
+        raise ValueError(str(error)) from error
+
+
 def _by_brand(path: Path) -> str | None:
     """Whether the first bytes of a file call it HEIC or AVIF."""
     with path.open("rb") as file:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from finetune.data.datasets import Sample, load_dataset
 from finetune.data.decode import open_image
+from finetune.data.formats import remedy
 from finetune.data.prepare import prepare_images, split_dataset
 from finetune.errors import BadImagesError, DataError, counted
 from tests.builders.config import tiny_command, tiny_config
@@ -74,7 +75,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         "truncated.png": "truncated",
         "empty.jpg": "not an image",
         "bomb.png": "exceeds limit",
-        "telephone.jpg": "not an image",
+        "telephone.jpg": "HEIC files are not read" if remedy("HEIC") else "Invalid input",
         "text.png": "not an image",
         "page.webp": "not an image",
         "loop.jpg": "symbolic link",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,31 @@ class TestHeic:
         (tmp_path / "head.heic").write_bytes(whole[:12])
         (batch,) = decoded([tmp_path / "cut.heic", tmp_path / "head.heic"], 16, 1)
         assert sorted(batch.problems) == [0, 1]
+
+    def test_any_damage_has_a_reason_in_one_line(self, tmp_path: Path) -> None:
+        whole, draw = write_heic(tmp_path / "x.heic").read_bytes(), np.random.default_rng(0)
+        paths = [tmp_path / f"{number}.heic" for number in range(120)]
+        for path in paths:
+            damaged = bytearray(whole)
+            for _ in range(draw.integers(1, 7)):
+                damaged[draw.integers(12, len(damaged))] = draw.integers(256)
+            path.write_bytes(damaged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = [problem for batch in decoded(paths, 16, 1) for problem in batch.problems.values()]
+        assert len(found) > 10
+        assert not any("\n" in problem for problem in found)
+
+    def test_an_error_of_libheif_is_damage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Such as an image that claims to be larger than libheif decodes."""
+        path = write_heic(tmp_path / "x.heic")
+
+        def fail(_: object) -> None:
+            raise RuntimeError("Memory allocation error:\nSecurity limit exceeded\n")
+
+        monkeypatch.setattr(formats._heif_file(), "load", fail)
+        (batch,) = decoded([path], 16, 1)
+        assert batch.problems == {0: "Memory allocation error: Security limit exceeded"}
 
     def test_pillow_itself_still_does_not_read_it(self, tmp_path: Path) -> None:
         pixels(write_heic(tmp_path / "x.heic"))

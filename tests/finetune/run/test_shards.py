@@ -407,7 +407,9 @@ def test_torchrun_stops_the_others_of_one_that_is_killed(tmp_path: Path) -> None
     assert "Root Cause" in done.stderr
 
 
-def test_one_gpu_for_all_processes_is_refused(tmp_path: Path) -> None:
+def test_one_gpu_for_all_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     config = tiny_config(device="cuda:1")
     with pytest.raises(
         ConfigError, match="chooses its own GPU, but --device cuda:1 was given; use --device cuda"
