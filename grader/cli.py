@@ -2,7 +2,6 @@
 
 import gc
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import click
 
-from grader.batch import graded_in_order
+from grader.batch import graded_in_order, stop_on_sigterm
 from grader.checks import PROPERTIES
 from grader.choice import Choice
 from grader.class_files import write_class
@@ -31,7 +30,7 @@ def main() -> None:
     # Grading creates many objects but few cycles: collecting garbage less often saves 10% of the time.
     gc.set_threshold(100_000, 50, 50)
     words = sys.argv[1:]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # removes temporary folders, as Ctrl-C does
+    stop_on_sigterm()
     if words[:1] == ["explain"]:
         explain.main(words[1:], prog_name="grader explain")
     if words[:1] == ["verify"]:

@@ -52,8 +52,10 @@ class Group:
                     f"the same measured times ({runs}): no two trainings take the same time, so one is a copy"
                 )
             case "near":
-                why = "" if self.seeds_differ else "; honest runs with one seed on different machines do, too"
-                return f"nearly the same losses ({runs}; {self.what[0]}){why}"
+                why = "honest runs with one seed on different machines do, too"
+                if self.seeds_differ:
+                    why = "honest runs with different seeds had at most 0.92"
+                return f"nearly the same losses ({runs}; {self.what[0]}): {why}"
         same = f"the same {listed(self.what)} ({runs})"
         if self.seeds_differ:
             return f"{same} under different seeds: no honest trainings agree like that"

@@ -98,7 +98,7 @@ class TestNear:
         copy[: int(800 * changed)] = self.losses(1.0)[: int(800 * changed)]
         (found,) = self.groups(original, copy)
         assert (found.kind, found.is_copy) == ("near", False)
-        assert "honest runs" not in found.text
+        assert found.text.endswith("honest runs with different seeds had at most 0.92")
         (found,) = self.groups(original, copy, seed=0)
         assert "honest runs with one seed on different machines do, too" in found.text
 
