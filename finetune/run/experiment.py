@@ -13,8 +13,8 @@ import torch
 from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.distributed.group import Peers
 from finetune.distributed.world import SingleProcess, World
-from finetune.errors import FinetuneError
-from finetune.report.judged import judged
+from finetune.errors import RunFolderError
+from finetune.report.judged import JudgedRun, judged
 from finetune.report.page import write_report
 from finetune.run import environment, fit, records
 from finetune.run.folder import RunFolder
@@ -72,8 +72,8 @@ def run_experiment(
     folder.check_room(len(pairs), config.keep_states)
     if not resume:
         folder.require_new()
+    require_trackers(config.track)
     tracked = config.track if folder.writes and shard is None else ()  # shards once they are merged
-    require_trackers(tracked)
     prepared = prepare(config, reporter, world)
     record = prepared.record
     sizes = {len(own.train.samples) for own in prepared.split.by_seed.values() or [prepared.splits]}
@@ -139,6 +139,7 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
         RunFolderError: report.html cannot be written.
     """
     files = f"Results: {folder.results_file}   "
+    found: JudgedRun | None = None
     answer: list[str] = []
     doubts: list[str] = []
     try:
@@ -146,10 +147,7 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
         answer, doubts = answer_lines(found.grade), doubt_lines(found.grade)
         write_report([folder.path], folder.report_file)
         files += f"Report: {folder.report_file}   "
-        if tracking is None:
-            tracking = open_tracking(folder.config().track, folder.path, record["config"], reporter)
-        tracking.finished(record, found)
-    except FinetuneError:
+    except RunFolderError:
         raise
     except Exception as error:  # a bug in a page for people must not make a job of hours look failed
         doubts = [
@@ -162,6 +160,10 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
     for line in doubts:
         reporter.say(line)
     reporter.say(f"{files}Grade: grader {folder.path}")
+    if tracking is None:
+        tracking = open_tracking(folder.config().track, folder.path, record["config"], reporter)
+    if found is not None:
+        tracking.finished(record, found)
 
 
 def _run(
