@@ -13,9 +13,9 @@ import torch
 from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.distributed.group import Peers
 from finetune.distributed.world import SingleProcess, World
-from finetune.errors import FinetuneError
+from finetune.errors import RunFolderError
 from finetune.network.network import Network, State
-from finetune.report.judged import judged
+from finetune.report.judged import JudgedRun, judged
 from finetune.report.page import write_report
 from finetune.run import environment, fit, records
 from finetune.run.folder import RunFolder
@@ -77,8 +77,8 @@ def run_experiment(
     folder.check_room(len(pairs), config.keep_states)
     if not resume:
         folder.require_new()
+    require_trackers(config.track)
     tracked = config.track if folder.writes and shard is None else ()  # shards once they are merged
-    require_trackers(tracked)
     prepared = prepare(config, reporter, world)
     record = prepared.record
     sizes = {len(own.train.samples) for own in prepared.split.by_seed.values() or [prepared.splits]}
@@ -156,18 +156,16 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
         RunFolderError: report.html cannot be written.
     """
     files = f"Results: {folder.results_file}   "
+    found: JudgedRun | None = None
     answer: list[str] = []
     doubts: list[str] = []
     try:
-        found = judged([folder.path])
-        answer, doubts = answer_lines(found[0].grade), doubt_lines(found[0].grade)
-        reporter.event("verdict", verdict_facts(found[0].grade, results_from(record)))
-        write_report(found, folder.report_file)
+        (found,) = judged([folder.path])
+        answer, doubts = answer_lines(found.grade), doubt_lines(found.grade)
+        reporter.event("verdict", verdict_facts(found.grade, results_from(record)))
+        write_report([found], folder.report_file)
         files += f"Report: {folder.report_file}   "
-        if tracking is None:
-            tracking = open_tracking(folder.config().track, folder.path, record["config"], reporter)
-        tracking.finished(record, found[0])
-    except FinetuneError:
+    except RunFolderError:
         raise
     except Exception as error:  # a bug in a page for people must not make a job of hours look failed
         reporter.warn(
@@ -180,6 +178,10 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
     for line in doubts:
         reporter.say(line)
     reporter.say(f"{files}Grade: grader {folder.path}")
+    if tracking is None:
+        tracking = open_tracking(folder.config().track, folder.path, record["config"], reporter)
+    if found is not None:
+        tracking.finished(record, found)
 
 
 def _run(
