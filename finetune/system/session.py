@@ -19,7 +19,7 @@ def undisturbed() -> Iterator[None]:
 
     environment, n_threads = dict(os.environ), torch.get_num_threads()
     benchmark = torch.backends.cudnn.benchmark
-    convolutions = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    tf32 = torch.backends.cudnn.allow_tf32
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     is_main = threading.current_thread() is threading.main_thread()
@@ -34,7 +34,7 @@ def undisturbed() -> Iterator[None]:
                 signal.signal(number, handler)
         torch.set_num_threads(n_threads)
         torch.backends.cudnn.benchmark = benchmark
-        torch.backends.cudnn.conv.fp32_precision = convolutions  # type: ignore[attr-defined]
+        torch.backends.cudnn.allow_tf32 = tf32
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]

@@ -66,19 +66,21 @@ def reestimate(
     network.train()
     suffix = network.suffix
     norms = [m for m in suffix.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
-    with _averaging(norms):
-        for features in batches if norms else ():
+    with _forgotten(norms):
+        for number, features in enumerate(batches if norms else (), 1):
+            for norm in norms:
+                # Each batch counts the same. A momentum of None would do that too, but ask the GPU each time.
+                norm.momentum = 1 / number
             suffix(features)
             batch_ended()
 
 
 @contextmanager
-def _averaging(norms: list[nn.BatchNorm2d]) -> Iterator[None]:
-    """Forget all statistics, and let each batch count the same."""
+def _forgotten(norms: list[nn.BatchNorm2d]) -> Iterator[None]:
+    """Forget all statistics; the momentum may be changed meanwhile."""
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None
     try:
         yield
     finally:

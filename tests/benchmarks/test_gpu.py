@@ -19,6 +19,7 @@ ABOUT = {
     "cuda": "13.0",
     "gpu": "A GPU, 80 GiB",
     "driver": "580.1",
+    "device": "cuda",
 }
 
 
@@ -92,6 +93,11 @@ def test_figures_beside_goals() -> None:
     assert "1 passed, 1 failed, 0 skipped" in text
     assert "* failed: `tests/gpu/b`" in text
     assert "A GPU, 80 GiB, driver 580.1, CUDA 13.0; a CPU, 16 of 16 cores" in text
+
+
+def test_a_dry_run_says_so() -> None:
+    assert "A dry run on the CPU" in page.page({"ours/0": {**job(20.0), "about": {**ABOUT, "device": "cpu"}}})
+    assert "A dry run" not in page.page(KNOWN)
 
 
 def event(name: str, ts: float, dur: float, cat: str = "kernel") -> dict[str, Any]:

@@ -47,7 +47,7 @@ def state() -> dict[str, Any]:
         "random": torch.get_rng_state().tolist(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "benchmark": torch.backends.cudnn.benchmark,
-        "convolutions": torch.backends.cudnn.conv.fp32_precision,
+        "tf32": torch.backends.cudnn.allow_tf32,
         "dtype": torch.get_default_dtype(),
         "gradients": torch.is_grad_enabled(),
         "streams": (sys.stdout, sys.stderr),

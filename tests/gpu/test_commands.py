@@ -67,7 +67,8 @@ def test_explain(
     pytest.importorskip("captum", reason="needs captum", exc_type=ImportError)
     done = run_finetune(capsys, "explain", run, photo, "--device", device.type, "--out", tmp_path / "why.png")
     assert done.code == 0, done.err
-    assert Image.open(tmp_path / "why.png").size[0] > 500
+    with Image.open(tmp_path / "why.png") as picture:
+        assert picture.size[0] > 500
 
 
 @pytest.mark.parametrize("form", ["safetensors", "torchscript", "onnx"])

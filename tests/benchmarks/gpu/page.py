@@ -14,6 +14,7 @@ from tests.benchmarks.write import table
 PAGE = ROOT / "docs" / "gpu.md"
 NOTHING = "not measured yet"
 NEVER = "**finetune has not run on a GPU yet.** What follows is what it will be held to.\n\n"
+DRY = "**A dry run on the CPU: none of the figures means anything.**\n\n"
 
 Known = Mapping[str, Any]
 Text = Callable[[float], str]
@@ -185,7 +186,8 @@ def _load(known: Known, names: Iterable[str]) -> str:
 
 def page(known: Known) -> str:
     """The page, as text."""
-    status = "" if found(known, "ours") else NEVER
+    dry = any(entry["about"]["device"] == "cpu" for entry in known.values())
+    status = DRY if dry else "" if found(known, "ours") else NEVER
     return (
         Path(__file__)
         .with_name("page.md")

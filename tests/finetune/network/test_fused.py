@@ -73,6 +73,17 @@ class TestFused:
         error, usual_error = ((found.float() - exact).square().mean().sqrt() for found in (made, usual))
         assert 0 < error < 1.5 * usual_error
 
+    @pytest.mark.parametrize("adds", [True, False])
+    @torch.no_grad()
+    def test_images_that_shrink_to_one_pixel(self, adds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        if adds and not fused._adds_to_one_pixel():
+            pytest.skip("this torch's oneDNN cannot")
+        monkeypatch.setattr(fused, "_adds_to_one_pixel", lambda: adds)
+        network, small = lived_in(), images(4, 32)
+        expected = plain(network, small)
+        found = in_eval_mode(nn.Sequential(*network))(small)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
     @torch.no_grad()
     def test_the_last_smaller_batch(self) -> None:
         made = in_eval_mode(lived_in())

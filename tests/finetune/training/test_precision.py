@@ -44,9 +44,10 @@ def able(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
 
 def test_fp32_is_not_tf32() -> None:
     with undisturbed():
-        torch.backends.cudnn.conv.fp32_precision = "tf32"
+        torch.backends.cudnn.allow_tf32 = True
         choose_precision("fp32", CPU, 64)
-        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.conv.fp32_precision != "tf32"
 
 
 class TestChoice:

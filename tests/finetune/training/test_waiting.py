@@ -77,7 +77,14 @@ def test_cached_features_are_copied_without_synchronizing(
     assert copies.waits == [False] * 4 * 2
 
 
-def copies_of_a_pass(monkeypatch: pytest.MonkeyPatch, variant: Variant, **options: Any) -> Copies:
+def test_statistics_are_reestimated_without_synchronizing(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = copies_of_a_pass(monkeypatch, A, "_reestimate", images=on_device(random_images(n_train=32)))
+    assert copies.waits == [False] * 4  # one of crops for each batch; no labels
+
+
+def copies_of_a_pass(
+    monkeypatch: pytest.MonkeyPatch, variant: Variant, work: str = "_pass", **options: Any
+) -> Copies:
     """What a pass of four steps copies, but for what a first step makes once."""
     monkeypatch.setattr(
         torch, "autocast", lambda *_, **__: contextlib.nullcontext()
@@ -86,5 +93,5 @@ def copies_of_a_pass(monkeypatch: pytest.MonkeyPatch, variant: Variant, **option
     monkeypatch.setattr(one, "settle", lambda: None)  # at the end the sums are waited for
     evaluate.normalized(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), META)
     with Copies() as copies:
-        one._pass(1)
+        getattr(one, work)(1)
     return copies
