@@ -90,24 +90,39 @@ def run_experiment(
         record["runs"], seconds = folder.resume(record)
         folder.write_identity(record)
         tracking = open_tracking(tracked, out, record["config"], reporter)
-        progress, watch = None, Watch(prepared.config, _left(pairs, record), record, reporter)
+        watch = Watch(prepared.config, _left(pairs, record), record, reporter)
         watch.begin(record, str(folder.path), resume)
         with reporter.watching(watch):
-            if config.tune:
-                progress = Progress(
-                    prepared.config, pairs, record["dataset"]["splits"], reporter, peers, watch
-                )
-                train = partial(_trial, prepared, folder, reporter, stop, world, progress)
-                prepared, earlier = tune(prepared, folder, train, progress, world, peers)
-                seconds += earlier
-            run = partial(
-                _run, folder=folder, reporter=reporter, stop=stop, world=world, watch=watch, tracking=tracking
-            )
-            _run_all(prepared, pairs, folder, run, progress, seconds, tracking)
+            _tune_and_run(prepared, pairs, folder, watch, stop, world, peers, seconds, tracking)
         folder.remove_state()
         if folder.writes and shard is None:  # the runs of a shard are reported once they are merged
             report(record, folder, reporter, tracking)
     return record
+
+
+def _tune_and_run(
+    prepared: Prepared,
+    pairs: Sequence[Pair],
+    folder: RunFolder,
+    watch: Watch,
+    stop: StopRequest,
+    world: World,
+    peers: Peers | None,
+    seconds: float,
+    tracking: Tracking,
+) -> None:
+    """Run the trials, if there are any, and then the final runs; `seconds` were spent before."""
+    progress, reporter = None, watch.reporter
+    if prepared.config.tune:
+        splits = prepared.record["dataset"]["splits"]
+        progress = Progress(prepared.config, pairs, splits, reporter, peers, watch)
+        train = partial(_trial, prepared, folder, reporter, stop, world, progress)
+        prepared, earlier = tune(prepared, folder, train, progress, world, peers)
+        seconds += earlier
+    run = partial(
+        _run, folder=folder, reporter=reporter, stop=stop, world=world, watch=watch, tracking=tracking
+    )
+    _run_all(prepared, pairs, folder, run, progress, seconds, tracking)
 
 
 def _left(pairs: Sequence[Pair], record: Document) -> list[Pair]:

@@ -97,7 +97,7 @@ REFUSED = [
     (
         "roles = {}",
         "rolls = {}",
-        "p: properties: unknown key 'rolls'; valid keys are complete, split-counts,",
+        "p: properties: unknown key 'rolls' (did you mean 'roles'?); valid keys are complete, split-counts,",
     ),
     ("roles = {}", "roles = 3", "Policy p: properties.roles: must be an object, found 3."),
     ("[credit]", "[credits]", "Policy p: 'credit' is missing."),
