@@ -144,7 +144,7 @@ def main() -> None:
         folder = options.out / f"{schedule}-{rate:g}"
         if not options.table:
             folder = train(options.out, schedule, rate, options.data, options.seeds)
-        if (folder / "results.json").is_file():
+        if (folder / "results.json").is_file() and not (folder / "state").exists():
             found[schedule, rate] = accuracies(folder)
     plain = reference(options.out, options.data, 0 if options.table else options.seeds)
     print("\n".join([*table(found, plain), "", *differences(found, plain)]))  # noqa: T201
