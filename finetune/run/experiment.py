@@ -24,7 +24,7 @@ from finetune.run.records import Document, Json, Pair, Shard
 from finetune.run.report import answer_lines, doubt_lines, start_line, summary
 from finetune.run.saving import Saving
 from finetune.run.states import kept_states
-from finetune.run.tracking import Tracking, open_tracking, require_trackers
+from finetune.run.tracking import Tracking, open_tracking
 from finetune.run.trials import chosen, not_trained, trial_record, tune
 from finetune.run.tuning import Trial
 from finetune.system.console import Reporter
@@ -72,31 +72,36 @@ def run_experiment(
     folder.check_room(len(pairs), config.keep_states)
     if not resume:
         folder.require_new()
-    require_trackers(config.track)
-    tracked = config.track if folder.writes and shard is None else ()  # shards once they are merged
     prepared = prepare(config, reporter, world)
     record = prepared.record
-    sizes = {len(own.train.samples) for own in prepared.split.by_seed.values() or [prepared.splits]}
-    for variant, n in () if resume else itertools.product(config.variants, sizes):  # passed when it began
-        require_batch_statistics(variant, n, config.recipe, world.size)
+    if not resume:  # else it passed when it began
+        _require_statistics(prepared, world)
     with folder.locked(), memory_errors(config):
         if not resume:
             folder.begin(prepared.config, shard)
         record["runs"], seconds = folder.resume(record)
         folder.write_identity(record)
-        tracking = open_tracking(tracked, out, record["config"], reporter)
+        tracking = open_tracking(config.track if folder.writes and not shard else (), out, record, reporter)
         progress = None
         if config.tune:
             progress = Progress(prepared.config, pairs, record["dataset"]["splits"], reporter, peers)
             train = partial(_trial, prepared, folder, reporter, stop, world, progress)
             prepared, earlier = tune(prepared, folder, train, progress, world, peers)
             seconds += earlier
-        run = partial(_run, folder=folder, reporter=reporter, stop=stop, world=world, tracking=tracking)
+        run = partial(_run, folder, reporter, stop, world, tracking)
         _run_all(prepared, pairs, folder, run, progress, seconds, tracking)
         folder.remove_state()
         if folder.writes and shard is None:  # the runs of a shard are reported once they are merged
             report(record, folder, reporter, tracking)
     return record
+
+
+def _require_statistics(prepared: Prepared, world: World) -> None:
+    """Check that every batch of every split has enough images for BatchNorm."""
+    config = prepared.config
+    sizes = {len(own.train.samples) for own in prepared.split.by_seed.values() or [prepared.splits]}
+    for variant, n in itertools.product(config.variants, sizes):
+        require_batch_statistics(variant, n, config.recipe, world.size)
 
 
 def _run_all(
@@ -161,20 +166,20 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
         reporter.say(line)
     reporter.say(f"{files}Grade: grader {folder.path}")
     if tracking is None:
-        tracking = open_tracking(folder.config().track, folder.path, record["config"], reporter)
+        tracking = open_tracking(folder.config().track, folder.path, record, reporter)
     if found is not None:
         tracking.finished(record, found)
 
 
 def _run(
-    prepared: Prepared,
-    variant: Variant,
-    seed: int,
     folder: RunFolder,
     reporter: Reporter,
     stop: StopRequest,
     world: World,
     tracking: Tracking,
+    prepared: Prepared,
+    variant: Variant,
+    seed: int,
 ) -> Json:
     """Train one variant with one seed, from its checkpoint if it has one; its entry in the results."""
     started, load = time.perf_counter(), environment.load_average()

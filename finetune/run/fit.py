@@ -52,10 +52,7 @@ def train(
     ended: Callable[[Epoch], None] = lambda _: None,
     track: Callable[[Sequence[Epoch]], None] = lambda _: None,
 ) -> Training:
-    """Train a network that `start` describes, and write checkpoints.
-
-    After each epoch `ended` is called with it, and `track` with all so far.
-    """
+    """Train a network and write checkpoints; after each epoch `ended` gets it and `track` all so far."""
     config, world, checkpoints = prepared.config, saving.world, saving.checkpoints
     recipe = dataclasses.replace(config.recipe, epochs=epochs)
     network.to(prepared.device).to(memory_format=torch.channels_last)
