@@ -26,7 +26,7 @@ from finetune.run.records import Document, Json, Pair, Shard
 from finetune.run.report import answer_lines, doubt_lines, start_line, summary, verdict_facts
 from finetune.run.saving import Saving
 from finetune.run.states import kept_states
-from finetune.run.tracking import Tracking, open_tracking, require_trackers
+from finetune.run.tracking import Tracking, open_tracking
 from finetune.run.trial_heads import TrialHeads
 from finetune.run.trials import chosen, not_trained, trial_record, tune
 from finetune.run.tuning import Trial
@@ -70,26 +70,23 @@ def run_experiment(
         FinetuneError: something the user can fix; what was trained before is kept.
         Stopped: a signal came; a checkpoint has been written.
     """
-    shard = RunFolder(out).shard() if resume and shard is None else shard
+    shard = shard or (RunFolder(out).shard() if resume else None)
     world = world or SingleProcess(shard.local_size if shard else 1)
     folder = RunFolder(out, writes=world.is_main)
     pairs = shard.pairs if shard else [(v.name, seed) for seed in config.seed_list for v in config.variants]
     folder.check_room(len(pairs), config.keep_states)
     if not resume:
         folder.require_new()
-    require_trackers(config.track)
-    tracked = config.track if folder.writes and shard is None else ()  # shards once they are merged
     prepared = prepare(config, reporter, world)
     record = prepared.record
-    sizes = {len(own.train.samples) for own in prepared.split.by_seed.values() or [prepared.splits]}
-    for variant, n in () if resume else itertools.product(config.variants, sizes):  # passed when it began
-        require_batch_statistics(variant, n, config.recipe, world.size)
+    if not resume:  # else it passed when it began
+        _require_statistics(prepared, world)
     with folder.locked(), memory_errors(config):
         if not resume:
             folder.begin(prepared.config, shard)
         record["runs"], seconds = folder.resume(record)
         folder.write_identity(record)
-        tracking = open_tracking(tracked, out, record["config"], reporter)
+        tracking = open_tracking(config.track if folder.writes and not shard else (), out, record, reporter)
         watch = Watch(prepared.config, _left(pairs, record), record, reporter)
         watch.begin(record, str(folder.path), resume)
         with reporter.watching(watch):
@@ -119,9 +116,7 @@ def _tune_and_run(
         train = partial(_trial, prepared, folder, reporter, stop, world, progress)
         prepared, earlier = tune(prepared, folder, train, progress, world, peers)
         seconds += earlier
-    run = partial(
-        _run, folder=folder, reporter=reporter, stop=stop, world=world, watch=watch, tracking=tracking
-    )
+    run = partial(_run, folder, reporter, stop, world, watch, tracking)
     _run_all(prepared, pairs, folder, run, progress, seconds, tracking)
 
 
@@ -129,6 +124,14 @@ def _left(pairs: Sequence[Pair], record: Document) -> list[Pair]:
     """The variants and seeds that have not ended."""
     ended = {(entry["variant"], entry["seed"]) for entry in record["runs"]}
     return [pair for pair in pairs if pair not in ended]
+
+
+def _require_statistics(prepared: Prepared, world: World) -> None:
+    """Check that every batch of every split has enough images for BatchNorm."""
+    config = prepared.config
+    sizes = {len(own.train.samples) for own in prepared.split.by_seed.values() or [prepared.splits]}
+    for variant, n in itertools.product(config.variants, sizes):
+        require_batch_statistics(variant, n, config.recipe, world.size)
 
 
 def _run_all(
@@ -172,8 +175,7 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
     """
     files = f"Results: {folder.results_file}   "
     found: JudgedRun | None = None
-    answer: list[str] = []
-    doubts: list[str] = []
+    answer, doubts = list[str](), list[str]()
     try:
         (found,) = judged([folder.path])
         answer, doubts = answer_lines(found.grade), doubt_lines(found.grade)
@@ -193,22 +195,21 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
     for line in doubts:
         reporter.say(line)
     reporter.say(f"{files}Grade: grader {folder.path}")
-    if tracking is None:
-        tracking = open_tracking(folder.config().track, folder.path, record["config"], reporter)
-    if found is not None:
+    if found:
+        tracking = tracking or open_tracking(folder.config().track, folder.path, record, reporter)
         tracking.finished(record, found)
 
 
 def _run(
-    prepared: Prepared,
-    variant: Variant,
-    seed: int,
     folder: RunFolder,
     reporter: Reporter,
     stop: StopRequest,
     world: World,
     watch: Watch,
     tracking: Tracking,
+    prepared: Prepared,
+    variant: Variant,
+    seed: int,
 ) -> Json:
     """Train one variant with one seed, from its checkpoint if it has one; its entry in the results."""
     started, load = time.perf_counter(), environment.load_average()

@@ -31,6 +31,7 @@ from finetune.run.folder import RunFolder
 from finetune.run.gradable import require_gradable
 from finetune.run.identity import images_of
 from finetune.run.records import Document
+from finetune.run.tracking import require_trackers
 from finetune.run.tuning import n_values_of_trials
 from finetune.system import host
 from finetune.system.console import Reporter
@@ -120,7 +121,9 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
 
     Raises:
         FinetuneError: images, weights or device are not as the configuration says.
+        ModuleNotFoundError: an extra that a tracker needs is not installed.
     """
+    require_trackers(config.track)
     device = environment.choose_device(config.device)
     precision = choose_precision(config.precision, device, config.recipe.image_size)
     config = dataclasses.replace(config, precision=precision)

@@ -75,13 +75,13 @@ class Tracking:
                 )
 
 
-def open_tracking(names: Sequence[str], out: Path, config: Json, reporter: Reporter) -> Tracking:
+def open_tracking(names: Sequence[str], out: Path, record: Document, reporter: Reporter) -> Tracking:
     """The trackers with these names, ready to be written.
 
     Args:
         names: `tensorboard`, `mlflow`.
         out: run folder.
-        config: the `config` object of the results.
+        record: the results so far.
         reporter: is told where they are, and of failures.
 
     Raises:
@@ -93,11 +93,11 @@ def open_tracking(names: Sequence[str], out: Path, config: Json, reporter: Repor
         if name == "tensorboard":
             from finetune.run.tracking_tensorboard import TensorBoard
 
-            trackers[name] = TensorBoard(out, config)
+            trackers[name] = TensorBoard(out, record["config"])
         else:
             from finetune.run.tracking_mlflow import MLflow
 
-            trackers[name] = MLflow(out, config)
+            trackers[name] = MLflow(out, record["config"])
     for name, tracker in trackers.items():
         reporter.say(f"Tracking with {name}: {tracker}")
     return Tracking(trackers, reporter)
