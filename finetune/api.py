@@ -108,7 +108,7 @@ class Run:
         """What a variant predicted in its best epoch for each image of `val` or `test`.
 
         Args:
-            variant: such as "B"; None means the one that the verdict advises.
+            variant: such as "B"; None means the one that the verdict favors.
             seed: None means that of the highest validation accuracy.
             split: `val` or `test`.
 
@@ -138,7 +138,7 @@ class Run:
 
         Args:
             paths: images and folders.
-            variant: such as "B"; None means the one that the verdict advises.
+            variant: such as "B"; None means the one that the verdict favors.
             seed: None means that of the highest validation accuracy.
             top: most probable classes wanted for each image.
             device: `auto`, `cpu` or `cuda`.

@@ -1,4 +1,4 @@
-"""A network that a run has trained, loaded to be used: the one that the verdict advises, or any other."""
+"""A network that a run has trained, loaded to be used: the one that the verdict favors, or any other."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def load_model(
     Args:
         folder: of the run.
         device: where it is used.
-        variant: whose, ignoring case; None means the one that the verdict advises.
+        variant: whose, ignoring case; None means the one that the verdict favors.
         seed: of the run; None means that of the highest validation accuracy.
 
     Raises:
@@ -115,17 +115,17 @@ def _score(run: Run) -> float:
 
 
 def _advised(folder: RunFolder, usable: list[Run]) -> tuple[str, str]:
-    """A variant, and why: the verdict advises it, or else it has the highest validation accuracy."""
+    """A variant, and why: the verdict favors it, or else it has the highest validation accuracy."""
     names = {run.variant for run in usable}
     if len(names) == 1:
         return usable[0].variant, ""
     advised = grade(Job(folder.path, folder.path.name, load_policy("default"))).advised
     if advised in names:
-        return advised, "the verdict advises it"
+        return advised, "the verdict favors it"
     best = max(usable, key=_score)
     return (
         best.variant,
-        f"the verdict advises none, and it has the highest validation accuracy ({_score(best):.1%})",
+        f"the verdict favors none, and it has the highest validation accuracy ({_score(best):.1%})",
     )
 
 

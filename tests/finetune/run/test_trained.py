@@ -34,7 +34,7 @@ def test_the_verdict_chooses(
     folder = RunFolder(photos_run[0])
     run, why = choose_run(folder, folder.results())
     assert run.variant == advised
-    assert why == f"Using {advised}, seed 0: the verdict advises it."
+    assert why == f"Using {advised}, seed 0: the verdict favors it."
 
 
 def test_without_advice_validation_chooses(photos_run: tuple[Path, Path]) -> None:
@@ -43,8 +43,8 @@ def test_without_advice_validation_chooses(photos_run: tuple[Path, Path]) -> Non
     scores = {run.variant: run.best.val.accuracy for run in results.runs if run.best}
     run, why = choose_run(folder, results)
     assert scores[run.variant] == max(scores.values())
-    if "advises none" not in why:
-        assert "the verdict advises it" in why
+    if "favors none" not in why:
+        assert "the verdict favors it" in why
 
 
 def test_the_best_seed_is_used_unless_one_is_named(photos_run: tuple[Path, Path]) -> None:
