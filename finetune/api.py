@@ -116,7 +116,7 @@ class Run:
         """What a variant predicted in its best epoch for each image of `val` or `test`.
 
         Args:
-            variant: such as "B"; None means the one that the verdict advises.
+            variant: such as "B"; None means the one that the verdict favors.
             seed: None means that of the highest validation accuracy.
             split: `val` or `test`.
 
@@ -146,7 +146,7 @@ class Run:
 
         Args:
             paths: images and folders.
-            variant: such as "B"; None means the one that the verdict advises.
+            variant: such as "B"; None means the one that the verdict favors.
             seed: None means that of the highest validation accuracy.
             top: most probable classes wanted for each image.
             device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.

@@ -286,7 +286,7 @@ def takes_model(command: Command) -> Command:
     seed = click.option("--seed", type=int, help="Seed of the network.  [default: the best on validation]")
     variant = click.option(
         "--variant",
-        help="Variant of the network.  [default: the one that the verdict advises, else the best on "
+        help="Variant of the network.  [default: the one that the verdict favors, else the best on "
         "validation]",
     )
     decorated: Command = click.argument("run", type=FOLDER)(variant(seed(command)))

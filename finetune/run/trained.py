@@ -1,4 +1,4 @@
-"""A network that a run has trained, loaded to be used: the one that the verdict advises, or any other."""
+"""A network that a run has trained, loaded to be used: the one that the verdict favors, or any other."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from finetune.network.weights import read_state
 from finetune.run import environment
 from finetune.run.folder import RunFolder
 from finetune.training.precision import choose_precision
-from grader.findings import Status
 from grader.grade import Job, grade
 from grader.parts import Artifact
 from grader.policy import load_policy
 from grader.record import Results, Run
-from grader.verdict import Grade
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def load_model(
     Args:
         folder: of the run.
         device: where it is used.
-        variant: whose, ignoring case; None means the one that the verdict advises.
+        variant: whose, ignoring case; None means the one that the verdict favors.
         seed: of the run; None means that of the highest validation accuracy.
 
     Raises:
@@ -116,29 +114,18 @@ def _score(run: Run) -> float:
 
 
 def _advised(folder: RunFolder, usable: list[Run]) -> tuple[str, str]:
-    """A variant, and why: the verdict advises it, or else it has the highest validation accuracy."""
+    """A variant, and why: the verdict favors it, or else it has the highest validation accuracy."""
     names = {run.variant for run in usable}
     if len(names) == 1:
         return usable[0].variant, ""
-    found = grade(Job(folder.path, folder.path.name, load_policy("default")))
-    if found.advised in names:
-        return found.advised, _reason(found)
+    advised = grade(Job(folder.path, folder.path.name, load_policy("default"))).advised
+    if advised in names:
+        return advised, "the verdict favors it"
     best = max(usable, key=_score)
     return (
         best.variant,
-        f"the verdict advises none, and it has the highest validation accuracy ({_score(best):.1%})",
+        f"the verdict favors none, and it has the highest validation accuracy ({_score(best):.1%})",
     )
-
-
-def _reason(found: Grade) -> str:
-    """How far the verdict goes in favor of the variant that it advises."""
-    compared = found.findings["c-against-b"]
-    low, high = (compared.numbers.get(side, 0.0) for side in ("low", "high"))
-    by_chance = compared.status is Status.INCONCLUSIVE and low <= 0 <= high
-    if found.scope.is_settled:
-        return f"the verdict advises it{', though its advantage could be chance' if by_chance else ''}"
-    doubt = "could be chance" if by_chance else "does not settle the question"
-    return f"by the verdict it has the advantage in these runs, which {doubt}"
 
 
 def load_network(folder: RunFolder, artifact: Artifact, n_classes: int, device: torch.device) -> Network:

@@ -1,4 +1,4 @@
-"""The variant that the verdict advises is the one that its sentence names."""
+"""The variant that the verdict favors is the one that its sentence names."""
 
 from pathlib import Path
 
