@@ -22,8 +22,8 @@ def choose_precision(precision: str, device: torch.device, image_size: int) -> s
     Raises:
         ConfigError: `bf16` on a device that has no instructions for it.
     """
-    # Not by `cudnn.conv.fp32_precision`: torch.export, and with it the ONNX exporter, reads this flag, which is
-    # an error once the other has been set.
+    # Not by `cudnn.conv.fp32_precision`: torch.export, and with it the ONNX exporter, reads this flag, which
+    # is an error once the other has been set.
     torch.backends.cudnn.allow_tf32 = False
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
