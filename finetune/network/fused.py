@@ -48,8 +48,9 @@ def _fusible(dtype: torch.dtype) -> bool:
 @functools.cache
 def _adds_to_one_pixel() -> bool:
     """Whether oneDNN adds a shortcut where images have shrunk to one pixel; with torch 2.11 it does not."""
-    pixel, weight, bias = torch.zeros(1, 16, 1, 1), torch.zeros(16, 16, 1, 1), torch.zeros(16)
-    shape = ((0, 0), (1, 1), (1, 1), 1)
+    pixel, bias = torch.zeros(2, 16, 1, 1), torch.zeros(16)
+    weight = torch.zeros(16, 16, 3, 3).to(memory_format=torch.channels_last)
+    shape = ((1, 1), (1, 1), (1, 1), 1)
     try:
         torch.ops.mkldnn._convolution_pointwise.binary(
             pixel, pixel, weight, bias, *shape, "add", 1.0, "relu", [], ""
