@@ -13,8 +13,8 @@ import click
 
 from finetune.cli.app import cli
 from finetune.config.presets import preset_names
-from grader.cli import explain, grade_runs
 from tests.docs.markdown import ROOT
+from tests.docs.options_page import GRADER
 
 GENERATED = {ROOT / "docs" / "cli.md"}
 PAGES = sorted(
@@ -30,7 +30,7 @@ RUN_MARK = "<!-- run -->"
 """Before a block of commands that a test runs."""
 
 BEFORE = re.compile(
-    r"""^(?:[#$-]\ +|command:\ |exec\ |\S*/(?=finetune|grader)|(?:[A-Z_]+=\S+\ )+(?=finetune|grader)
+    r"""^(?:[#$-]\ +|command:\ |exec\ |\S*/(?=finetune|grader)|(?:[A-Z_]+=\S+\ )+(?=finetune|grader|torchrun)
     |torchrun\ .*?-m\ (?=finetune)|srun\ .*?(?=finetune))+""",
     re.VERBOSE,
 )
@@ -38,6 +38,7 @@ BEFORE = re.compile(
 
 SERVICES = (
     (r"docker compose run [^#\n]*?--entrypoint (finetune|grader) \S+", r"\1"),
+    (r"docker compose run [^#\n]*?--entrypoint torchrun \S+", "torchrun"),
     (r"docker compose run [^#\n]*?\btrain(-cpu)?(?= |$)", "finetune train"),
     (r"docker compose run [^#\n]*?\bgrade(?= |$)", "grader"),
 )
@@ -84,23 +85,27 @@ def to_run(path: Path) -> list[list[str]]:
 
 def problem(words: list[str]) -> str | None:
     """What is wrong with a command: an unknown command, option or value, or one argument too many."""
-    command: click.Command = {"finetune": cli, "grader": grade_runs}[words[0]]
+    command: click.Command = cli if words[0] == "finetune" else GRADER["grader"]
     rest = [word for word in words[1:] if word not in ("...", "…")]
-    if words[:2] == ["grader", "explain"]:
-        command, rest = explain, rest[1:]
+    if words[0] == "grader" and (named := GRADER.get(" ".join(words[:2]))):
+        command, rest = named, rest[1:]
     while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
         found = command.commands.get(rest[0])
+        if PLACEHOLDER.fullmatch(rest[0]):
+            return None
         if found is None:
             return f"there is no command {rest[0]}"
         command, rest = found, rest[1:]
     context = click.Context(command, info_name=words[0])
     try:
-        values, extra, _ = command.make_parser(context).parse_args(rest)
+        values, extra, _ = command.make_parser(context).parse_args(list(rest))
         for parameter in command.params:
             value = values.get(parameter.name)
             if isinstance(value, str) and not PLACEHOLDER.fullmatch(value):
                 parameter.type_cast_value(context, value)
     except click.UsageError as error:
+        if isinstance(error, click.BadOptionUsage) and error.option_name == rest[-1]:
+            return None  # an option that is mentioned without its value
         return error.format_message()
     if extra and not isinstance(command, click.Group):
         return f"unexpected argument {extra[0]}"

@@ -14,8 +14,15 @@ from finetune.config.experiment import ExperimentConfig, Recipe
 from finetune.config.presets import preset_names
 from finetune.config.tune import Tune
 from finetune.config.variant import GROUPS, Variant
-from grader.cli import explain, grade_runs
+from grader import cli as grader_cli
 from tests.docs.markdown import cell, table
+
+GRADER = {
+    "grader" if command is grader_cli.grade_runs else f"grader {command.name}": command
+    for command in vars(grader_cli).values()
+    if isinstance(command, click.Command)
+}
+"""The commands of the grader, by what a user types."""
 
 TABLES = (
     ("Top level", ExperimentConfig),
@@ -35,7 +42,8 @@ ELSEWHERE = {
 def commands() -> str:
     """Every command with its options."""
     parts = list(sections("finetune", cli))
-    parts += [*sections("grader", grade_runs), *sections("grader explain", explain)]
+    for name, command in GRADER.items():
+        parts += sections(name, command)
     return "\n".join(parts)
 
 

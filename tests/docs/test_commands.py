@@ -13,12 +13,11 @@ import pytest
 
 from finetune.cli.app import cli
 from finetune.config.presets import load_preset
-from finetune.data.imagefolder import IMAGE_SUFFIXES
 from finetune.system.session import undisturbed
-from grader.cli import explain, grade_runs
 from tests.builders.images import image_tree, photo
 from tests.docs.commands import PAGES, Line, problem, shown, to_run
 from tests.docs.markdown import DOCS, ROOT
+from tests.docs.options_page import GRADER
 
 MARKED = [path for path in sorted(DOCS.glob("*.md")) if to_run(path)]
 BRIEF = shlex.split("--epochs 1 --subset 2 --batch-size 8 --image-size 32 --threads 1")
@@ -27,8 +26,8 @@ BRIEF = shlex.split("--epochs 1 --subset 2 --batch-size 8 --image-size 32 --thre
 TRAINED = "runs/trained"
 """The run that commands use where the pages write RUN."""
 
-OTHERS = {"--array", "--group-add", "--no-deps", "--time"}
-"""Options of other programs that pages mention: sbatch, docker, pip."""
+OTHERS = {"--array", "--group-add", "--no-deps", "--python", "--time"}
+"""Options of other programs that pages mention: sbatch, docker, pip, uv."""
 
 
 def name(path: Path) -> str:
@@ -48,7 +47,7 @@ def test_commands_are_understood(path: Path) -> None:
         ("finetune trian", "there is no command trian"),
         ("finetune train --epoch-count 3", "No such option"),
         ("finetune train --epochs three", "'three' is not a valid integer"),
-        ("finetune train --split 80/20", "'80/20' is not one of"),
+        ("finetune train --on-bad-image ignore", "'ignore' is not one of"),
         ("finetune train --preset smok", "there is no preset smok"),
         ("finetune layers B", "unexpected argument B"),
         ("grader explain b-beat-a", "'b-beat-a' is not one of"),
@@ -56,6 +55,13 @@ def test_commands_are_understood(path: Path) -> None:
 )
 def test_a_mistake_is_noticed(command: str, said: str) -> None:
     assert said in (problem(command.split()) or "")
+
+
+@pytest.mark.parametrize(
+    "mention", ["grader --labels", "finetune COMMAND --help", "finetune train ... --tune"]
+)
+def test_a_mention_need_not_be_complete(mention: str) -> None:
+    assert problem(mention.split()) is None
 
 
 def test_commands_are_found_wherever_a_page_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +92,7 @@ def options(command: click.Command) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_no_option_is_mentioned_that_does_not_exist(path: Path) -> None:
-    known = {"--help", *OTHERS, *options(cli), *options(grade_runs), *options(explain)}
+    known = {"--help", *OTHERS, *options(cli), *chain.from_iterable(map(options, GRADER.values()))}
     mentioned = set(re.findall(r"(?<!`)`(--[a-z][a-z-]*)", path.read_text("utf-8")))
     assert mentioned - known == set()
 
@@ -117,9 +123,9 @@ def run_command(words: list[str], weights: Path) -> None:
     """Run a command in this process; whatever it grades may fail, since next to nothing is trained."""
     if words[:2] == ["finetune", "train"]:
         words = [*words, *BRIEF, "--weights", str(weights)]
-    program, allowed = (cli, {0}) if words[0] == "finetune" else (grade_runs, {0, 1})
-    if words[:2] == ["grader", "explain"]:
-        program, words = explain, words[1:]
+    program, allowed = (cli, {0}) if words[0] == "finetune" else (GRADER["grader"], {0, 1})
+    if words[0] == "grader" and (named := GRADER.get(" ".join(words[:2]))):
+        program, words = named, words[1:]
     with undisturbed():
         try:
             code = program.main(words[1:], prog_name=words[0], standalone_mode=False)
@@ -133,11 +139,6 @@ def test_toml_examples_are_valid(path: Path, tmp_path: Path) -> None:
     for example in re.findall(r"^```toml\n(.*?)^```", path.read_text("utf-8"), re.MULTILINE | re.DOTALL):
         (tmp_path / "example.toml").write_text(example)
         load_preset(str(tmp_path / "example.toml"))
-
-
-def test_the_formats_named_are_those_that_are_read() -> None:
-    named = set(re.findall(r"`(\.[a-z]+)`", (DOCS / "own-images.md").read_text("utf-8")))
-    assert named == set(IMAGE_SUFFIXES)
 
 
 def test_a_line_names_its_page() -> None:

@@ -12,7 +12,11 @@ from tests.docs.markdown import DOCS, ROOT
 
 TESTS = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "tests").rglob("*.py")))
 NAMES = set(re.findall(r"(?:def|class) (\w+)", TESTS))
-FILES = {path.name for package in ("finetune", "grader", "tests") for path in (ROOT / package).rglob("*.py")}
+FILES = {
+    path.name
+    for package in ("finetune", "grader", "tests", "deploy")
+    for path in (ROOT / package).rglob("*.py")
+}
 GONE = {"finetune/train.py", "finetune/splits.py", "finetune/reevaluate.py", "samples.py"}
 """Modules that docs/reliability.md mentions by their former names, and says so."""
 
