@@ -48,9 +48,9 @@ class Reporter:
         return self.console.is_terminal and not self.console.is_dumb_terminal
 
     def say(self, text: str) -> None:
-        """Print text unwrapped and without markup; names in it cannot control the terminal."""
+        """Print text without markup, in a terminal wrapped at words; names in it cannot control it."""
         text = "\n".join(printable(line) for line in text.split("\n"))
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, markup=False, soft_wrap=not self.animates)
 
     def detail(self, text: str) -> None:
         """Print a line about training, which a live display shows in its own way."""

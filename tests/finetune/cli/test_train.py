@@ -16,6 +16,7 @@ from torchvision.datasets import Flowers102
 from finetune.network import weights
 from finetune.run import fit
 from finetune.system import download as network
+from finetune.system.console import Reporter
 from tests.builders.images import image_tree
 from tests.builders.runs import Command
 from tests.builders.server import Server
@@ -79,8 +80,11 @@ class TestTrain:
             return real(*arguments)
 
         monkeypatch.setattr(fit, "epoch_line", interrupting)
+        said: list[Reporter] = []
+        monkeypatch.setattr(Reporter, "stopping", lambda self: said.append(self))
         code, _, err = finetune(*options, "runs/it")
         assert code == expected
+        assert len(said) == 1
         assert err == "Interrupted. Resume with: finetune train --resume runs/it\n"
         code, out, _ = finetune("train", "--resume")  # the newest
         assert code == 0
