@@ -68,7 +68,9 @@ class MLflow:
             self._experiment = self._experiment_id(None if given else (parent / ARTIFACTS).as_uri())
             self._runs = self._remembered()
             self._run(JOB)
-        except (MlflowException, OSError) as error:
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:  # of whatever the store is made of: SQLAlchemy, requests, files
             reason = str(error).splitlines()[0].rstrip(".")
             raise ConfigError(
                 f"--track mlflow needs a store that can be written, but {_without_password(self._uri)} "

@@ -179,6 +179,12 @@ class TestMLflow:
         assert not (tmp_path / "runs" / "mlflow.db").exists()
         assert {e.name for e in mlflow.MlflowClient(tracking_uri=uri).search_experiments()} >= {"flowers"}
 
+    def test_a_damaged_store(self, experiment: Experiment, tmp_path: Path) -> None:
+        require_mlflow()
+        (tmp_path / "mlflow.db").write_text("This is not a database. " * 100)
+        with pytest.raises(ConfigError, match="--track mlflow needs a store that can be written"):
+            experiment(tmp_path / "run", track=("mlflow",))
+
     def test_a_store_that_cannot_be_used(
         self, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
