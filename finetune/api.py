@@ -58,6 +58,7 @@ class Options(TypedDict, total=False):
     split_seed: int
     resplit: bool
     seed: int
+    seed_from: str
     seeds: int
     longer_scratch: int
     device: str

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from grader.errors import UnusableError
 from grader.files import is_there
-from grader.load import RESULTS_NAME
+from grader.load import CONFIG_NAME, RESULTS_NAME
 from grader.strict_json import short
 from grader.unzip import MAX_DEPTH, nearest_run, unpack
 
@@ -31,7 +31,7 @@ def opened(path: Path) -> Iterator[tuple[Path, str]]:
     if path.name.lower().endswith(ARCHIVES):
         raise UnusableError([f"{shown} must be a folder or a zip file; pack the run folder as zip."])
     is_folder = is_there(path, shown) and path.is_dir()
-    if is_folder and not os.path.lexists(path / RESULTS_NAME):
+    if is_folder and not any(os.path.lexists(path / name) for name in (RESULTS_NAME, CONFIG_NAME)):
         files = _files_below(path, shown)
         zips = [name for name in files if name.lower().endswith(".zip")]
         if len(zips) != 1 or any(Path(name).name == RESULTS_NAME for name in files):

@@ -52,7 +52,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "deterministic",
         "parallel",
     ),
-    "Output": ("out", "resume", "keep_states", "quiet", "log_format"),
+    "Output": ("out", "resume", "keep_states", "track", "quiet", "log_format"),
 }
 """The options of training by what they are about, in the order of the help."""
 

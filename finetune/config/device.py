@@ -6,6 +6,7 @@ import re
 
 from finetune.config.rules import require
 
+NAMES = ("auto", "cpu", "cuda", "mps")
 RULE = "auto, cpu, cuda, cuda:N or mps"
 
 _NUMBERED = re.compile(r"cuda:(0|[1-9][0-9]{0,2})")
@@ -17,8 +18,8 @@ def require_device(device: object) -> None:
     Raises:
         ConfigError: it has not.
     """
-    named = device in ("auto", "cpu", "cuda", "mps")
-    require(named or gpu_number(device) is not None, "device", RULE, device)
+    named = device in NAMES
+    require(named or gpu_number(device) is not None, "device", RULE, device, NAMES)
 
 
 def gpu_number(device: object) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -202,16 +202,24 @@ def prepare_images(
     if set(names) == set(SPLIT_NAMES):
         first, by_seed = with_near_duplicates(split.splits, split.by_seed, split.decoded, hashes)
         split = dataclasses.replace(split, splits=first, by_seed=by_seed)
-        notes.append(found_line(first))
-    n_samples = {name: len(s.samples) for name, s in split.splits.by_name.items()}
-    kind = f"{split.splits.kind}, another one for each seed" if split.by_seed else split.splits.kind
-    for line in (*split.splits.notes, *notes):
-        reporter.warn(line)
-    for line in summary_lines(split.dataset.classes, n_samples, kind):
-        reporter.say(line)
+    _tell(split, notes, reporter)
+    if set(names) == set(SPLIT_NAMES):
+        near = split.splits.near
+        (reporter.warn if near and near.n_val + near.n_test else reporter.say)(found_line(split.splits))
     sources, where = _placed(config, decoded, device)
     reporter.say(f"{sum(map(len, sources.values())):,} images {where}.")
     return split, sources, time.perf_counter() - started
+
+
+def _tell(split: SplitDataset, notes: Sequence[str], reporter: Reporter) -> None:
+    """Say what is excluded, which classes there are, and how they are split."""
+    splits = split.splits
+    for line in (*splits.notes, *notes):
+        reporter.warn(line)
+    n_samples = {name: len(s.samples) for name, s in splits.by_name.items()}
+    kind = f"{splits.kind}, another one for each seed" if split.by_seed else splits.kind
+    for line in summary_lines(split.dataset.classes, n_samples, kind):
+        reporter.say(line)
 
 
 def reopen_images(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import safetensors.torch
 import torch
 
-from finetune.config.experiment import Variant
+from finetune.config.experiment import Recipe, Variant
 from finetune.data.augment import Views
 from finetune.network.network import Network, fingerprint
 from finetune.network.resnet18 import build
@@ -62,20 +62,17 @@ def train(
     ended: Callable[[Epoch, Network | None], None] = lambda _epoch, _best: None,
     track: Callable[[Sequence[Epoch]], None] = lambda _: None,
 ) -> Training:
-    """Train a network that `start` describes, and write checkpoints.
+    """Train a network and write checkpoints.
 
-    After each epoch `ended` is called with it, and with the network if it is the best so far; `track`, with
-    all epochs so far.
+    After each epoch `ended` gets it, and the network if it is the best so far; `track` gets all so far.
     """
     config, world, checkpoints = prepared.config, saving.world, saving.checkpoints
     recipe = dataclasses.replace(config.recipe, epochs=epochs)
     network.to(prepared.device).to(memory_format=torch.channels_last)
     interrupt = saving.stop.check if world.size == 1 else lambda: None  # several processes stop together
-    views = Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None
-    cache = prepared.features_of(start["variant"], start["frozen_sha256_before"])
-    prefix = FrozenPrefix(network, recipe, config.precision, views, cache, interrupt)
-    n_images = recipe.epochs * len(prepared.images.train)
-    with reporter.training(checkpoints.stem, n_images) as advance, saving.stop.deferred():
+    prefix = _prefix(prepared, start, network, recipe, interrupt)
+    total = recipe.epochs * len(prepared.images.train)
+    with reporter.training(checkpoints.stem, total) as advance, saving.stop.deferred():
 
         def step_ended(n_images: int) -> None:
             advance(n_images)
@@ -115,6 +112,16 @@ def train(
             raise
         checkpoints.flush()
     return training
+
+
+def _prefix(
+    prepared: Prepared, start: Json, network: Network, recipe: Recipe, interrupt: Callable[[], None]
+) -> FrozenPrefix:
+    """The frozen layers of a network, whose outputs are cached if the configuration says so."""
+    config = prepared.config
+    views = Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None
+    cache = prepared.features_of(start["variant"], start["frozen_sha256_before"])
+    return FrozenPrefix(network, recipe, config.precision, views, cache, interrupt)
 
 
 def calibration(

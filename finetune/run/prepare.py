@@ -143,21 +143,20 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
         split, sources, seconds = prepare_images(config, split, reporter, workers, device)
     if config.tune:  # where each seed has its own split, `heldout` stays: validation images are there, too
         sources.pop("test", None)
-    dataset = split.dataset
     splits, of_first = split.of_seed(config.seed, sources, workers)
     images = labeled(splits, {n: s for n, s in of_first.items() if n != "test" or not config.tune})
     recipe = dataclasses.replace(
         config.recipe, statistics=choose_statistics(config.recipe, len(images.train))
     )
     config = dataclasses.replace(config, recipe=recipe, cache_views=_views(config, len(images.train), device))
-    download_seconds = dataset.download_seconds + (weights.download_seconds if weights else 0.0)
+    download_seconds = split.dataset.download_seconds + (weights.download_seconds if weights else 0.0)
     record: Document = {
         "schema_version": records.SCHEMA_VERSION,
         "created_at": records.now(),
         "tool": environment.describe_tool(),
         "environment": described,
         "config": records.config_record(config, splits.kind),
-        "dataset": records.dataset_record(dataset, splits, split.by_seed),
+        "dataset": records.dataset_record(split.dataset, splits, split.by_seed),
         "weights": records.weights_record(weights),
         "timings": {
             "start_seconds": max(0.0, environment.elapsed_seconds() - download_seconds - seconds),

@@ -59,7 +59,7 @@ class CommandResult:
         assert "Traceback" not in self.out + self.err
         (line,) = self.err.strip().splitlines()
         assert line.startswith("Error: ")
-        assert line.endswith(".")
+        assert line.endswith((".", "?"))  # "did you mean ...?"
         return line
 
 

@@ -154,7 +154,7 @@ class TestResplits:
             splits = json.loads(json.dumps(document["dataset"]["splits"]))
             for name, split in splits.items():
                 split["fingerprint"] = sha((seed, name))
-            entries.append({"seed": seed, "splits": splits})
+            entries.append({"seed": seed, "splits": splits, "near_duplicates": None})
         document["dataset"].update(resplits=entries, splits=entries[0]["splits"])
 
     def test_each_seed_is_one_value(self, policy: Policy, tmp_path: Path) -> None:

@@ -107,8 +107,8 @@ class TestEnvironment:
             (
                 "DEVICE",
                 "cdua",
-                "Invalid value for 'FINETUNE_TRAIN_DEVICE': 'cdua' is not one of 'auto', 'cpu', 'cuda'. "
-                "Did you mean 'cuda'?",
+                "device must be auto, cpu, cuda, cuda:N or mps, but 'cdua' was given; did you mean 'cuda'? "
+                "The value comes from FINETUNE_TRAIN_DEVICE.",
             ),
             ("CACHE_LIMIT", "much", "FINETUNE_TRAIN_CACHE_LIMIT must be a number with MB, GB or TB, such as"),
             (
@@ -178,7 +178,7 @@ class TestSuggestions:
         [
             ("trian", "Did you mean 'train'?"),
             ("train --dataest x", "Did you mean one of: '--data-root', '--dataset'?"),
-            ("train --device cdua", "Did you mean 'cuda'?"),
+            ("train --device cdua", "did you mean 'cuda'?"),
             ("train --preset smok", "was given; did you mean 'smoke'?"),
             ("train --dataset flower102", "was given; did you mean 'flowers102'?"),
             ("train --variants A,longer", "'longer' was given."),

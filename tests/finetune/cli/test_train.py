@@ -236,7 +236,7 @@ class TestRefused:
                 ["--split", "50-50"],
                 "split must be official, or percentages for training, validation",
             ),
-            (["--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or mps, but 'tpu' was given."),
+            (["--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or mps, but 'tpu' was given"),
             (["--device", "mps", "--dataset", "digits"], "--device mps needs an Apple GPU"),
             (["--lr", "z=0.1"], "lr must be of one of the variants A, B, C, but 'z' was given."),
             (["--lr", "a=fast"], "lr must be a number, or rates by variant such as a=0.03,b=0.01, but"),

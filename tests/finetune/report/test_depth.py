@@ -61,11 +61,11 @@ def test_the_smallest_sufficient_row_is_marked(run: Path) -> None:
 def test_the_page_has_it_where_there_is_a_ladder(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_report([run], tmp_path / "depth.html")
+    write_report(judged([run]), tmp_path / "depth.html")
     page = (tmp_path / "depth.html").read_text("utf-8")
     assert '<section id="depth"' in page
     assert '<a href="#depth">' in page
     assert "C suffices: the smallest of fc, C" in page
     monkeypatch.undo()
-    write_report([write_run(tmp_path / "plain")], tmp_path / "plain.html")
+    write_report(judged([write_run(tmp_path / "plain")]), tmp_path / "plain.html")
     assert 'id="depth"' not in (tmp_path / "plain.html").read_text("utf-8")

@@ -42,7 +42,7 @@ def listed(folder: Path, n: int, other: str = HOSTILE) -> Path:
 
 def test_pairs_pictures_and_accuracy(run: Path, tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), "red").save(tmp_path / "images" / "copied.png")
-    text = page([listed(run, 3, "copied.png")])
+    text = page(judged([listed(run, 3, "copied.png")]))
     section = text[text.index('<section id="near-duplicates"') :]
     section = section[: section.index("</section>")]
     assert '<a href="#near-duplicates">' in text
@@ -56,21 +56,21 @@ def test_pairs_pictures_and_accuracy(run: Path, tmp_path: Path) -> None:
 
 
 def test_names_are_text(run: Path) -> None:
-    text = page([listed(run, 2)])
+    text = page(judged([listed(run, 2)]))
     assert "<script>window" not in text
     assert "&lt;script&gt;window" in text
     assert "Some pictures are missing" in text
 
 
 def test_at_most_a_dozen_pairs(run: Path) -> None:
-    assert page([listed(run, 20)]).count("of 255") == MOST_SHOWN
+    assert page(judged([listed(run, 20)])).count("of 255") == MOST_SHOWN
 
 
 def test_no_section_where_nothing_was_compared(run: Path) -> None:
-    assert "near-duplicates-title" not in page([run])
+    assert "near-duplicates-title" not in page(judged([run]))
 
 
 def test_none_found(run: Path) -> None:
-    text = page([listed(run, 0)])
+    text = page(judged([listed(run, 0)]))
     assert "0 test and 0 validation images" in " ".join(text.split())
     assert "The closest pairs" not in text

@@ -250,6 +250,7 @@ class TestTuned:
             return {
                 "variant": variant,
                 "learning_rate": rate,
+                "for_seed": None,
                 "round": 1,
                 "epochs": 2,
                 "validation": validation,
@@ -260,8 +261,8 @@ class TestTuned:
             "seed": 9,
             "trials": [trial("A", 0.01, 40, 50), trial("A", 0.1, 70), trial("B", 0.01, 90), trial("B", 0.1)],
             "choices": [
-                {"variant": "A", "learning_rate": 0.1, "trial": 1, "extensions": 0},
-                {"variant": "B", "learning_rate": 0.01, "trial": 2, "extensions": 0},
+                {"variant": "A", "learning_rate": 0.1, "for_seed": None, "trial": 1, "extensions": 0},
+                {"variant": "B", "learning_rate": 0.01, "for_seed": None, "trial": 2, "extensions": 0},
             ],
         }
         (run,) = judged([simulated_run(tmp_path / "run")])

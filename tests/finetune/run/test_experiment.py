@@ -391,7 +391,7 @@ class TestResume:
         monkeypatch.setattr("finetune.run.saving.CHECKPOINT_SECONDS", 0.0)
 
         class Crash(StopRequest):
-            left = 5
+            left = 6
 
             def check(self) -> None:
                 self.left -= 1

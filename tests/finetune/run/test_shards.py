@@ -414,4 +414,6 @@ def test_one_gpu_for_all_processes_is_refused(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(
         ConfigError, match="chooses its own GPU, but --device cuda:1 was given; use --device cuda"
     ):
-        shards_module.train_parallel("runs", config, tmp_path / "out", False, StopRequest())
+        shards_module.train_parallel(
+            "runs", config, tmp_path / "out", False, StopRequest(), RecordingReporter()
+        )

@@ -12,6 +12,7 @@ from rich.console import Console
 from finetune.config.experiment import STANDARD_VARIANTS
 from finetune.config.tune import Tune
 from finetune.run.experiment import run_experiment
+from finetune.run.progress import step_cost
 from finetune.run.tuning import Trial
 from finetune.run.watch import Watch
 from finetune.system.signals import StopRequest
@@ -20,6 +21,8 @@ from tests.builders.config import tiny_config
 from tests.builders.runs import RecordingReporter
 
 A, _, C = STANDARD_VARIANTS
+
+SHARE = step_cost(C) / step_cost(A)
 
 RECORD: Any = {
     "dataset": {"splits": {"train": {"n_samples": 100}, "val": {"n_samples": 20}, "test": {"n_samples": 20}}}
@@ -71,15 +74,18 @@ class TestTimeLeft:
         assert shown(job)[-1] == "The time left is known after the first epoch."
         job.run_begins("A", 0, 0.02, 4)
         job.epoch_ended(epoch(1))
-        # 15 epochs of two seconds and an evaluation of one second are left; C is assumed to be like A.
-        assert job.reporter.of("epoch")[0]["seconds_left"] == pytest.approx(45.0)  # type: ignore[attr-defined]
-        assert shown(job)[-1] == "About 45 s left for the whole job."
+        # Left are 7 epochs of A and 8 of C, each with an evaluation of one second; A trains for two seconds,
+        # and C, which has not trained yet, for as much less as its steps cost less.
+        left = 7 * 3.0 + 8 * (2.0 * SHARE + 1.0)
+        assert job.reporter.of("epoch")[0]["seconds_left"] == pytest.approx(left)  # type: ignore[attr-defined]
+        assert shown(job)[-1] == f"About {left:.0f} s left for the whole job."
 
     def test_a_resumed_run_has_fewer_epochs_left(self) -> None:
         job = watch()
         job.run_begins("A", 0, 0.02, 4)
         job.epoch_ended(epoch(4))
-        assert job.reporter.of("epoch")[0]["seconds_left"] == pytest.approx(12.0)  # type: ignore[attr-defined]
+        left = 4 * (2.0 * SHARE + 1.0)
+        assert job.reporter.of("epoch")[0]["seconds_left"] == pytest.approx(left)  # type: ignore[attr-defined]
         job.run_ended("A", 0, failed=False)
         job.run_begins("C", 0, 0.02, 4)
         job.epoch_ended(epoch(1, seconds=1.0))
@@ -91,7 +97,8 @@ class TestTimeLeft:
         job.trial_begins(Trial("A", 1, 0.01, 2))
         job.epoch_ended(epoch(1, is_trial=True))
         # 11 epochs of trials with the evaluation of one split, and eight of runs with that of two.
-        assert job.reporter.of("epoch")[0]["seconds_left"] == pytest.approx(11 * 2.5 + 8 * 3.0)  # type: ignore[attr-defined]
+        left = 9 * 2.0 + 10 * 2.0 * SHARE + 11 * 0.5 + 8 * 1.0
+        assert job.reporter.of("epoch")[0]["seconds_left"] == pytest.approx(left)  # type: ignore[attr-defined]
 
 
 class TestTable:
