@@ -135,7 +135,7 @@ def _folder_to_resume(resume: Path) -> Path:
         ConfigError: there is no such run, or other options were given too.
     """
     context = click.get_current_context()
-    if context.params.get("epochs") is not None:
+    if context.get_parameter_source("epochs") == ParameterSource.COMMANDLINE:
         raise ConfigError(_no_more_epochs(resume, context.params["epochs"]))
     for name in context.params:
         if (

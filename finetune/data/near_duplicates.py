@@ -15,6 +15,7 @@ from finetune.data.datasets import Dataset
 from finetune.data.perceptual import MAX_DISTANCE, SIDE, Hashes, clusters, comparable, nearest
 from finetune.data.stream import unstored_stream
 from finetune.errors import BadImagesError, ConfigError, counted
+from finetune.system.console import Reporter
 
 if TYPE_CHECKING:
     from finetune.data.splits import Split, Splits
@@ -64,6 +65,12 @@ class NearDuplicates:
     n_val: int
     n_test: int
     pairs: tuple[Pair, ...]
+
+
+def tell(splits: Splits, reporter: Reporter) -> None:
+    """Warn of near-duplicates across three splits, or say that there are none."""
+    has_any = splits.near is not None and splits.near.n_val + splits.near.n_test > 0
+    (reporter.warn if has_any else reporter.say)(found_line(splits))
 
 
 def found_line(splits: Splits) -> str:

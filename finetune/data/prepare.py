@@ -16,7 +16,7 @@ from finetune.config.experiment import ExperimentConfig
 from finetune.data.cache import cache_limit, discard, entries, entry_name, evict, obtain
 from finetune.data.datasets import SPLIT_NAMES, Dataset, load_dataset
 from finetune.data.device import DeviceImages
-from finetune.data.near_duplicates import found_line, kept_together, with_near_duplicates
+from finetune.data.near_duplicates import kept_together, tell, with_near_duplicates
 from finetune.data.perceptual import Hashes
 from finetune.data.sources import ImageSource, Selection
 from finetune.data.splits import Split, Splits, content_hashes, make_splits, summary_lines, union
@@ -199,13 +199,11 @@ def prepare_images(
     for name in superseded - in_use:
         discard(name)
     evict(limit, in_use)
+    _tell(split, notes, reporter)
     if set(names) == set(SPLIT_NAMES):
         first, by_seed = with_near_duplicates(split.splits, split.by_seed, split.decoded, hashes)
         split = dataclasses.replace(split, splits=first, by_seed=by_seed)
-    _tell(split, notes, reporter)
-    if set(names) == set(SPLIT_NAMES):
-        near = split.splits.near
-        (reporter.warn if near and near.n_val + near.n_test else reporter.say)(found_line(split.splits))
+        tell(first, reporter)
     sources, where = _placed(config, decoded, device)
     reporter.say(f"{sum(map(len, sources.values())):,} images {where}.")
     return split, sources, time.perf_counter() - started
@@ -213,11 +211,10 @@ def prepare_images(
 
 def _tell(split: SplitDataset, notes: Sequence[str], reporter: Reporter) -> None:
     """Say what is excluded, which classes there are, and how they are split."""
-    splits = split.splits
-    for line in (*splits.notes, *notes):
+    for line in (*split.splits.notes, *notes):
         reporter.warn(line)
-    n_samples = {name: len(s.samples) for name, s in splits.by_name.items()}
-    kind = f"{splits.kind}, another one for each seed" if split.by_seed else splits.kind
+    n_samples = {name: len(s.samples) for name, s in split.splits.by_name.items()}
+    kind = split.splits.kind + ", another one for each seed" * bool(split.by_seed)
     for line in summary_lines(split.dataset.classes, n_samples, kind):
         reporter.say(line)
 
