@@ -86,9 +86,9 @@ def replay_agrees(evidence: Evidence) -> Finding:
     of correct predictions on validation or test by more than 4 times the square root of the mean number of
     incorrect ones; for a run from random weights, in which rounding grows fast, if the loss differs by more
     than 25%. Otherwise it is inconclusive. A start must have the recorded hash; one from random weights, on
-    the same kind of machine and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. The
-    finding says so if an epoch is inconclusive on the machine and with the libraries that the run names: there
-    the hashes should have agreed, so inconclusive is no exoneration.
+    the same kind of machine and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. An
+    epoch that is inconclusive on the machine and with the libraries that the run names should have agreed bit
+    for bit: the finding says so.
 
     Source: `finetune replay`, run by the grader; tolerances measured in docs/grading.md.
     """
