@@ -279,11 +279,6 @@ class TestRequire:
         demanding = replace(policy, thresholds=replace(policy.thresholds, require=required))
         assert grade(Job(honest, "run", demanding)).findings["as-required"].status is status
 
-    def test_a_subset_is_not_the_whole(self, smoke: Path, policy: Policy) -> None:
-        demanding = replace(policy, thresholds=replace(policy.thresholds, require={"whole": True}))
-        finding = grade(Job(smoke, "run", demanding)).findings["as-required"]
-        assert finding.summary == "The policy requires all images, but the run has --subset 27."
-
     def test_strict_requires_tuning(self, honest: Path) -> None:
         assert "as-required" in grade(Job(honest, "run", load_policy("strict"))).failing
 
