@@ -555,6 +555,7 @@ LEFT_UNJUDGED = {
         "val-test-disjoint",
         "true-labels",
         "true-splits",
+        "near-duplicates",
     ],
     "a_sabotaged_by_its_learning_rate": ["one-rate"],
     "two_labels_exchanged_in_every_run": ["true-splits"],
