@@ -5,14 +5,30 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from grader.grade import Job, crashed, grade_safely
 from grader.verdict import Grade
 
 
 def stop_on_sigterm() -> None:
-    """Let SIGTERM end this process as Ctrl-C does, so that temporary folders are removed."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Let SIGTERM, and the loss of the terminal, end this process as Ctrl-C does: it removes its folders."""
+    signal.signal(signal.SIGTERM, _end)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+        signal.signal(signal.SIGHUP, _end)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one would interrupt the removal of temporary folders
+    sys.exit(128 + number)
+
+
+def _stop_when_told() -> None:
+    """In a process of the pool: leave what reaches the group, such as Ctrl-C, to the parent's SIGTERM."""
+    stop_on_sigterm()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def graded_in_order(work: Sequence[Job], jobs: int) -> Iterator[Grade]:
@@ -22,7 +38,7 @@ def graded_in_order(work: Sequence[Job], jobs: int) -> Iterator[Grade]:
         return
     from concurrent import futures
 
-    with futures.ProcessPoolExecutor(min(jobs, len(work)), initializer=stop_on_sigterm) as pool:
+    with futures.ProcessPoolExecutor(min(jobs, len(work)), initializer=_stop_when_told) as pool:
         try:
             for job, future in [(job, pool.submit(_graded, job)) for job in work]:
                 try:

@@ -23,6 +23,8 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _READ = re.compile(rf"{re.escape(RESULTS_NAME)}|[A-Za-z0-9_-]+/[A-Za-z0-9_.-]+")
 """The files of a run folder that the grader reads: the schema allows no other paths."""
 
+_DRIVE = re.compile(r"[A-Za-z]:")
+
 _IGNORED = re.compile(r"(?:^|/)(?:__MACOSX/|\.)")
 
 
@@ -95,13 +97,15 @@ def _members(archive: zipfile.ZipFile, shown: str) -> dict[str, zipfile.ZipInfo]
     found: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
         name = entry.filename.replace("\\", "/")  # as some programs on Windows write paths
+        while name.startswith("./"):  # as bsdtar does, the `tar` of macOS and Windows
+            name = name[2:]
         kind = stat.S_IFMT(entry.external_attr >> 16)
         where = f"{shown}, {short(name)}"
-        if name.startswith("/") or ".." in name.split("/") or ":" in name.partition("/")[0] or "\0" in name:
+        if name.startswith("/") or ".." in name.split("/") or _DRIVE.match(name) or "\0" in name:
             raise UnusableError([f"{where}: the path leaves the folder."])
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise UnusableError([f"{where} is a link or a device; use regular files and folders."])
-        if name.endswith("/"):
+        if not name or name.endswith("/"):
             continue
         if name in found:
             raise UnusableError([f"{where} is there twice."])

@@ -80,6 +80,13 @@ class Grade:
         counted = self.policy.weights if self.findings else ()
         return refuted + [name for name in counted if name not in refuted and not self.passes(name)]
 
+    @property
+    def causes(self) -> list[str]:
+        """What fails the submission, in few words: `failing`, with any status but fails, and `missing`."""
+        statuses = {name: self.findings[name].status for name in self.failing}
+        words = [n if status is Status.FAILS else f"{n} ({status})" for n, status in statuses.items()]
+        return words + [f"evidence level {int(level)}" for level in self.missing]
+
     @cached_property
     def is_void(self) -> bool:
         """Whether no points are earned: nothing trained, or outside evidence refutes a claim or is missing.

@@ -71,7 +71,7 @@ def read_statement(path: Path, key: "SSlibKey") -> Mapping[str, Any]:
     if (
         as_text(document).encode() != content
         or envelope.to_dict() != document
-        or len(envelope.signatures) != 1
+        or [set(signature) for signature in document["signatures"]] != [{"keyid", "sig"}]
     ):
         raise RefutedError(
             f"{shown} was changed outside what is signed; it must be as grader --attest wrote it."

@@ -123,8 +123,8 @@ def as_required(evidence: Evidence) -> Finding:
     """The experiment is the one that the policy asks for.
 
     Rule: dataset and split equal those of the policy's [require]; image_size equals it; epochs and seeds are
-    at least as many; if tuned is true, the learning rates were tuned. Not checked if the policy requires
-    nothing.
+    at least as many; if tuned is true, the learning rates were tuned; if whole is true, no subset of the
+    images was used. Not checked if the policy requires nothing.
 
     Source: the policy.
     """
@@ -136,6 +136,7 @@ def as_required(evidence: Evidence) -> Finding:
         "image_size": results.image_size,
         "seeds": len(results.seeds),
         "tuned": results.tuning is not None,
+        "whole": results.subset is None,
     }
     if not required:
         return not_checked("The policy requires no particular experiment.", Level.FILE)
@@ -146,6 +147,9 @@ def as_required(evidence: Evidence) -> Finding:
         meets = value >= wanted if at_least else value == wanted  # type: ignore[operator]
         if name == "tuned":
             sentence = "The policy requires tuned learning rates (finetune train --tune)."
+            meets = bool(value) or not wanted
+        elif name == "whole":
+            sentence = f"The policy requires all images, but the run has --subset {results.subset}."
             meets = bool(value) or not wanted
         else:
             limit = f"{'at least ' if at_least else ''}{wanted}"

@@ -218,7 +218,8 @@ def cut_short(evidence: Evidence) -> dict[str, float]:
             continue
         gain, before = accuracy[-1] - max(accuracy[:-1]), max(accuracy[:-1])
         n = sum(run.epochs[-1].val.n_samples for run in evidence.of(name))
-        chance = sqrt(2 * before * (1 - before) / n)  # standard deviation of the gain from sampling alone
+        # Standard deviation of the gain from sampling alone; forged counts can exceed the number of images.
+        chance = sqrt(2 * before * max(0.0, 1 - before) / max(1, n))
         if gain > max(FAST, chance):
             found[name] = gain
     return found

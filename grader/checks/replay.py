@@ -27,6 +27,9 @@ TIES = 4
 PLATFORM = ("platform", "device_name", "torch")
 """Where these agree, random weights are the same: PyTorch draws normal values otherwise without AVX2."""
 
+SAME_RESULT = (*PLATFORM, "numpy", "threads")
+"""Where these agree, a replay on a CPU is bit-identical unless the vector instructions differ."""
+
 
 def commitments_chain(evidence: Evidence) -> Finding:
     """Each epoch's commitment follows from its figures and from the epochs before it.
@@ -83,7 +86,9 @@ def replay_agrees(evidence: Evidence) -> Finding:
     of correct predictions on validation or test by more than 4 times the square root of the mean number of
     incorrect ones; for a run from random weights, in which rounding grows fast, if the loss differs by more
     than 25%. Otherwise it is inconclusive. A start must have the recorded hash; one from random weights, on
-    the same kind of machine and version of PyTorch. Holds if every epoch agrees, fails if one disagrees.
+    the same kind of machine and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. An
+    epoch that is inconclusive on the machine and with the libraries that the run names should have agreed bit
+    for bit: the finding says so.
 
     Source: `finetune replay`, run by the grader; tolerances measured in docs/grading.md.
     """
@@ -113,7 +118,7 @@ def replay_agrees(evidence: Evidence) -> Finding:
     summary += f"{counts[_Outcome.CLOSE]} but for rounding, {n_unclear} too sensitive to rounding to tell."
     finding = from_problems(problems, Level.REPLAY, summary)
     if finding.status is Status.HOLDS and n_unclear:
-        summary += " The kind of machine, number of threads and libraries of the run would settle it."
+        summary += f" {_unclear_here(evidence)}"
         finding = replace(finding, status=Status.INCONCLUSIVE, summary=summary)
     notes = [f"--replay-seed {found.seed} repeats the draws."]
     if found.omitted:
@@ -122,6 +127,19 @@ def replay_agrees(evidence: Evidence) -> Finding:
         notes.append(f"Left out, because their head comes from another run: {', '.join(found.dependent)}.")
     numbers = {"identical": counts[_Outcome.IDENTICAL], "close": counts[_Outcome.CLOSE], "unclear": n_unclear}
     return replace(finding, details=(*finding.details, *notes), numbers=numbers)
+
+
+def _unclear_here(evidence: Evidence) -> str:
+    """What an inconclusive replay calls for, on this machine."""
+    found, recorded = evidence.replay, evidence.results.environment
+    here = (found and found.environment) or {}
+    same = all(here.get(name) == recorded[name] for name in SAME_RESULT)
+    if same and found and found.precision == evidence.results.precision and recorded["device"] == "cpu":
+        return (
+            "The run names this kind of processor, these libraries and as many threads, with which an honest "
+            "replay is bit-identical unless the vector instructions differ: ask where it was trained."
+        )
+    return "The kind of machine, number of threads and libraries of the run would settle it."
 
 
 class _Outcome(StrEnum):

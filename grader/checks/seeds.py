@@ -36,7 +36,7 @@ def own_runs(_evidence: Evidence) -> Finding:
     Rule: with --seed-from and several submissions, no epoch's measured time, training loss, weights or
     predictions, and no file, are those of a run of a student with another prescribed seed. If they are, and
     an integrity property refutes one of the two submissions, the other one is left alone; otherwise both
-    fail, because one is a copy, and --rerun shows which.
+    fail, because one is a copy; --rerun, or --replay if its hashes were recomputed, shows which.
 
     Source: seeds decide order, crops and new layers; equal results of different seeds are copies.
     """

@@ -1,7 +1,7 @@
 """Level 3: the labels and splits are those of the data set."""
 
 from grader.evidence import Evidence
-from grader.findings import Finding, Level, from_problems, not_checked
+from grader.findings import Finding, Level, counted, from_problems, not_checked
 from grader.record import SPLITS
 
 NO_TRUTH = "Requires --labels, --dataset or --rerun."
@@ -37,7 +37,8 @@ def true_splits(evidence: Evidence) -> Finding:
     """Validation and test are the true splits.
 
     Rule: if the true splits are known and the run used them, every sample is in its true split, and no
-    sample of a split is missing unless the results file excludes it or the run used a subset.
+    sample of a split is missing unless the results file excludes it or the run used a subset. Whether there
+    was a reason to exclude an image, only --rerun shows.
 
     Source: the file given with --labels if it has a column split, or the data set itself.
     """
@@ -64,4 +65,6 @@ def true_splits(evidence: Evidence) -> Finding:
             ] + [f"{run.name}, {split}: {name!r} is missing." for name in sorted(missing)]
     if not problems:
         return not_checked(NO_ROWS, Level.TRUTH)
-    return from_problems(problems, Level.TRUTH, f"Validation and test are the splits in {truth.source}.")
+    n_excluded = len(results.excluded & (truth.splits["val"] | truth.splits["test"]))
+    but = f", but for {counted(n_excluded, 'image')} that the results exclude" if n_excluded else ""
+    return from_problems(problems, Level.TRUTH, f"Validation and test are the splits in {truth.source}{but}.")

@@ -56,8 +56,9 @@ def whole_data(evidence: Evidence) -> Finding:
         problems |= {f"{part} of seed {seed}": found[part] for part in found}
     summary = f"All {sum(totals):,} images of {results.dataset_name}, "
     summary += (
-        f"less {n_excluded} excluded." if results.subset is None else f"at most {results.subset} a class."
+        f"less {n_excluded} excluded" if results.subset is None else f"at most {results.subset} a class"
     )
+    summary += f", less {n_excluded} excluded." if results.subset is not None and n_excluded else "."
     return from_problems(problems, Level.FILE, summary)
 
 

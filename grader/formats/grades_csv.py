@@ -41,8 +41,7 @@ def why(grade: Grade) -> str:
     """What fails a submission: its first problem, or the properties and levels."""
     if grade.problems:
         return f"unusable: {grade.problems[0]}"
-    failing = [*grade.failing, *(f"evidence level {int(level)}" for level in grade.missing)]
-    return ", ".join(failing)
+    return ", ".join(grade.causes)
 
 
 def _cell(text: str) -> str:

@@ -117,13 +117,12 @@ def _rows(grade: Grade, names: Iterable[str]) -> list[Row]:
 
 def _row(grade: Grade) -> Row:
     result = "unusable" if grade.problems else "passed" if grade.passed else "failed"
-    failing = [*grade.failing, *(f"evidence level {level}" for level in grade.missing)]
     return (
         clean(grade.run),
         result,
         f"{grade.score:g} of {grade.max_score:g}",
         ", ".join(str(int(level)) for level in grade.levels),
-        clean(grade.problems[0]) if grade.problems else ", ".join(failing),
+        clean(grade.problems[0]) if grade.problems else ", ".join(grade.causes),
     )
 
 

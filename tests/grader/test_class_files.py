@@ -163,3 +163,16 @@ def test_three_hundred(tmp_path: Path) -> None:
     assert [name for name, row in table.items() if row["flags"]] == ["s000", "s298"]
     assert [name for name, row in table.items() if not row["level"]] == ["s299"]
     assert sum(row["passed"] == "yes" for row in table.values()) > 280
+
+
+def test_what_was_skipped_is_not_called_a_failure(tmp_path: Path) -> None:
+    write_run(tmp_path / "class/amy", Size(**SMALL))
+    shutil.copytree(tmp_path / "class/amy", tmp_path / "class/ben")
+    path = tmp_path / "class/ben/results.json"
+    document = json.loads(path.read_text())
+    document["runs"][0]["failure"] = "out of memory"
+    path.write_text(json.dumps(document))
+    policy = "homework-no-checkpoints"
+    found = run(tmp_path / "class", "--policy", policy, "--output", tmp_path / "out")
+    assert "complete, roles (not checked)" in found.output
+    assert rows(tmp_path / "out")["ben"]["why"].startswith("complete, roles (not checked)")

@@ -55,3 +55,24 @@ def test_each_is_caught_by_its_finding_alone(
     assert found.exit_code == 1
     if entry.truth:  # and without the truth nobody could know
         assert grade(Job(forger.folder, entry.name, policy)).exit_code == 0
+
+
+def test_more_processor_time_than_the_cores_have(honest: Path, policy: Policy, tmp_path: Path) -> None:
+    forger = Forger(honest, tmp_path / "run")
+    epoch = forger.doc["runs"][0]["epochs"][0]
+    epoch["train_cpu_seconds"] = 3 * forger.doc["environment"]["cpu_cores"] * epoch["train_seconds"] + 1
+    forger.save()
+    finding = grade(Job(forger.folder, "run", policy)).findings["times-possible"]
+    assert finding.status is Status.FAILS
+    assert "s of processor time in" in finding.summary
+
+
+@pytest.mark.parametrize("n_correct", [2**62, 10**6])
+def test_a_count_above_the_number_of_images_is_a_finding(
+    honest: Path, policy: Policy, tmp_path: Path, n_correct: int
+) -> None:
+    forger = Forger(honest, tmp_path / "run")
+    forger.doc["runs"][0]["epochs"][0]["val"]["n_correct"] = n_correct
+    forger.save()
+    found = grade(Job(forger.folder, "run", policy))
+    assert "split-counts" in found.refuted

@@ -113,8 +113,10 @@ def test_a_folder_with_too_many_files(tmp_path: Path, monkeypatch: pytest.Monkey
         pass
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_sigterm_cleans_up(honest: Path, tmp_path: Path, jobs: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "jobs"), [(signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGHUP, 1), (signal.SIGHUP, 2)]
+)
+def test_signals_clean_up(honest: Path, tmp_path: Path, number: signal.Signals, jobs: int) -> None:
     """While zip files are unpacked: each process waits where grading would begin."""
     folder = tmp_path / "temporary"
     folder.mkdir()
@@ -132,7 +134,7 @@ def test_sigterm_cleans_up(honest: Path, tmp_path: Path, jobs: int) -> None:
     for _ in range(jobs):
         assert process.stdout.readline() == b"ready\n"
     assert len(list(folder.glob("grader-*"))) == jobs
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
     process.stdout.close()
     assert not list(folder.glob("grader-*"))

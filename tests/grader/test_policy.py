@@ -6,7 +6,8 @@ import pytest
 
 from grader.checks import PROPERTIES
 from grader.errors import UsageError
-from grader.policy import BUNDLED, load_policy, parse_policy
+from grader.grade import Job, grade
+from grader.policy import BUNDLED, Policy, load_policy, parse_policy
 
 GOOD = """
 format = 2
@@ -152,3 +153,9 @@ def test_causes_come_before_consequences() -> None:
     order = list(PROPERTIES)
     for name, wanted in PROPERTIES.items():
         assert all(order.index(cause) < order.index(name) for cause in wanted.depends_on), name
+
+
+def test_a_subset_is_not_the_whole(smoke: Path, policy: Policy) -> None:
+    demanding = replace(policy, thresholds=replace(policy.thresholds, require={"whole": True}))
+    finding = grade(Job(smoke, "run", demanding)).findings["as-required"]
+    assert finding.summary == "The policy requires all images, but the run has --subset 27."

@@ -112,6 +112,17 @@ def test_from_random_weights_only_equal_hashes_agree(
     assert agrees(found).numbers["unclear"] == (status is Status.INCONCLUSIVE)
 
 
+@pytest.mark.parametrize("elsewhere", [{}, {"threads": 999}, {"torch": "9.0"}])
+def test_a_replay_that_should_have_been_identical_says_so(
+    replayed: Replayed, elsewhere: dict[str, int | str]
+) -> None:
+    change = f"{of_pretrained(ROUNDED.format(1.01))}\ndocument['environment'] |= {elsewhere!r}"
+    found = agrees(replayed(change))
+    assert found.status is Status.INCONCLUSIVE
+    assert ("ask where it was trained" in found.summary) is (not elsewhere)
+    assert ("would settle it" in found.summary) is bool(elsewhere)
+
+
 def test_predictions_that_training_does_not_give(replayed: Replayed) -> None:
     found = replayed(of_pretrained(EACH + "e['weights_sha256'] = ''; e['test']['n_correct'] -= 60"))
     assert agrees(found).status is Status.FAILS

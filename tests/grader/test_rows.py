@@ -272,6 +272,7 @@ class TestRequire:
             ({"split": "official"}, Status.FAILS),
             ({"tuned": True}, Status.FAILS),
             ({"tuned": False}, Status.HOLDS),
+            ({"whole": True}, Status.HOLDS),
         ],
     )
     def test_judges(self, honest: Path, policy: Policy, required: dict[str, Any], status: Status) -> None:

@@ -46,7 +46,7 @@ def unpacked(path: Path, folder: Path) -> list[str]:
 FILES = ["predictions/A-seed0-test.csv", "results.json"]
 
 
-@pytest.mark.parametrize("root", ["", "run/", "homework/my run/", "a\\b\\"])
+@pytest.mark.parametrize("root", ["", "run/", "homework/my run/", "a\\b\\", "./", "./run/", "run 12:30/"])
 def test_a_run_wherever_it_lies(tmp_path: Path, root: str) -> None:
     path = archive(tmp_path / "a.zip", with_run(root))
     assert unpacked(path, tmp_path / "out") == FILES

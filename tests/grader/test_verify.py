@@ -175,6 +175,15 @@ def test_what_is_no_envelope(folder: Path, tmp_path: Path, content: bytes) -> No
     assert (found.exit_code, "NOT VERIFIED" in found.output) == (1, True)
 
 
+def test_a_key_beside_the_signature(folder: Path, tmp_path: Path) -> None:
+    document = json.loads((folder / "out/alice.intoto.json").read_text())
+    document["signatures"][0]["note"] = "regraded: 100 points"
+    (tmp_path / "a.json").write_text(as_text(document))
+    found = verify(tmp_path / "a.json", folder / "alice", "--key", folder / "key.pub")
+    assert found.exit_code == 1
+    assert "was changed outside what is signed" in found.output
+
+
 def test_files_that_are_not_there(folder: Path, tmp_path: Path) -> None:
     assert verify(tmp_path / "none", "--key", folder / "key.pub").exit_code == 2
     assert verify(folder / "out/alice.intoto.json", "--key", tmp_path / "none").exit_code == 2
