@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune.errors import RunFolderError
 from grader import stats
+from grader.checkpoints import read_checkpoints
 from grader.errors import UnusableError
 from grader.evidence import Evidence, gather
 from grader.grade import graded
@@ -159,6 +160,7 @@ def _judged(path: Path, name: str) -> JudgedRun:
     try:
         submission = load(path)
         evidence = gather(submission, policy.thresholds)
+        evidence = replace(evidence, checkpoints=read_checkpoints(submission))
         grade = graded(evidence, name, policy)
     except UnusableError as error:
         raise RunFolderError(
