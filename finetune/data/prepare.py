@@ -202,11 +202,14 @@ def prepare_images(
     if set(names) == set(SPLIT_NAMES):
         first, by_seed = with_near_duplicates(split.splits, split.by_seed, split.decoded, hashes)
         split = dataclasses.replace(split, splits=first, by_seed=by_seed)
-        notes.append(found_line(first))
     n_samples = {name: len(s.samples) for name, s in split.splits.by_name.items()}
     kind = f"{split.splits.kind}, another one for each seed" if split.by_seed else split.splits.kind
     for line in (*split.splits.notes, *notes):
         reporter.warn(line)
+    if set(names) == set(SPLIT_NAMES):
+        near = split.splits.near
+        speak = reporter.warn if near and near.n_val + near.n_test else reporter.say
+        speak(found_line(split.splits))
     for line in summary_lines(split.dataset.classes, n_samples, kind):
         reporter.say(line)
     sources, where = _placed(config, decoded, device)
