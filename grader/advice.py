@@ -68,6 +68,8 @@ def advice(grade: Judged) -> list[str]:
             Level.CHECKPOINTS: "submit the folder checkpoints/ too, and grade with --rerun",
             Level.REPLAY: "grade with --replay",
         }
+        if grade.findings["checkpoints-intact"].status is Status.HOLDS:
+            needs[Level.CHECKPOINTS] = "grade with --rerun and, for an image folder, --dataset PATH"
         return [f"To do: {needs.get(grade.missing[0], 'submit the whole run folder')}."]
     scope, findings = grade.scope, grade.findings
     if scope.diverged:
