@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from grader.findings import Finding, Level, Status
-from grader.sentences import Scope
+from grader.sentences import Scope, listed
 from grader.unfinished import is_told_how_to_finish
 
 
@@ -68,6 +68,8 @@ def advice(grade: Judged) -> list[str]:
             Level.CHECKPOINTS: "submit the folder checkpoints/ too, and grade with --rerun",
             Level.REPLAY: "grade with --replay",
         }
+        if grade.findings["checkpoints-intact"].status is Status.HOLDS:
+            needs[Level.CHECKPOINTS] = "grade with --rerun and, for an image folder, --dataset PATH"
         return [f"To do: {needs.get(grade.missing[0], 'submit the whole run folder')}."]
     scope, findings = grade.scope, grade.findings
     if scope.diverged:
@@ -78,10 +80,11 @@ def advice(grade: Judged) -> list[str]:
     if findings["complete"].status is Status.FAILS:
         return [f"To do: {REMEDIES['complete']}."]
     if scope.at_chance:
-        learn = f"{' and '.join(scope.at_chance)} learn{'s' * (len(scope.at_chance) == 1)}"
+        does = f"{listed(scope.at_chance)} {'does' if len(scope.at_chance) == 1 else 'do'}"
         return [
-            f"To do: find a recipe with which {learn} more than the most frequent class, before comparing "
-            "the variants: other rates (rates in [tune]), more epochs (--epochs) or more images."
+            f"To do: find a recipe with which {does} clearly better than guessing the most frequent class, "
+            "before comparing the variants: other rates (rates in [tune]), more epochs (--epochs) or more "
+            "images."
         ]
     if findings["statistics-settled"].status is Status.FAILS or scope.cut_short:
         return ["To do: train for more epochs (--epochs), or on more images, before comparing the variants."]

@@ -1,5 +1,6 @@
 """Which file each grade is written to, for each format and run."""
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -116,7 +117,13 @@ def _folder(path: Path) -> tuple[str, ...]:
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    """Readers see the old content or the new, never a part."""
+    """Readers see the old content or the new, never a part.
+
+    Raises:
+        OSError: The disk is full, say, or the path is that of a device, which a file must not replace.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EEXIST, "a device or a pipe has this name")
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

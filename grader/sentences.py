@@ -70,13 +70,13 @@ def cautions(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
     if lag.status is Status.FAILS:
         yield f"Caution, an artefact: {lag.summary}"
     if scope.at_chance:
-        names = _listed(scope.at_chance)
+        names = listed(scope.at_chance)
         yield (
-            f"Caution: {names} never became better on validation than the most frequent class, so a "
-            f"comparison with {names} says nothing about what training could reach."
+            f"Caution: {names} never became clearly better on validation than guessing the most frequent "
+            f"class, so a comparison with {names} says nothing about what training could reach."
         )
     if scope.cut_short:
-        gains = _listed([f"{name} by {100 * gain:.1f} points" for name, gain in scope.cut_short.items()])
+        gains = listed([f"{name} by {100 * gain:.1f} points" for name, gain in scope.cut_short.items()])
         yield f"Caution: training ended while validation accuracy still rose in the last epoch ({gains})."
 
 
@@ -136,7 +136,7 @@ def choice(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
     if names := _unlearned(("B", "C"), scope):
         yield (
             "Whether training only layer4 and fc is enough cannot be told from networks that have not "
-            f"learned ({_listed(names)})."
+            f"learned ({listed(names)})."
         )
         return
     low, high = finding.numbers["low"], finding.numbers["high"]
@@ -210,11 +210,11 @@ def reach(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
         if scope.is_tuned
         else "at one learning rate that was not tuned per variant"
         if scope.one_rate
-        else "at learning rates whose choice is not recorded"
+        else "at learning rates that no trials chose"
     )
     split = f"over {scope.n_seeds} splits" if scope.resplit and scope.n_seeds > 1 else "for this split"
     networks = (
-        "for these two networks alone"
+        "for these networks alone"
         if scope.n_seeds == 1
         else f"for networks trained like these ({scope.n_seeds} seeds)"
     )
@@ -225,5 +225,6 @@ def reach(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
         yield f"{sentence}."
 
 
-def _listed(names: tuple[str, ...] | list[str]) -> str:
+def listed(names: tuple[str, ...] | list[str]) -> str:
+    """At least one name as a list in a sentence: "A, B and C"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

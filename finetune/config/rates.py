@@ -48,7 +48,7 @@ def with_rates(variants: Sequence[Variant], rates: Mapping[str, float]) -> tuple
     """
     names = {v.name.casefold() for v in variants}
     for name in rates:
-        rule = f"of one of the variants {', '.join(v.name for v in variants)}"
+        rule = f"for one of the variants {', '.join(v.name for v in variants)}"
         require(name.casefold() in names, "lr", rule, name)
     return tuple(
         dataclasses.replace(v, lr=rates[v.name.casefold()]) if v.name.casefold() in rates else v

@@ -253,5 +253,5 @@ def shown(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, list):
-        return ", ".join(map(shown, value))
+        return ", ".join(map(shown, value)) or "none"
     return json.dumps(value) if isinstance(value, bool) else str(value)

@@ -107,7 +107,11 @@ def _told(value: float, measure: Measure) -> str:
 
 
 def comparisons(run: JudgedRun) -> list[tuple[str, Comparison, list[float]]]:
-    """Name, difference in test accuracy with its interval, and difference of each seed, of each pair."""
+    """Name, difference in test accuracy with its interval, and difference of each seed, of each pair.
+
+    The intervals are those of the verdict: B and C against A at the confidence of Holm's step; C against B, a
+    claim about a margin, at the policy's.
+    """
     found = []
     for first, second in PAIRS:
         comparison = compare(run.evidence, first, second)
@@ -117,6 +121,8 @@ def comparisons(run: JudgedRun) -> list[tuple[str, Comparison, list[float]]]:
                 for x, y in run.evidence.pairs(first, second)
                 if x.best and y.best
             ]
+            if second == "A" and comparison.corrected is not None:
+                comparison = dataclasses.replace(comparison, interval=comparison.corrected)
             found.append((f"{first} \N{MINUS SIGN} {second}", comparison, seeds))
     return found
 

@@ -16,7 +16,7 @@ from finetune.data.datasets import Sample
 from finetune.data.decode import UNREADABLE, open_image, reason
 from finetune.data.inputs import require_paths
 from finetune.data.stream import as_evaluated
-from finetune.errors import BadImagesError, ConfigError, did_you_mean, listed
+from finetune.errors import ConfigError, DataError, did_you_mean, listed
 from finetune.network.network import Network
 from finetune.run.trained import TrainedModel
 from finetune.system.console import printable
@@ -78,7 +78,10 @@ def explain(model: TrainedModel, image: Path, class_name: str | None = None) -> 
     try:
         original = open_image(Sample(image.name, 0, image))
     except UNREADABLE as error:
-        raise BadImagesError({printable(str(image)): reason(error)}) from error
+        raise DataError(
+            f"IMAGE must be a picture that can be read, but {printable(str(image))} cannot be "
+            f"({reason(error)}); name another one."
+        ) from error
     network = model.network.eval()
     pixels = torch.from_numpy(np.array(as_evaluated(original, model.image_size)))[None]
     inputs = normalized(pixels, network.device).contiguous()

@@ -11,6 +11,7 @@ import torch
 
 from finetune.config.experiment import Recipe, Variant
 from finetune.data.augment import Views
+from finetune.errors import counted
 from finetune.network.network import Network, fingerprint
 from finetune.network.resnet18 import build
 from finetune.run import records
@@ -102,7 +103,7 @@ def train(
         )
         if checkpoints.restore(trainer):
             advance(trainer.training.images)
-            reporter.detail(f"  resumed after {trainer.training.steps:,} steps")
+            reporter.detail(f"  resumed after {counted(trainer.training.steps, 'step')}")
         saving.require_same_start(trainer)
         try:
             training = trainer.run(epoch_ended)

@@ -38,7 +38,7 @@ from finetune.run.gradable import read_results
 from finetune.run.metadata import with_metadata
 from finetune.run.records import Document, Json, Shard
 from finetune.system import host
-from finetune.system.files import locked, write_atomically
+from finetune.system.files import bytes_below, locked, write_atomically
 from finetune.training.checkpoint import Checkpoints
 from finetune.training.record import Training
 from grader import load
@@ -86,12 +86,15 @@ class RunFolder:
     def check_room(self, n_runs: int, n_states: int = 0) -> None:
         """Check that the folder can be written and the disk has space for runs with so many states each.
 
+        A job that is resumed needs no space again for what the folder holds.
+
         Raises:
             RunFolderError: one of them does not hold.
         """
         if self.writes:
             n_bytes = STATE_BYTES + n_runs * (1 + 2 * n_states) * CHECKPOINT_BYTES
-            host.check_writable(self.path, "run folder", n_bytes)
+            left = max(n_bytes - bytes_below(self.path), 2 * CHECKPOINT_BYTES)  # at least a resume point
+            host.check_writable(self.path, "run folder", left)
 
     def require_new(self, *also: str) -> None:
         """Check that the folder is absent or empty, except for entries with names in `also`.

@@ -118,9 +118,10 @@ class MLflow:
         for finding in grade.findings.values():
             if {"difference", "low", "high"} <= finding.numbers.keys():
                 tags[finding.name] = f"{finding.status}: {finding.summary}"
-                tags |= {
-                    f"{finding.name}.{key}": finding.numbers[key] for key in ("difference", "low", "high")
-                }
+                tags[f"{finding.name}.difference"] = finding.numbers["difference"]
+                for limit in ("low", "high"):  # of the interval in the summary and in the verdict
+                    value = finding.numbers.get(f"corrected_{limit}", finding.numbers[limit])
+                    tags[f"{finding.name}.{limit}"] = value
         self._tag(run_id, tags)
         for row in judged.rows:
             self._client.log_metric(run_id, f"test_accuracy_{row.name}", row.accuracy("test"), step=0)

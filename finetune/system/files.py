@@ -36,8 +36,14 @@ def temporary(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, in a folder that is created if necessary; removed unless published.
 
     Raises:
-        RunFolderError: an OSError inside, such as a full disk.
+        RunFolderError: `path` is a folder or a device, or an OSError inside, such as a full disk.
     """
+    if path.exists() and not path.is_file():  # else root would replace /dev/null by a file
+        what = "a folder" if path.is_dir() else "a device or a pipe"
+        raise RunFolderError(
+            f"A file can only be written under a name that is free or a file's, but {path} is {what}; choose "
+            "another one with --out."
+        )
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +65,16 @@ def publish(partial: Path, path: Path) -> None:
     _sync(partial)
     partial.replace(path)
     _sync(path.parent)
+
+
+def bytes_below(folder: Path) -> int:
+    """The sizes of all files in a folder and those below it; 0 if there is no such folder."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # removed meanwhile
+                total += (Path(parent) / name).lstat().st_size
+    return total
 
 
 def _sync(path: Path) -> None:

@@ -163,7 +163,7 @@ def one_rate(evidence: Evidence) -> Finding:
     """The order of the variants does not rest on one learning rate that was not tuned for each of them.
 
     Rule: holds if the results record the trials that chose each variant's rate; fails if the variants ran at
-    one peak rate, or at rates whose choice is not recorded. The best rate depends on the variant, so the
+    one peak rate, or at rates that no trials chose. The best rate depends on the variant, so the
     order of variants at one rate may be that rate's doing.
 
     Source: Godbole et al., Deep Learning Tuning Playbook (2023): optimizer hyperparameters "must be tuned
@@ -188,7 +188,7 @@ def one_rate(evidence: Evidence) -> Finding:
         found = ", ".join(
             f"{' and '.join(names)} at {rate_text(rate)}" for rate, names in sorted(rates.items())
         )
-        summary = f"The peak rates differ ({found}), but the results do not record how they were chosen."
+        summary = f"The peak rates differ ({found}), and no trials chose them."
     summary += " At other rates the order may differ: finetune train --tune."
     return Finding(Status.FAILS, Level.FILE, summary, judged=1)
 

@@ -225,7 +225,7 @@ class TestVerdict:
         text = " ".join(graded(tmp_path / "run", policy).sentences)
         assert "choose" not in text
         assert "--tune --seeds 3" in text
-        assert "for these two networks alone" in text
+        assert "for these networks alone" in text
 
     def test_what_could_be_chance_is_no_choice_even_from_tuned_seeds(
         self, policy: Policy, tmp_path: Path
@@ -256,7 +256,9 @@ class TestVerdict:
     ) -> None:
         monkeypatch.setattr(simulated, "SKILL", simulated.SKILL | {"A": -5.0})
         write_run(tmp_path / "run")
-        assert graded(tmp_path / "run", policy).verdict[0].startswith("Caution: A never became better")
+        assert (
+            graded(tmp_path / "run", policy).verdict[0].startswith("Caution: A never became clearly better")
+        )
 
 
 class TestRequire:

@@ -238,7 +238,7 @@ class TestRefused:
             ),
             (["--device", "tpu"], "device must be auto, cpu, cuda, cuda:N or mps, but 'tpu' was given"),
             (["--device", "mps", "--dataset", "digits"], "--device mps needs an Apple GPU"),
-            (["--lr", "z=0.1"], "lr must be of one of the variants A, B, C, but 'z' was given."),
+            (["--lr", "z=0.1"], "lr must be for one of the variants A, B, C, but 'z' was given."),
             (["--lr", "a=fast"], "lr must be a number, or rates by variant such as a=0.03,b=0.01, but"),
             (["--lr", "a=-1"], "lr of variant A must be a number above 0, but -1.0 was given."),
             (["--lr", "a=0.1,b=0.2", "--variants", "a,c"], "one of the variants A, C, but 'b' was given."),

@@ -101,6 +101,18 @@ def test_none_found(divided: Path) -> None:
     assert "Near-duplicates: none across the splits among 24 images." in said
 
 
+def test_only_those_that_were_found_are_a_warning(divided: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(RecordingReporter, "warn", lambda _, text: warned.append(text))
+    prepared(divided)
+    assert [line.split(":")[0] for line in warned] == ["Near-duplicates"]
+    for copy in ("cat/copy.png", "dog/copy.jpg"):
+        (divided / "test" / copy).unlink()
+    warned.clear()
+    prepared(divided)
+    assert warned == []
+
+
 def test_too_small_to_tell() -> None:
     config = tiny_config()
     reporter = RecordingReporter()

@@ -19,6 +19,7 @@ from finetune.report.contents import run_context
 from finetune.report.judged import judged
 from finetune.report.page import page as page_of
 from finetune.report.page import plain, write_report
+from grader.findings import Status
 from grader.grade import Job, grade
 from grader.policy import load_policy
 from tests.builders.reports import HOSTILE, edit_results, simulated_run
@@ -128,6 +129,15 @@ class TestOfOneRun:
             verdict
         )
 
+    def test_it_checks_what_the_grader_checks(self, photos_run: tuple[Path, Path]) -> None:
+        folder = photos_run[0]
+        (found,) = judged([folder])
+        expected = grade(Job(folder, "run", load_policy("default")))
+        assert found.grade.findings["checkpoints-intact"].status is Status.HOLDS
+        assert {n: f.status for n, f in found.grade.findings.items()} == {
+            n: f.status for n, f in expected.findings.items()
+        }
+
     def test_a_row_for_each_variant(self, run: Path) -> None:
         (results,) = (s for s in parse(page([run])).iter("section") if s.get("id") == "results")
         rows = [words(row) for row in results.iter("tr")]
@@ -135,6 +145,14 @@ class TestOfOneRun:
         assert "11,181,642" in rows[1]
         assert "8,398,858" in rows[3]
         assert "layer4, fc" in rows[3]
+
+    def test_the_differences_have_the_intervals_of_the_grader(self, run: Path) -> None:
+        (differences,) = (s for s in parse(page([run])).iter("section") if s.get("id") == "differences")
+        found = grade(Job(run, "run", load_policy("default"))).findings
+        for name in ("b-beats-a", "c-beats-a", "c-against-b"):
+            interval = found[name].summary.partition("= ")[2].partition(")")[0]
+            assert interval
+            assert interval + ")" in words(differences)
 
     def test_every_section(self, run: Path) -> None:
         ids = [s.get("id") for s in parse(page([run])).iter("section")]

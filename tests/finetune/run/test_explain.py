@@ -49,7 +49,7 @@ def test_is_refused(tmp_path: Path, model: TrainedModel) -> None:
     with pytest.raises(FinetuneError, match=r"nothing at .*y\.png"):
         explain(model, tmp_path / "y.png")
     (tmp_path / "bad.png").write_bytes(b"x")
-    with pytest.raises(FinetuneError, match=r"bad\.png \(not an image\)"):
+    with pytest.raises(FinetuneError, match=r"^IMAGE must .*bad\.png cannot be \(not an image\); name"):
         explain(model, tmp_path / "bad.png")
     with pytest.raises(FinetuneError):
         explain(model, tmp_path)

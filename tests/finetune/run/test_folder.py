@@ -15,6 +15,7 @@ import socket
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -311,6 +312,23 @@ class TestRead:
         RunFolder(tmp_path).shard_file.write_text(content)
         with pytest.raises(RunFolderError, match=r"shard\.json must be a file that finetune wrote"):
             RunFolder(tmp_path).shard()
+
+
+class TestRoom:
+    def test_what_a_resumed_job_has_written_needs_no_space_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        free = 100 << 20
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+        with pytest.raises(RunFolderError, match="needs 495 MiB of disk space"):
+            RunFolder(tmp_path).check_room(3)
+        (tmp_path / "state").mkdir()
+        with (tmp_path / "state" / "A-seed0").open("wb") as file:
+            file.truncate(450 << 20)
+        RunFolder(tmp_path).check_room(3)
+        free = 50 << 20
+        with pytest.raises(RunFolderError, match="needs 90 MiB of disk space"):
+            RunFolder(tmp_path).check_room(3)
 
 
 class TestReadOnly:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,14 @@ class TestWriteAtomically:
         (tmp_path / "file").touch()
         with pytest.raises(RunFolderError, match="cannot be written"):
             write_atomically(tmp_path / "file" / "f", b"x")
+
+    @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+    def test_what_is_no_file_is_not_replaced(self, make: Callable[[Path], None], tmp_path: Path) -> None:
+        make(tmp_path / "x")
+        with pytest.raises(RunFolderError, match=r"^A file can only be written under a name .* \S+x is a "):
+            write_atomically(tmp_path / "x", b"content")
+        assert [p.name for p in tmp_path.iterdir()] == ["x"]
+        assert not (tmp_path / "x").is_file()
 
 
 class TestLocked:
