@@ -57,6 +57,8 @@ def advice(grade: Judged) -> list[str]:
         return [
             "To do: train with the seed that the course prescribes: finetune train --seed-from NONCE:STUDENT."
         ]
+    if any(problem.endswith("No such file or directory.") for problem in grade.problems):
+        return ["To do: check the path."]
     if grade.problems or grade.refuted:
         return [
             "To do: submit the run folder exactly as finetune train wrote it; if it was damaged, train again."

@@ -68,6 +68,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "brief": _brief,
         "capitalize_first": _capitalize_first,
+        "with_code": _with_code,
         "duration": _duration,
         "name": name,
         "p_text": p_text,
@@ -110,6 +111,13 @@ def _brief(count: int) -> str:
     if count < 1000:
         return str(count)
     return f"{count / 1e3:.3g} k" if count < 999_500 else f"{count / 1e6:.3g} M"
+
+
+def _with_code(text: str) -> Markup:
+    """A sentence as HTML, what is between backticks as code."""
+    parts = str(escape(text)).split("`")
+    marked = [f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts)]
+    return Markup("".join(marked))  # noqa: S704 - escaped above
 
 
 def _capitalize_first(text: str) -> str:

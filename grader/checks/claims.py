@@ -133,7 +133,10 @@ def _images_needed(evidence: Evidence, found: Comparison, distance: float) -> st
     wanted = found.images_needed(distance, 1 - alpha / found.n_tests)
     if wanted > 1e7:
         return " No realistic number of test images would settle it."
-    if ceil(wanted) <= found.n_images or evidence.results.split_rule == "official":
+    is_all = evidence.results.split_rule == "official" and evidence.results.subset is None
+    if ceil(wanted) <= found.n_images and not is_all:
+        return f" More seeds, or more than {found.n_images:,} test images, would tell more."
+    if is_all:
         return " More seeds would tell more about the recipe; these test images do not settle it."
     digits = 10 ** floor(log10(wanted))
     rounded = ceil(wanted / digits) * digits

@@ -59,16 +59,18 @@ class TestWhatWouldSeparate:
             (0.0008, " No realistic number of test images would settle it."),
             (0.0009, " In the order of 10,000,000 test images would settle it; there are 785."),
             (0.099, " In the order of 900 test images would settle it; there are 785."),
-            (0.1, MORE_SEEDS),
-            (0.2, MORE_SEEDS),
+            (0.1, " More seeds, or more than 785 test images, would tell more."),
+            (0.2, " More seeds, or more than 785 test images, would tell more."),
         ],
     )
     def test_sentence(self, changed: Changed, distance: float, text: str) -> None:
         assert claims._images_needed(changed(lambda _: None), self.COMPARISON, distance) == text
 
     def test_an_official_test_set_has_no_more_images(self, changed: Changed) -> None:
-        official = changed(lambda document: document["config"].update(split="official"))
+        official = changed(lambda document: document["config"].update(split="official", subset=None))
         assert claims._images_needed(official, self.COMPARISON, 0.05) == MORE_SEEDS
+        subset = changed(lambda document: document["config"].update(split="official", subset=30))
+        assert "more than 785 test images" in claims._images_needed(subset, self.COMPARISON, 0.2)
 
     def test_exactly_as_many_images_as_there_are(self, changed: Changed) -> None:
         assert self.COMPARISON.images_needed(0.1, 0.95) == pytest.approx(784.888, abs=1e-3)
