@@ -83,6 +83,8 @@ class Command(click.Command):
         **attributes: Any,
     ) -> None:
         super().__init__(*arguments, **attributes)
+        # Not of the group alone: click remembers a command's help option from its first use, by whomever.
+        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
         self.groups = groups or {}
         self.examples = examples
         for parameter in self.params:

@@ -254,9 +254,9 @@ class TestSummary:
     def test_reports_classes_and_split_sizes(self, tmp_path: Path) -> None:
         _, said = ready(tiny_config(dataset=f"imagefolder:{pets(tmp_path)}", subset=4))
         assert said[:-1] == [
-            TOO_SMALL,
             "2 classes: a, b",
             "Splits: 8 train, 8 validation, 8 test images (official)",
+            TOO_SMALL,
         ]
 
     def test_after_what_was_excluded(self, tmp_path: Path) -> None:
@@ -265,9 +265,9 @@ class TestSummary:
         _, said = ready(tiny_config(dataset=f"imagefolder:{root}", subset=None, on_bad_image="skip"))
         assert said[:-1] == [
             "1 unreadable image excluded.",
-            TOO_SMALL,
             "2 classes: a, b",
             "Splits: 19 train, 20 validation, 20 test images (official)",
+            TOO_SMALL,
         ]
 
 
