@@ -83,13 +83,15 @@ class Command(click.Command):
         **attributes: Any,
     ) -> None:
         super().__init__(*arguments, **attributes)
-        # Not of the group alone: click remembers a command's help option from its first use, by whomever.
-        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
         self.groups = groups or {}
         self.examples = examples
         for parameter in self.params:
             if isinstance(parameter.type, click.Choice):
                 parameter.type = Choice(parameter.type.choices)
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it so
+        """The same in every context: click remembers a command's help option from its first use."""
+        return ["-h", "--help"]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does; the message of a bad value from the environment names its variable.
