@@ -64,6 +64,7 @@ def python(executable: Path, code: str) -> Done:
     return run(executable, "-c", f"import sys; sys.path.insert(0, {folder!r})\n{code}", cwd=folder)
 
 
+@pytest.mark.slow  # the installation of every clone without an NVIDIA driver tries the same
 def test_torch_trains_without_the_libraries_left_out(without_cuda: Path) -> None:
     done = python(without_cuda, "import install; print(install.runs_without_cuda())")
     assert (done.stdout, done.stderr) == ("True\n", "")

@@ -450,7 +450,9 @@ class TestTuned:
         """What a single process makes of the configuration of a run."""
         return dict(run_experiment(RunFolder(run).config(), out, RecordingReporter(), StopRequest()))
 
-    @pytest.mark.parametrize("variants", ["a,c", "c"])  # with one run, the other process has trials only
+    @pytest.mark.parametrize(
+        "variants", [pytest.param("a,c", marks=pytest.mark.slow), "c"]
+    )  # with one run, the other process has trials only
     def test_trials_dealt_out_are_those_of_one_process(
         self, together: Together, options: tuple[str, ...], tmp_path: Path, variants: str
     ) -> None:
@@ -485,7 +487,7 @@ class TestTuned:
         assert "has content (mine.txt)" in second
         assert first.startswith("Error: Process 1 failed, so the runs are not merged: --out must name")
 
-    @pytest.mark.parametrize("how", ["runs", "data"])
+    @pytest.mark.parametrize("how", ["runs", pytest.param("data", marks=pytest.mark.slow)])
     def test_stopped_in_a_trial_both_go_on(
         self, together: Together, options: tuple[str, ...], tmp_path: Path, how: str
     ) -> None:
