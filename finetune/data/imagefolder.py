@@ -44,6 +44,11 @@ class ImageFolder(NamedTuple):
     excluded: list[tuple[str, str]]
 
 
+def _is_ignored(name: str) -> bool:
+    """Whether a folder holds no images of the user's: a hidden one, or what macOS adds to zip files."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def find_images(root: Path) -> ImageFolder:
     """List the images of a folder without opening any.
 
@@ -107,7 +112,7 @@ def _names(folders: list[Path]) -> str:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    paths = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_name)
+    paths = sorted((p for p in folder.iterdir() if p.is_dir() and not _is_ignored(p.name)), key=_name)
     for path in paths:
         _require_unicode(path)
     return paths
@@ -157,7 +162,7 @@ def _files(folder: Path) -> list[Path]:
     """All files below a folder, except in hidden and linked folders: links may form a loop."""
     paths = []
     for where, folders, names in os.walk(folder, onerror=_raise):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        folders[:] = sorted(f for f in folders if not _is_ignored(f))
         paths += [Path(where, name) for name in sorted(names)]
     for path in paths:
         _require_unicode(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import typing
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -125,7 +125,7 @@ def make_splits(
             f"use --split {STANDARD}, or sort an image folder into train/, val/ and test/."
         )
     hashes, unreadable = hashed or content_hashes(dataset.samples, workers)
-    notes = list(dataset.notes)
+    notes = [*dataset.notes, *_contradictions(dataset.samples, hashes)]
     excluded = list(dataset.excluded)
     if kind == "official":
         samples = _official(dataset, hashes, seed, notes, excluded)
@@ -137,6 +137,17 @@ def make_splits(
     return Splits(
         splits["train"], splits["val"], splits["test"], kind, tuple(excluded), tuple(notes), unreadable
     )
+
+
+def _contradictions(samples: Sequence[Sample], hashes: Mapping[str, str]) -> Iterator[str]:
+    """A sentence if byte-identical images have different labels."""
+    labels: dict[str, set[int]] = {}
+    for sample in samples:
+        labels.setdefault(hashes[sample.id], set()).add(sample.label)
+    n = sum(len(found) > 1 for found in labels.values())
+    if n:
+        what = "1 image is" if n == 1 else f"{n:,} images are"
+        yield f"{what} in several classes, byte for byte; at most one of these labels can be right."
 
 
 def union(dataset: Dataset, splits: Sequence[Split], hashes: dict[str, str]) -> Split:

@@ -50,7 +50,9 @@ class TestClassFolders:
         assert data.notes == ()
 
     def test_hidden_folders_are_not_classes(self, tmp_path: Path) -> None:
-        image_tree(tmp_path, {"a": 1, "b": 1, ".ipynb_checkpoints": 1, "b/.ipynb_checkpoints": 1})
+        image_tree(
+            tmp_path, {"a": 1, "b": 1, ".ipynb_checkpoints": 1, "b/.ipynb_checkpoints": 1, "__MACOSX": 1}
+        )
         data = folder(tmp_path)
         assert data.classes == ("a", "b")
         assert len(data.samples) == 2

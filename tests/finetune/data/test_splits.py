@@ -176,6 +176,15 @@ class TestStratified:
         for part in parts(splits).values():
             assert [s.id for s in part] == sorted(s.id for s in part)
 
+    def test_copies_with_different_labels_are_told(self) -> None:
+        rows: list[tuple[int, int, str | None]] = [*counted([9, 9]), (1, 0, None), (1, 1, None), (0, 2, None)]
+        (note,) = make_splits(dataset(rows), "70-15-15", None, 0, 1).notes
+        assert (
+            note
+            == "2 images are in several classes, byte for byte; at most one of these labels can be right."
+        )
+        assert make_splits(dataset(counted([9, 9])), "70-15-15", None, 0, 1).notes == ()
+
     def test_official_is_refused_where_there_is_none(self) -> None:
         with pytest.raises(
             DataError,
@@ -266,6 +275,7 @@ class TestOfficial:
             ("s00016", "identical to an image in the test split"),
         ]
         assert splits.notes == (
+            "1 image is in several classes, byte for byte; at most one of these labels can be right.",
             "1 image excluded from the val split: identical to held-out images.",
             "2 images excluded from the train split: identical to held-out images.",
         )
