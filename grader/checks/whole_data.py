@@ -19,14 +19,16 @@ KNOWN: Mapping[str, tuple[int, ...]] = {"digits": DIGITS, "flowers102": FLOWERS}
 """Images of each class: scikit-learn's 1,797 (Alpaydin and Kaynak 1998); Nilsback and Zisserman (2008)."""
 
 FLOWERS_OFFICIAL = 10  # training and validation images of each class, each
-MOST_EXCLUDED = 0.01  # share of the images; in Flowers-102, three of 8,189 are excluded as copies
+MOST_EXCLUDED = 0.01  # share of the images
+LEAST_LIMIT = 3  # images; in Flowers-102, three are excluded as copies, whatever the subset
 COPIES = 3  # identical images stay together, so that a class may be divided this far off the rule
 
 
 def whole_data(evidence: Evidence) -> Finding:
     """All images of the data set were used, divided as the results say.
 
-    Rule, for digits (1,797 images) and flowers102 (8,189): at most 1% of the images are excluded. Without a
+    Rule, for digits (1,797 images) and flowers102 (8,189): at most three images are excluded, or 1% of those
+    that are used or excluded. Without a
     subset, each class has all its images but the excluded ones, and so has each of its splits: with the split
     official, 10 for training, 10 for validation and the rest for test; with shares such as 70-15-15, 70%
     (rounded down) for training and the rest divided as 15 to 15, each within 3 images, because identical
@@ -44,10 +46,11 @@ def whole_data(evidence: Evidence) -> Finding:
     if len(totals) != len(results.classes):
         problem = f"{results.dataset_name} has {len(totals)} classes, not {len(results.classes)}."
         return from_problems({"classes": [problem]}, Level.FILE, "")
-    n_excluded, most = len(results.excluded), int(MOST_EXCLUDED * sum(totals))
+    n_excluded, n_used = len(results.excluded), sum(sum(s.class_counts) for s in results.splits.values())
+    most = max(LEAST_LIMIT, int(MOST_EXCLUDED * (n_used + n_excluded)))
     problems: dict[str, list[str]] = {"excluded": []}
     if n_excluded > most:
-        images = f"{n_excluded:,} of {sum(totals):,} images are excluded"
+        images = f"{n_excluded:,} images are excluded, and {n_used:,} used"
         problems["excluded"] = [f"{images}; at most {most} can be without the images to show why (--rerun)."]
     if results.resplits is None:
         problems |= _split_problems(results, totals, results.splits)

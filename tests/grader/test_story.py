@@ -287,7 +287,7 @@ class TestWholeData:
     @pytest.mark.parametrize(
         ("rule", "subset", "excluded", "why"),
         [
-            ("official", None, 430, "430 of 8,189 images are excluded; at most 81"),
+            ("official", None, 430, "430 images are excluded, and 7,759 used; at most 81"),
             ("official", 1000, 0, "test: 1"),
             ("official", None, 0, "test: 1"),
             ("70-15-15", None, 0, "train: 10 images of class 0, but 70-15-15 gives 28."),
