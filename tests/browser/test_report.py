@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from finetune.report.judged import judged
 from finetune.report.page import write_report
 from tests.builders.reports import HOSTILE, simulated_run
 from tests.grader.honest import Size
@@ -65,7 +66,7 @@ def seen(
     runs = {"hostile": [hostile], "flowers": [flowers], "comparison": [hostile, flowers]}
     pages = {name: made / f"{name}.html" for name in PAGES}
     for name, page in pages.items():
-        write_report(runs[name], page)
+        write_report(judged(runs[name]), page)
     asked = {
         "chromium": chromium,
         "pages": {name: str(page) for name, page in pages.items()},

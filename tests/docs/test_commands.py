@@ -50,7 +50,7 @@ def test_commands_are_understood(path: Path) -> None:
         ("finetune train --on-bad-image ignore", "'ignore' is not one of"),
         ("finetune train --preset smok", "there is no preset smok"),
         ("finetune layers B", "unexpected argument B"),
-        ("grader explain b-beat-a", "'b-beat-a' is not one of"),
+        ("grader explain b-beat-a", "There is no 'b-beat-a'. Did you mean 'b-beats-a'?"),
     ],
 )
 def test_a_mistake_is_noticed(command: str, said: str) -> None:
