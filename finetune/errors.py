@@ -4,8 +4,9 @@ The command line turns every one of them into a single sentence and exit code 2;
 is a bug in finetune.
 """
 
-import difflib
 from collections.abc import Iterable
+
+from grader.errors import nearest
 
 
 class FinetuneError(Exception):
@@ -57,13 +58,6 @@ def listed(items: list[str], most: int = 10) -> str:
 def counted(n: int, noun: str) -> str:
     """A number with its noun in singular or plural: "1 epoch", "1,200 images"."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
-def nearest(value: str, choices: Iterable[str]) -> str | None:
-    """The choice most similar to what was mistyped, ignoring case; None if none is similar."""
-    by_key = {choice.casefold(): choice for choice in choices}
-    found = difflib.get_close_matches(value.casefold(), by_key, 1)
-    return by_key[found[0]] if found else None
 
 
 def did_you_mean(value: object, choices: Iterable[str]) -> str:

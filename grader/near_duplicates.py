@@ -7,7 +7,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A held-out image and the image of another split that it looks like."""
+    """A held-out image and the one most similar to it in a split that training or choosing has seen.
+
+    Attributes:
+        sample_id: Of the held-out image.
+        split: Its split, `val` or `test`.
+        other_id: Of the other image.
+        other_split: Its split.
+        distance: Number of different signs, of 255.
+        mirrored: Whether one is the mirror image of the other.
+    """
 
     sample_id: str
     split: str

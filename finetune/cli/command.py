@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from finetune.errors import ConfigError, nearest
+from finetune.errors import ConfigError
+from grader.errors import nearest
 
 Config = TypeVar("Config")
 

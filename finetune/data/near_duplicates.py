@@ -16,6 +16,7 @@ from finetune.data.perceptual import MAX_DISTANCE, SIDE, Hashes, clusters, compa
 from finetune.data.stream import unstored_stream
 from finetune.errors import BadImagesError, ConfigError, counted
 from finetune.system.console import Reporter
+from grader.near_duplicates import Pair
 
 if TYPE_CHECKING:
     from finetune.data.splits import Split, Splits
@@ -25,27 +26,6 @@ MOST_PAIRS = 2000
 
 BEFORE = {"test": ("train", "val"), "val": ("train",)}
 """The splits that an image should not be known from: validation chooses the epoch that is tested."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A held-out image and the one most similar to it in a split that training or choosing has seen.
-
-    Args:
-        sample_id: of the held-out image.
-        split: its split, `val` or `test`.
-        other_id: of the other image.
-        other_split: its split.
-        distance: number of different signs, of 255.
-        mirrored: whether one is the mirror image of the other.
-    """
-
-    sample_id: str
-    split: str
-    other_id: str
-    other_split: str
-    distance: int
-    mirrored: bool
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from finetune.run.records import Json, Pair
 from finetune.run.tuning import Key, Plan, Trial
 from finetune.system.console import Reporter
 from finetune.training.record import Epoch
+from grader.findings import rate_text
 
 if TYPE_CHECKING:
     from finetune.run.watch import Watch
@@ -115,8 +116,8 @@ class Progress:
             return
         finals = sum(self.finals.values())
         self.reporter.say(
-            f"Tuning ({tune.mode}): {len(tune.rates)} peak learning rates from {tune.rates[0]:.3g} to "
-            f"{tune.rates[-1]:.3g} for {', '.join(names)}"
+            f"Tuning ({tune.mode}): {len(tune.rates)} peak learning rates from {rate_text(tune.rates[0])} to "
+            f"{rate_text(tune.rates[-1])} for {', '.join(names)}"
             f"{', on the split of each seed' * self.config.resplit}; "
             f"{n_epochs} epochs of trials on validation alone, "
             "more where the best rate is the lowest or highest; then "

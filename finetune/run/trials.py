@@ -21,10 +21,12 @@ from finetune.run.prepare import Prepared
 from finetune.run.progress import Progress
 from finetune.run.records import Json
 from finetune.run.trial_heads import TrialHeads
-from finetune.run.tuning import Key, Target, Trial, label_of, score
+from finetune.run.tuning import Key, Target, Trial, score
 from finetune.system.files import write_atomically
 from finetune.training.checkpoint import Checkpoints
 from finetune.training.record import Training
+from grader.findings import rate_text
+from grader.trials import label
 
 Train = Callable[[Trial, State | None], tuple[Json, float]]
 """Runs one trial, from a head if it is to start from one; returns its entry in the results, and the seconds
@@ -233,13 +235,13 @@ def chosen(tuning: Json | None, variant: Variant, seed: int, config: ExperimentC
             return Chosen(choice["learning_rate"], choice["trial"])
     tried = [t["learning_rate"] for t in tuning["trials"] if (t["variant"], t["for_seed"]) == of]
     why = (
-        f"at each that was tried, from {min(tried):.3g} to {max(tried):.3g}, the loss was no longer finite; "
-        "tune over lower rates."
+        f"at each that was tried, from {rate_text(min(tried))} to {rate_text(max(tried))}, the loss was no "
+        "longer finite; tune over lower rates."
         if tried
         else f"none could be chosen for {variant.head}, from which it takes its head."
     )
     rate = min(tried, default=tuning["rates"][0])
-    return Chosen(rate, failure=f"No learning rate could be chosen for {label_of(*of)}: {why}")
+    return Chosen(rate, failure=f"No learning rate could be chosen for {label(of)}: {why}")
 
 
 def not_trained(failure: str) -> Training:
@@ -252,14 +254,13 @@ def choice_lines(tuning: Json, targets: Iterable[Target]) -> list[str]:
     chosen = {(choice["variant"], choice["for_seed"]): choice for choice in tuning["choices"]}
     lines = []
     for variant, seed in targets:
-        choice, label = chosen.get((variant.name, seed)), label_of(variant.name, seed)
+        choice, name = chosen.get((variant.name, seed)), label((variant.name, seed))
         if choice is None:
-            lines.append(f"{label}: no learning rate chosen, because the loss of its trials was not finite.")
+            lines.append(f"{name}: no learning rate chosen, because the loss of its trials was not finite.")
             continue
         best = max(e["n_correct"] / e["n_samples"] for e in tuning["trials"][choice["trial"]]["validation"])
-        lines.append(
-            f"{label}: learning rate {choice['learning_rate']:.3g} chosen, with {best:.1%} on validation"
-        )
+        rate = rate_text(choice["learning_rate"])
+        lines.append(f"{name}: learning rate {rate} chosen, with {best:.1%} on validation")
     return lines
 
 

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 
 from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.run.records import Json
+from grader.findings import rate_text
+from grader.trials import label
 
 MAX_EXTENSIONS = 2
 """Steps beyond the grid that a variant may take while its best rate lies at the edge."""
@@ -87,12 +89,7 @@ class Trial:
     @property
     def label(self) -> str:
         """Its name for people."""
-        return f"{label_of(self.variant, self.for_seed)} at {self.learning_rate:.3g}"
-
-
-def label_of(variant: str, for_seed: int | None) -> str:
-    """What a rate is chosen for, for people."""
-    return variant if for_seed is None else f"{variant} for seed {for_seed}"
+        return f"{label((self.variant, self.for_seed))} at {rate_text(self.learning_rate)}"
 
 
 def rounds_of(mode: str, epochs: int) -> tuple[Round, ...]:
