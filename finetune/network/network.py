@@ -50,6 +50,11 @@ class Network(nn.Sequential):
         return next(self.parameters()).device
 
     @property
+    def n_classes(self) -> int:
+        """Logits per image: as many as the last stage has biases."""
+        return len(list(self.parameters())[-1])
+
+    @property
     def prefix(self) -> nn.Sequential:
         """The frozen prefix; empty if the first stage trains."""
         return nn.Sequential(*self)[: self.n_frozen_stages]

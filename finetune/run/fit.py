@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import safetensors.torch
 import torch
 
 from finetune.config.experiment import Recipe, Variant
 from finetune.data.augment import Views
+from finetune.data.sources import WHOLE
 from finetune.errors import counted
 from finetune.network.network import Network, fingerprint
 from finetune.network.resnet18 import build
@@ -24,6 +25,7 @@ from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.signals import Stopped
 from finetune.training.calibration import calibrate
+from finetune.training.evaluate import logits_of
 from finetune.training.features import FrozenPrefix
 from finetune.training.record import Epoch, Training
 from finetune.training.trainer import Trainer
@@ -135,12 +137,23 @@ def calibration(
     network.load_state_dict(best)
     # With several processes, each has cached the features of its part only.
     cache = prepared.features_of(start["variant"], start["frozen_sha256_before"])
-    config = prepared.config
+    config, held_out = prepared.config, prepared.images.held_out
     prefix = FrozenPrefix(
         network, config.recipe, config.precision, cache=cache if saving.world.size == 1 else None
     )
-    images, predictions = prepared.images, training.best_predictions
-    found = calibrate(network, prefix, images, predictions, saving.stop.check)
+
+    def logits(split: str) -> Iterator[torch.Tensor]:
+        """Those that predicted, or the same again."""
+        if training.best_logits:
+            yield from training.best_logits[split]
+            return
+        for batch in logits_of(network, prefix.held_out(split, held_out[split][0], WHOLE), prefix.precision):
+            yield batch
+            saving.stop.check()
+
+    with torch.inference_mode():
+        labels = {split: labels for split, (_, labels) in held_out.items()}
+        found = calibrate(logits, labels, training.best_predictions)
     return dataclasses.asdict(found)
 
 

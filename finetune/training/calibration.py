@@ -6,7 +6,7 @@ The predicted class stays the same, since dividing all logits by one number keep
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,6 @@ import numpy.typing as npt
 import scipy.optimize
 import torch
 
-from finetune.data.prepare import Images
-from finetune.data.sources import WHOLE
-from finetune.network.network import Network
-from finetune.training.evaluate import logits_of
-from finetune.training.features import FrozenPrefix
 from finetune.training.record import Predictions
 from grader.calibration import N_BINS, expected_calibration_error
 
@@ -48,43 +43,27 @@ class Calibration:
     n_bins: int = N_BINS
 
 
-@torch.inference_mode()
 def calibrate(
-    network: Network,
-    prefix: FrozenPrefix,
-    images: Images,
+    logits: Callable[[str], Iterable[torch.Tensor]],
+    labels: dict[str, torch.Tensor],
     predictions: dict[str, Predictions],
-    batch_ended: Callable[[], None] = lambda: None,
 ) -> Calibration:
     """Fit the temperature on validation and measure calibration there and on test.
 
     Args:
-        network: after the epoch of the predictions.
-        prefix: the network's.
-        images: of the experiment.
-        predictions: of that epoch on `val` and `test`.
-        batch_ended: called after each batch; may raise to stop.
+        logits: float32 [b x n_classes] of a split, batch by batch, by the network that predicted.
+        labels: of `val` and `test`.
+        predictions: for them.
     """
-    correct = {
-        split: found.predicted == images.held_out[split][1].numpy() for split, found in predictions.items()
-    }
+    correct = {split: found.predicted == labels[split].numpy() for split, found in predictions.items()}
     errors = {
         split: expected_calibration_error(found.confidence, correct[split])
         for split, found in predictions.items()
     }
-    logits = []
-    for batch in logits_of(
-        network, prefix.held_out("val", images.held_out["val"][0], WHOLE), prefix.precision
-    ):
-        logits.append(batch.cpu())
-        batch_ended()
-    temperature = fit_temperature(torch.cat(logits).numpy(), images.held_out["val"][1].numpy())
-    scaled = []
-    for batch in logits_of(
-        network, prefix.held_out("test", images.held_out["test"][0], WHOLE), prefix.precision
-    ):
-        scaled.append((batch / temperature).softmax(dim=1).amax(dim=1).cpu())
-        batch_ended()
+    temperature = fit_temperature(
+        torch.cat([batch.cpu() for batch in logits("val")]).numpy(), labels["val"].numpy()
+    )
+    scaled = [(batch / temperature).softmax(dim=1).amax(dim=1).cpu() for batch in logits("test")]
     ece_scaled = expected_calibration_error(torch.cat(scaled).numpy(), correct["test"])
     return Calibration(temperature, errors["val"], errors["test"], ece_scaled)
 

@@ -137,7 +137,7 @@ class Checkpoints:
         fields = {
             f.name: getattr(training, f.name)
             for f in dataclasses.fields(training)
-            if f.name != "best_predictions"
+            if f.name not in ("best_predictions", "best_logits")
         }
         fields |= {
             "epochs": [dataclasses.asdict(e) for e in training.epochs],

@@ -40,6 +40,7 @@ def evaluate(
     labels: torch.Tensor,
     precision: str = "fp32",
     batch_ended: Callable[[], None] = lambda: None,
+    kept: list[torch.Tensor] | None = None,
 ) -> Predictions:
     """Predict every image of a split.
 
@@ -50,6 +51,7 @@ def evaluate(
         labels: [n] int64.
         precision: `fp32` or `bf16`, of the convolutions; the loss is always computed in fp32.
         batch_ended: called after each batch; may raise to stop.
+        kept: gets the logits of each batch, if it is given.
     """
     truths = to_device(labels, network.device)
     predicted, nll, confidence = [], [], []
@@ -57,6 +59,8 @@ def evaluate(
     for logits in logits_of(network, batches, precision):
         truth = truths[n_seen : n_seen + len(logits)]
         n_seen += len(logits)
+        if kept is not None:
+            kept.append(logits)
         predicted.append(logits.argmax(dim=1))
         nll.append(functional.cross_entropy(logits, truth, reduction="none"))
         confidence.append(logits.softmax(dim=1).amax(dim=1))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ class Training:
         stream_sha256: digest of every order, crop and flip of the epochs started.
         best_epoch: number of the chosen epoch; None before the first.
         best_predictions: `val` and `test` predictions after that epoch.
+        best_logits: the logits behind them, by batch, on the device; empty after a resume or where they would
+            take too much memory. Checkpoints leave them out: the best network gives them again.
         failure: why training stopped early, or None.
         seconds: spent on this run before it was last resumed.
     """
@@ -110,6 +113,7 @@ class Training:
     stream_sha256: str = ""
     best_epoch: int | None = None
     best_predictions: dict[str, Predictions] = field(default_factory=dict)
+    best_logits: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     failure: str | None = None
     seconds: float = 0.0
 

@@ -29,6 +29,9 @@ from grader import commitments
 from grader.findings import rate_text
 from grader.record import SPLITS
 
+LOGITS_BYTES = 2**28
+"""More than this is not kept of the best epoch's logits; calibration computes them again."""
+
 
 class Trainer:
     """Trains one network. It can stop after any step and be resumed from there.
@@ -106,8 +109,8 @@ class Trainer:
             started = time.perf_counter()
             if self.recipe.statistics == "reestimated":
                 self._reestimate(number)
-            predictions = self._evaluate()
-            self._conclude(number, predictions, time.perf_counter() - started)
+            predictions, logits = self._evaluate()
+            self._conclude(number, predictions, logits, time.perf_counter() - started)
             if training.failure is None:
                 epoch_ended(training.epochs[-1])
         return training
@@ -211,9 +214,15 @@ class Trainer:
         with mixed(self.prefix.precision, self.device):
             reestimate(self.network, (features_of(images) for _, images in inputs), self.batch_evaluated)
 
-    def _evaluate(self) -> dict[str, Predictions]:
-        """Predictions for the held-out splits, by all processes together."""
+    def _evaluate(self) -> tuple[dict[str, Predictions], dict[str, list[torch.Tensor]]]:
+        """Predictions for the held-out splits, by all processes together, and the logits behind them.
+
+        Logits are left out of trials, which are not calibrated, and where several processes have a part each.
+        """
         self.world.broadcast(self.network.buffers())
+        n_logits = self.network.n_classes * sum(len(labels) for _, labels in self.images.held_out.values())
+        keeps = "test" in self.images.held_out and self.world.size == 1 and 4 * n_logits <= LOGITS_BYTES
+        logits: dict[str, list[torch.Tensor]] = {s: [] for s in self.images.held_out if keeps}
         predictions = {}
         for split, (images, labels) in self.images.held_out.items():
             part = self.world.shard_range(len(labels))
@@ -223,14 +232,21 @@ class Trainer:
                 labels[part],
                 self.prefix.precision,
                 self.batch_evaluated,
+                logits.get(split),
             )
             gather = self.world.all_gather
             predictions[split] = Predictions(
                 gather(found.predicted), gather(found.nll), gather(found.confidence)
             )
-        return predictions
+        return predictions, logits
 
-    def _conclude(self, number: int, predictions: dict[str, Predictions], evaluation_seconds: float) -> None:
+    def _conclude(
+        self,
+        number: int,
+        predictions: dict[str, Predictions],
+        logits: dict[str, list[torch.Tensor]],
+        evaluation_seconds: float,
+    ) -> None:
         """Record an epoch, and store its predictions if it is the best so far."""
         training, current = self.training, self.training.current
         train = Metrics(current.loss_sum, current.n_correct, current.samples)
@@ -261,6 +277,7 @@ class Trainer:
         training.best_epoch = best_epoch(training.epochs)
         if training.best_epoch == number:
             training.best_predictions = predictions
+            training.best_logits = logits
 
     def _committed(self, epoch: Epoch, predictions: dict[str, Predictions]) -> Epoch:
         """The epoch with its hashes; off the clocks."""

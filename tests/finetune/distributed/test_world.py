@@ -387,7 +387,7 @@ class TestCommandLine:
             monkeypatch.setenv(name, value)
         said = refused(capsys, monkeypatch, "train", "--parallel", "data", "--resume", "run")
         assert said == (
-            "A run with --parallel data must be resumed with the same number of processes, but it began "
+            "A run with --parallel data must be resumed with the same number of processes, but it started "
             "with 2 and there are 3; start 2."
         )
         said = refused(capsys, monkeypatch, "train", "--resume", "run")

@@ -10,7 +10,7 @@ import shutil
 import signal
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +28,7 @@ from finetune.errors import (
     RunFolderError,
     WeightsError,
 )
-from finetune.run import environment
+from finetune.run import environment, fit
 from finetune.run import experiment as experiment_module
 from finetune.run.experiment import run_experiment
 from finetune.run.folder import RunFolder
@@ -38,6 +38,8 @@ from finetune.run.reevaluate import evaluate_run
 from finetune.system import host
 from finetune.system.files import locked
 from finetune.system.signals import Stopped, StopRequest
+from finetune.training import trainer
+from finetune.training.evaluate import logits_of
 from tests.builders.config import tiny_config
 from tests.builders.images import image_tree, photo
 from tests.builders.runs import RecordingReporter, StopAt
@@ -53,6 +55,23 @@ NEVER = 10**9
 
 
 class TestWhole:
+    def test_calibration_from_kept_logits_is_that_of_recomputed_ones(
+        self, experiment: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        computed: list[None] = []
+
+        def counting(*given: Any) -> Iterator[torch.Tensor]:
+            computed.append(None)
+            return logits_of(*given)
+
+        monkeypatch.setattr(fit, "logits_of", counting)
+        kept = experiment(tmp_path / "kept")
+        assert not computed
+        monkeypatch.setattr(trainer, "LOGITS_BYTES", 0)
+        recomputed = experiment(tmp_path / "recomputed")
+        assert len(computed) == 2 * len(recomputed["runs"])
+        assert [r["calibration"] for r in kept["runs"]] == [r["calibration"] for r in recomputed["runs"]]
+
     def test_two_runs_are_the_same_but_for_times(self, experiment: Run, tmp_path: Path) -> None:
         one, two = experiment(tmp_path / "1"), experiment(tmp_path / "2", workers=3)
         assert without_times(one) == without_times(two)
