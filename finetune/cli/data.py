@@ -6,7 +6,7 @@ import dataclasses
 
 import click
 
-from finetune.cli.command import GROUPS, Command
+from finetune.cli.command import Command
 from finetune.cli.options import IMAGE_OPTIONS, cache_limit, takes_config
 from finetune.config.experiment import ExperimentConfig
 
@@ -16,14 +16,13 @@ def data() -> None:
     """Manage the decoded images cached in ~/.cache/finetune (or below XDG_CACHE_HOME)."""
 
 
-@data.command(
-    cls=Command, groups=GROUPS, examples=("finetune data prepare --dataset photos --image-size 64",)
-)
+@data.command(cls=Command, examples=("finetune data prepare --dataset photos --image-size 64",))
 @takes_config(*IMAGE_OPTIONS)
 @cache_limit
 def prepare(config: ExperimentConfig) -> None:
     """Decode and cache the images of an experiment, so that later runs need not."""
-    from finetune.data.prepare import prepare_images, split_dataset
+    from finetune.data.prepare import prepare_images
+    from finetune.data.split_dataset import split_dataset
     from finetune.system.console import Reporter
     from finetune.system.host import choose_threads
 

@@ -14,8 +14,8 @@ import pytest
 import safetensors.torch
 
 from finetune.data import cache, store
+from finetune.run import artifacts, folder
 from finetune.run import experiment as job
-from finetune.run import folder
 from tests.builders.config import tiny_command
 from tests.builders.runs import results_of, run_finetune
 from tests.compare_runs import assert_same_run
@@ -87,7 +87,7 @@ def test_no_disk_space_for_the_decoded_images(
         pytest.param(folder.RunFolder, "begin", 1, 0, id="configuration"),
         pytest.param(safetensors.torch, "save_file", 6, 1, id="best network"),
         pytest.param(job.Checkpoints, "save", 4, 1, id="checkpoint"),
-        pytest.param(folder.RunFolder, "write_artifacts", 2, 1, id="predictions"),
+        pytest.param(artifacts, "write_artifacts", 2, 1, id="predictions"),
         pytest.param(folder.RunFolder, "write_results", 3, 2, id="last results"),
         pytest.param(job, "write_report", 1, 3, id="report"),
     ],
