@@ -128,7 +128,7 @@ class Run:
         Raises:
             FinetuneError: no such variant, seed or split, or its file is damaged.
         """
-        from finetune.run.saved_predictions import rows_of
+        from finetune.run.artifacts import rows_of
         from finetune.run.trained import choose_run
 
         run, _ = choose_run(self._folder, self.results, variant, seed)

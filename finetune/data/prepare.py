@@ -17,7 +17,7 @@ from finetune.data.device import DeviceImages
 from finetune.data.near_duplicates import tell, with_near_duplicates
 from finetune.data.perceptual import Hashes
 from finetune.data.sources import ImageSource
-from finetune.data.split_dataset import SplitDataset, decoded_as, split_dataset
+from finetune.data.split_dataset import SplitDataset, decoded_as, without
 from finetune.data.splits import Splits, summary_lines
 from finetune.data.store import StoredImages
 from finetune.data.stream import StreamedImages, evaluation_stream, training_stream, visit
@@ -95,7 +95,7 @@ def prepare_images(
             if config.on_bad_image == "fail" or len(error.reasons) == len(split.dataset.samples):
                 raise
             superseded |= set(split.entry_names(size).values()) - cached_before
-            split = split_dataset(config, workers, split.dataset.without(error.reasons))
+            split = without(split, error.reasons, config, workers)
     in_use = set(split.entry_names(size).values())
     for name in superseded - in_use:
         discard(name)

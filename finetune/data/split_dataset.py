@@ -14,7 +14,7 @@ from finetune.data.cache import entry_name
 from finetune.data.datasets import Dataset, load_dataset
 from finetune.data.near_duplicates import kept_together
 from finetune.data.sources import ImageSource, Selection
-from finetune.data.splits import Split, Splits, content_hashes, make_splits, union
+from finetune.data.splits import Hashes, Split, Splits, content_hashes, make_splits, union
 from finetune.errors import ConfigError
 from finetune.system.host import cores
 
@@ -26,6 +26,7 @@ class SplitDataset:
     Args:
         dataset: what was split.
         splits: of its samples; the first seed's, if each seed has its own.
+        hashes: of the content of its files, and which could not be read.
         hashed_at: when the files were about to be hashed, seconds since the epoch.
         by_seed: the splits of each seed, if each has its own.
         decoded: what is decoded together: each of the splits, or the images that any seed trains on and those
@@ -34,6 +35,7 @@ class SplitDataset:
 
     dataset: Dataset
     splits: Splits
+    hashes: Hashes
     hashed_at: float
     by_seed: Mapping[int, Splits]
     decoded: Mapping[str, Split]
@@ -73,36 +75,51 @@ def decoded_as(split: str) -> str:
     return "train" if split == "train" else "heldout"
 
 
-def split_dataset(
-    config: ExperimentConfig, workers: int | None = None, dataset: Dataset | None = None
-) -> SplitDataset:
+def split_dataset(config: ExperimentConfig, workers: int | None = None) -> SplitDataset:
     """Find the images and split them.
 
     Args:
         config: the experiment.
         workers: threads; None takes one per core.
-        dataset: the images, if they were found before.
 
     Raises:
         ConfigError: each seed is to have a split of its own, or near-duplicates are to stay together, but the
             data set's authors divided it.
         DataError: the images are not as the configuration says.
     """
-    dataset, workers = dataset or load_dataset(config.dataset, Path(config.data_root)), workers or cores()
+    dataset, workers = load_dataset(config.dataset, Path(config.data_root)), workers or cores()
     hashed_at = time.time()
-    hashed = content_hashes(dataset.samples, workers)
+    return _divided(config, dataset, content_hashes(dataset.samples, workers), hashed_at, workers)
+
+
+def without(
+    split: SplitDataset, unreadable: Mapping[str, str], config: ExperimentConfig, workers: int
+) -> SplitDataset:
+    """The same data set without unreadable images, given as reasons by sample id, split anew.
+
+    Raises:
+        DataError: too few images are left.
+    """
+    hashes, known = split.hashes
+    left = hashes, {name: reason for name, reason in known.items() if name not in unreadable}
+    return _divided(config, split.dataset.without(unreadable), left, split.hashed_at, workers)
+
+
+def _divided(
+    config: ExperimentConfig, dataset: Dataset, hashes: Hashes, hashed_at: float, workers: int
+) -> SplitDataset:
     kept: dict[str, str] = {}
 
     def of_seed(seed: int) -> Splits:
         split_seed = config.split_seed_of(seed)
-        return make_splits(dataset, config.split, config.subset, split_seed, workers, hashed, kept)
+        return make_splits(dataset, config.split, config.subset, split_seed, workers, hashes, kept)
 
     first = of_seed(config.seed)
     if config.near_duplicates == "together":
-        kept |= kept_together(dataset, first.kind, hashed[0], hashed_at, workers)
+        kept |= kept_together(dataset, first.kind, hashes[0], hashed_at, workers)
         first = of_seed(config.seed)
     if not config.resplit:
-        return SplitDataset(dataset, first, hashed_at, {}, first.by_name)
+        return SplitDataset(dataset, first, hashes, hashed_at, {}, first.by_name)
     if first.kind == "official":
         raise ConfigError(
             "--resplit draws a new split for each seed, so the split cannot be official, but it is; add "
@@ -113,5 +130,5 @@ def split_dataset(
     for splits in by_seed.values():
         for name, part in splits.by_name.items():
             parts[decoded_as(name)].append(part)
-    decoded = {name: union(dataset, found, hashed[0]) for name, found in parts.items()}
-    return SplitDataset(dataset, first, hashed_at, by_seed, decoded)
+    decoded = {name: union(dataset, found, hashes[0]) for name, found in parts.items()}
+    return SplitDataset(dataset, first, hashes, hashed_at, by_seed, decoded)

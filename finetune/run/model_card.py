@@ -13,7 +13,7 @@ import numpy as np
 
 from finetune import __version__
 from finetune.report.judged import grade_of
-from finetune.run.saved_predictions import read_predictions
+from finetune.run.artifacts import read_predictions
 from finetune.run.trained import TrainedModel
 from grader.stats import wilson
 from grader.verdict import NO_NETWORK

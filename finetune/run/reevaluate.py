@@ -12,7 +12,7 @@ from finetune.config.experiment import ExperimentConfig
 from finetune.data.decode import UNREADABLE, open_image
 from finetune.data.prepare import prepare_images
 from finetune.data.sources import WHOLE
-from finetune.data.split_dataset import SplitDataset, split_dataset
+from finetune.data.split_dataset import SplitDataset, split_dataset, without
 from finetune.errors import DataError
 from finetune.run import environment
 from finetune.run.folder import RunFolder
@@ -111,4 +111,4 @@ def _split(config: ExperimentConfig, results: Results, workers: int) -> SplitDat
                 "evaluate with the images that the run used."
             )
         reasons = {sample.id: "skipped by the run" for sample in skipped}
-        split = split_dataset(config, workers, split.dataset.without(reasons))
+        split = without(split, reasons, config, workers)

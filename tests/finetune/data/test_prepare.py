@@ -14,7 +14,8 @@ from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig
 from finetune.data import cache, store
 from finetune.data import prepare as load
 from finetune.data.cache import entries
-from finetune.data.prepare import Images, labeled, prepare_images, split_dataset
+from finetune.data.prepare import Images, labeled, prepare_images
+from finetune.data.split_dataset import split_dataset
 from finetune.data.store import StoredImages
 from finetune.data.stream import StreamedImages
 from finetune.errors import BadImagesError, ConfigError
