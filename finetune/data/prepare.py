@@ -21,7 +21,7 @@ from finetune.data.split_dataset import SplitDataset, decoded_as, without
 from finetune.data.splits import Splits, summary_lines
 from finetune.data.store import StoredImages
 from finetune.data.stream import StreamedImages, evaluation_stream, training_stream, visit
-from finetune.errors import BadImagesError, ConfigError
+from finetune.errors import BadImagesError, ConfigError, sized
 from finetune.system.console import Reporter
 from finetune.system.host import cores
 
@@ -194,8 +194,8 @@ def _placed(
     on_gpu = config.store == "device"
     if config.store == "auto" and device.type == "cuda":
         on_gpu = n_bytes * GPU_FRACTION < torch.cuda.mem_get_info(device)[0]
-    megabytes = f"decoded: {n_bytes / 1e6:,.0f} MB"
+    size = f"decoded: {sized(n_bytes)}"
     if on_gpu:
-        return {name: DeviceImages(s, device) for name, s in stored.items()}, f"{megabytes} on the GPU"
+        return {name: DeviceImages(s, device) for name, s in stored.items()}, f"{size} on the GPU"
     where = "in memory" if all(s.in_memory for s in stored.values()) else "in files"
-    return {**stored}, f"{megabytes} {where}"
+    return {**stored}, f"{size} {where}"

@@ -136,7 +136,7 @@ def test_too_little_disk_space_is_reported_before_training(
     monkeypatch.setattr(folder, "STATE_BYTES", 8 << 20)
     out = tmpfs("4m") / "run"
     done = run_finetune(capsys, *tiny_command(out, narrow_weights))
-    assert "needs 8 MiB of disk space, but its volume has 4 MiB free" in done.refused()
+    assert "needs 8.39 MB of disk space, but its volume has 4.19 MB free" in done.refused()
     assert done.out == ""
     assert not out.exists()
 
