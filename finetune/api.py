@@ -15,7 +15,6 @@ signal handlers, is as it was when they return. Everything they refuse is a `fin
 
 from __future__ import annotations
 
-import difflib
 import io
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,9 +23,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from finetune.cli.options import OPTIONS, configure
+from finetune.cli.options import OPTIONS
 from finetune.cli.train import default_folder
+from finetune.config.overrides import configure
 from finetune.config.tune import MODES
+from finetune.errors import did_you_mean
 from finetune.system.session import undisturbed
 from finetune.system.signals import Stopped, StopRequest
 
@@ -98,10 +99,9 @@ class Run:
     @cached_property
     def grade(self) -> Grade:
         """The grader's findings and verdict under its default policy."""
-        from grader.grade import Job, grade
-        from grader.policy import load_policy
+        from finetune.report.judged import grade_of
 
-        return grade(Job(self.path, self.path.name, load_policy("default")))
+        return grade_of(self.path)
 
     @property
     def verdict(self) -> str:
@@ -128,7 +128,7 @@ class Run:
         Raises:
             FinetuneError: no such variant, seed or split, or its file is damaged.
         """
-        from finetune.run.saved_predictions import rows_of
+        from finetune.run.artifacts import rows_of
         from finetune.run.trained import choose_run
 
         run, _ = choose_run(self._folder, self.results, variant, seed)
@@ -165,9 +165,8 @@ class Run:
 
         given = [paths] if isinstance(paths, str | Path) else paths
         with undisturbed():
-            threads = choose_threads(None)
-            model = open_model(self.path, variant, seed, device, threads)
-            found = list(predict(model, map(Path, given), top=top, workers=threads))
+            model = open_model(self.path, variant, seed, device, choose_threads(None))
+            found = list(predict(model, map(Path, given), top=top))
         return _table([row for prediction in found for row in _rows(prediction)])
 
     def plot_curves(self) -> Figure:
@@ -225,8 +224,7 @@ def train(
     given: dict[str, Any] = dict(options)
     for name in given:
         if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, OPTIONS)
             raise TypeError(f"train() got an unexpected keyword argument {name!r}{hint}")
     if dataset is not None:
         given["dataset"] = str(dataset)

@@ -60,6 +60,16 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
+def sized(n_bytes: float) -> str:
+    """A number of bytes in the units of `--cache-limit`, which are decimal: "54 MB", "1.5 GB"."""
+    unit = "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB", "EB"):
+        if n_bytes < 999.5:
+            break
+        n_bytes, unit = n_bytes / 1000, larger
+    return f"{n_bytes:.3g} {unit}"
+
+
 def did_you_mean(value: object, choices: Iterable[str]) -> str:
     """The end of a sentence about an unknown value: "; did you mean 'smoke'?", or nothing."""
     near = nearest(value, choices) if isinstance(value, str) else None

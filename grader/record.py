@@ -13,6 +13,11 @@ SPLITS = ("val", "test")
 T = TypeVar("T")
 
 
+def run_name(variant: str, seed: int) -> str:
+    """The name of a run in messages, with which the names of its files begin, such as `B-seed0`."""
+    return f"{variant}-seed{seed}"
+
+
 @dataclass(frozen=True, slots=True)
 class Metrics:
     """Totals over a split: cross-entropy in nats, correct predictions, samples."""
@@ -25,6 +30,11 @@ class Metrics:
     def accuracy(self) -> float:
         """Share of correct predictions, 0 to 1."""
         return self.n_correct / self.n_samples
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, nats."""
+        return self.loss_sum / self.n_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +89,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Its name in messages and the stem of its files, such as `B-seed0`."""
-        return f"{self.variant}-seed{self.seed}"
+        """Its name in messages and the stem of its files."""
+        return run_name(self.variant, self.seed)
 
     @property
     def best(self) -> Epoch | None:

@@ -4,6 +4,8 @@ from functools import cache
 from math import prod
 
 GROUPS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
+"""The groups of layers, from input to output: the children of torchvision's ResNet that have parameters."""
+
 WIDTHS = {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
 
 Shapes = dict[str, tuple[int, ...]]

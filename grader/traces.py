@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from grader.evidence import Evidence
-from grader.record import SPLITS, Run
+from grader.record import SPLITS, Run, run_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,7 @@ class Trace:
     @property
     def name(self) -> str:
         """Its name, such as `B-seed0`."""
-        return f"{self.variant}-seed{self.seed}"
+        return run_name(self.variant, self.seed)
 
 
 @dataclass(frozen=True)

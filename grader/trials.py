@@ -21,7 +21,12 @@ def label(target: Target) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A round of tuning: epochs of a trial, for a variant with the recipe's, and how many rates it keeps."""
+    """A round of trials.
+
+    Attributes:
+        epochs: Of each trial; the results file has those of a variant with the recipe's epochs.
+        keep: How many rates of the grid go on to the next round; 1 in the last.
+    """
 
     epochs: int
     keep: int

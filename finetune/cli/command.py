@@ -17,45 +17,12 @@ Config = TypeVar("Config")
 PREFIX = "FINETUNE"
 """Of the environment variables that set options: FINETUNE_TRAIN_EPOCHS is `finetune train --epochs`."""
 
-GROUPS: Mapping[str, Sequence[str]] = {
-    "Data": (
-        "dataset",
-        "data_root",
-        "split",
-        "split_seed",
-        "resplit",
-        "subset",
-        "near_duplicates",
-        "on_bad_image",
-    ),
-    "Recipe": (
-        "preset",
-        "variants",
-        "weights",
-        "epochs",
-        "batch_size",
-        "lr",
-        "tune",
-        "image_size",
-        "seed",
-        "seed_from",
-        "seeds",
-        "longer_scratch",
-        "cache_views",
-    ),
-    "Compute": (
-        "device",
-        "precision",
-        "threads",
-        "workers",
-        "store",
-        "cache_limit",
-        "deterministic",
-        "parallel",
-    ),
-    "Output": ("out", "resume", "keep_states", "track", "quiet", "log_format"),
-}
-"""The options of training by what they are about, in the order of the help."""
+GROUPS = ("Data", "Recipe", "Compute", "Output")
+"""Headings of a long help, in order."""
+
+OTHERS = "Other options"
+LONG = 10
+"""Options from which a help has headings."""
 
 
 class Choice(click.Choice[Any]):
@@ -67,24 +34,29 @@ class Choice(click.Choice[Any]):
         return super().get_invalid_choice_message(value, ctx) + (f" Did you mean {near!r}?" if near else "")
 
 
+class Option(click.Option):
+    """An option that knows its heading in a long help.
+
+    Args:
+        group: one of `GROUPS`.
+        attributes: click's own.
+    """
+
+    def __init__(self, *arguments: Any, group: str = OTHERS, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self.group = group
+
+
 class Command(click.Command):
     """A command of finetune.
 
     Args:
-        groups: names of options by heading; those in none come last. None means a single list.
         examples: command lines for the help.
         attributes: click's own.
     """
 
-    def __init__(
-        self,
-        *arguments: Any,
-        groups: Mapping[str, Sequence[str]] | None = None,
-        examples: Sequence[str] = (),
-        **attributes: Any,
-    ) -> None:
+    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
-        self.groups = groups or {}
         self.examples = examples
         for parameter in self.params:
             if isinstance(parameter.type, click.Choice):
@@ -113,7 +85,7 @@ class Command(click.Command):
             raise
 
     def _require_known_variables(self, ctx: click.Context) -> None:
-        """Refuse variables that would set an option of this command if it had one of that name."""
+        """Refuse environment variables that look like options of this command but are none."""
         if ctx.auto_envvar_prefix is None or ctx.resilient_parsing:
             return
         beginning = f"{ctx.auto_envvar_prefix}_"
@@ -133,26 +105,19 @@ class Command(click.Command):
         """The options of its own, which are all but --help."""
         return [parameter for parameter in self.params if isinstance(parameter, click.Option)]
 
-    def _options(self, ctx: click.Context) -> dict[str, tuple[str, str]]:
-        """The rows of the help by the name of the option."""
-        found = {}
-        for parameter in self.get_params(ctx):
-            row = parameter.get_help_record(ctx)
-            if row is not None and isinstance(parameter, click.Option) and parameter.name:
-                found[parameter.name] = row
-        return found
-
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options under their headings, and how the environment sets them."""
-        rows = self._options(ctx)
-        headings = {title: [n for n in names if n in rows] for title, names in self.groups.items()}
-        grouped = [name for names in headings.values() for name in names]
-        headings["Other options" if grouped else "Options"] = [n for n in rows if n not in grouped]
-        for title, names in headings.items():
-            if names:
+        """Write the options, a long list under headings, and how the environment sets them."""
+        options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in GROUPS}
+        for option in options:
+            title = getattr(option, "group", OTHERS) if len(options) >= LONG else "Options"
+            if (row := option.get_help_record(ctx)) is not None:
+                sections.setdefault(title, []).append(row)
+        for title, rows in sections.items():
+            if rows:
                 with formatter.section(title):
-                    formatter.write_dl([rows[name] for name in names])
-        first = next(iter(grouped or [option.name for option in self._settable()]), None)
+                    formatter.write_dl(rows)
+        first = next((option.name for option in self._settable()), None)
         if first is not None and ctx.auto_envvar_prefix is not None:
             with formatter.section("Environment"):
                 formatter.write_text(

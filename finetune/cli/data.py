@@ -6,9 +6,10 @@ import dataclasses
 
 import click
 
-from finetune.cli.command import GROUPS, Command
+from finetune.cli.command import Command
 from finetune.cli.options import IMAGE_OPTIONS, cache_limit, takes_config
 from finetune.config.experiment import ExperimentConfig
+from finetune.errors import sized
 
 
 @click.group()
@@ -16,14 +17,13 @@ def data() -> None:
     """Manage the decoded images cached in ~/.cache/finetune (or below XDG_CACHE_HOME)."""
 
 
-@data.command(
-    cls=Command, groups=GROUPS, examples=("finetune data prepare --dataset photos --image-size 64",)
-)
+@data.command(cls=Command, examples=("finetune data prepare --dataset photos --image-size 64",))
 @takes_config(*IMAGE_OPTIONS)
 @cache_limit
 def prepare(config: ExperimentConfig) -> None:
     """Decode and cache the images of an experiment, so that later runs need not."""
-    from finetune.data.prepare import prepare_images, split_dataset
+    from finetune.data.prepare import prepare_images
+    from finetune.data.split_dataset import split_dataset
     from finetune.system.console import Reporter
     from finetune.system.host import choose_threads
 
@@ -39,10 +39,9 @@ def list_() -> None:
 
     found = entries()
     for entry in found:
-        megabytes = f"{entry.n_bytes / 1e6:,.0f} MB"
-        click.echo(f"{entry.name:<45}{entry.n_images:>10,}{megabytes:>14}  {entry.used_at:%Y-%m-%d %H:%M}")
-    total = sum(entry.n_bytes for entry in found)
-    click.echo(f"{total / 1e6:,.0f} MB in {cache_folder()}")
+        size = sized(entry.n_bytes)
+        click.echo(f"{entry.name:<45}{entry.n_images:>10,}{size:>14}  {entry.used_at:%Y-%m-%d %H:%M}")
+    click.echo(f"{sized(sum(entry.n_bytes for entry in found))} in {cache_folder()}")
 
 
 @data.command(cls=Command)
@@ -51,4 +50,4 @@ def clear(names: tuple[str, ...]) -> None:
     """Delete cached data: the entries with these NAMES, or all of them."""
     from finetune.data.cache import clear as clear_cache
 
-    click.echo(f"{clear_cache(names) / 1e6:,.0f} MB freed")
+    click.echo(f"{sized(clear_cache(names))} freed")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from finetune.cli.command import Command
-from finetune.cli.options import FOLDER, option
-from finetune.config.dataset import dataset_of
+from finetune.cli.options import FOLDER, checked_threads, option
+from finetune.config.names import dataset_of
 
 
 @click.command(cls=Command, examples=("finetune evaluate runs/photos-TIME --output fresh",))
@@ -21,21 +20,20 @@ from finetune.config.dataset import dataset_of
 )
 @option("data_root")
 @option("device")
-@option("threads")
+@checked_threads
 def evaluate(
-    run: Path,
-    output: Path,
-    dataset: str | None,
-    device: str | None,
-    threads: int | None,
-    **options: Any,
+    run: Path, output: Path, dataset: str | None, data_root: str | None, device: str | None, threads: int
 ) -> None:
     """Recompute the predictions of RUN from its checkpoints, for the grader to compare."""
-    from finetune.system.host import choose_threads
-
-    choose_threads(threads)  # before PyTorch is imported, whose OpenMP prints a warning of its own
     from finetune.run.reevaluate import evaluate_run
     from finetune.system.console import Reporter
 
-    options["dataset"] = None if dataset is None else dataset_of(dataset)
-    evaluate_run(run, output, Reporter(), device=device or "auto", threads=threads, **options)
+    evaluate_run(
+        run,
+        output,
+        Reporter(),
+        dataset=None if dataset is None else dataset_of(dataset),
+        data_root=data_root,
+        device=device or "auto",
+        threads=threads,
+    )

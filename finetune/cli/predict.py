@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from finetune.cli.command import Command
-from finetune.cli.options import FOLDER, option, takes_model
+from finetune.cli.model import open_model, takes_model
+from finetune.cli.options import FOLDER, option
 
 if TYPE_CHECKING:
     from finetune.run.predict import Prediction
@@ -40,18 +41,7 @@ EXIT_UNREADABLE = 1
 )
 @click.option("--out", type=FOLDER, help="File to write.  [default: standard output]")
 @option("device")
-@option("threads")
-def predict(
-    run: Path,
-    paths: tuple[Path, ...],
-    variant: str | None,
-    seed: int | None,
-    top: int,
-    form: str,
-    out: Path | None,
-    device: str | None,
-    threads: int | None,
-) -> int:
+def predict(paths: tuple[Path, ...], top: int, form: str, out: Path | None, **chosen: Any) -> int:
     """Predict the classes of images with a network of RUN.
 
     Each PATH is an image, or a folder whose images are found at any depth. Probabilities are calibrated: the
@@ -59,20 +49,13 @@ def predict(
 
     Exit codes: 0 success; 1 some files cannot be read (they are named on standard error); 2 invalid input.
     """
-    from finetune.system.host import choose_threads
-
-    # Before PyTorch is imported, whose OpenMP prints a warning of its own.
-    n_threads = choose_threads(threads)
     from finetune.data.inputs import require_paths
     from finetune.run.listing import lines
     from finetune.run.predict import predict as predicted
-    from finetune.run.trained import open_model
     from finetune.system.console import printable
 
     require_paths(paths)
-    model = open_model(run, variant, seed, device or "auto", n_threads)
-    if model.why:
-        click.echo(model.why, err=True)
+    model = open_model(**chosen)
     n_bad = 0
 
     def noted(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
@@ -84,7 +67,7 @@ def predict(
             yield prediction
 
     with _opened(out) as file:
-        for line in lines(noted(predicted(model, paths, top=top, workers=n_threads)), form):
+        for line in lines(noted(predicted(model, paths, top=top)), form):
             click.echo(line, file)
     return EXIT_UNREADABLE if n_bad else 0
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from finetune.cli.command import GROUPS, Command
+from finetune.cli.command import Command
 from finetune.cli.options import OPTIONS, begin_training, cache_limit, takes_config
 from finetune.config.experiment import ExperimentConfig
 
 
-@click.command(cls=Command, groups=GROUPS, examples=("finetune profile --dataset photos --variants c",))
+@click.command(cls=Command, examples=("finetune profile --dataset photos --variants c",))
 @takes_config(*(name for name in OPTIONS if name != "tune"), epochs=2)
 @cache_limit
 def profile(config: ExperimentConfig) -> Mapping[str, Any]:

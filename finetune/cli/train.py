@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from finetune.cli.command import GROUPS, Command
+from finetune.cli.command import Command, Option
 from finetune.cli.exit_codes import BAD_INPUT, SIGNAL, exit_code
 from finetune.cli.options import FOLDER, begin_training, cache_limit, takes_config
 from finetune.config.experiment import ExperimentConfig
@@ -32,7 +32,6 @@ NEWEST = Path("newest")
 
 @click.command(
     cls=Command,
-    groups=GROUPS,
     examples=(
         "finetune train --preset smoke           # a minute, nothing to download",
         "finetune train --dataset photos         # photos/CLASS/*.jpg, ImageNet weights",
@@ -45,22 +44,36 @@ NEWEST = Path("newest")
 @cache_limit
 @click.option(
     "--parallel",
+    cls=Option,
+    group="Compute",
     type=click.Choice(["runs", "data"]),
     help="Under torchrun and the like: divide the runs among the processes, or each batch. Needs --out.  "
     "[default: one process]",
 )
-@click.option("--out", type=FOLDER, help="New run folder.  [default: runs/DATASET-TIME]")
+@click.option(
+    "--out", cls=Option, group="Output", type=FOLDER, help="New run folder.  [default: runs/DATASET-TIME]"
+)
 @click.option(
     "--resume",
+    cls=Option,
+    group="Output",
     type=FOLDER,
     is_flag=False,
     flag_value=NEWEST,
     metavar="[RUN]",
     help="Resume an interrupted run; without RUN, the newest unfinished one in runs/.",
 )
-@click.option("--quiet", is_flag=True, help="Print warnings and the verdict only.  [default: off]")
+@click.option(
+    "--quiet",
+    cls=Option,
+    group="Output",
+    is_flag=True,
+    help="Print warnings and the verdict only.  [default: off]",
+)
 @click.option(
     "--log-format",
+    cls=Option,
+    group="Output",
     type=click.Choice(LOG_FORMATS),
     default=LOG_FORMATS[0],
     help="Lines for people, or a JSON object a line for programs.  [default: text]",

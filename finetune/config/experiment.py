@@ -6,20 +6,20 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from finetune.config.device import require_device
+from finetune.config.names import DATASETS, require_device
 from finetune.config.prescribed import require_prescribed
 from finetune.config.rules import is_nameable, is_number, is_whole, require, require_choice
 from finetune.config.split import require_split
 from finetune.config.tune import Tune
-from finetune.config.variant import GROUPS, STANDARD_VARIANTS, Variant, pick
+from finetune.config.variant import STANDARD_VARIANTS, Variant, pick
 from finetune.errors import ConfigError
+from grader.resnet18 import GROUPS
 
 __all__ = ["GROUPS", "STANDARD_VARIANTS", "ExperimentConfig", "Recipe", "Variant", "pick", "require"]
 
 SEED_MAX = 2**32 - 1
 """The largest seed that every random number generator in use accepts."""
 
-DATASETS = ("flowers102", "digits", "imagefolder:PATH")
 ON_BAD_IMAGE = ("fail", "skip")
 STORES = ("auto", "device", "memory", "disk", "off")
 NEAR_DUPLICATES = ("report", "together")

@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from finetune.config.dataset import dataset_of
 from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig, Recipe, Variant, pick, require
-from finetune.config.tune import tune_from_table
+from finetune.config.names import dataset_of
+from finetune.config.tune import MODES, Tune
 from finetune.errors import ConfigError, did_you_mean
 
 
@@ -51,7 +51,7 @@ def _from_table(table: dict[str, Any], name: str) -> ExperimentConfig:
     recipe = table.pop("recipe", {})
     rows = table.pop("variants", {})
     picked = table.pop("pick", None)
-    tune = tune_from_table(table.pop("tune", None), f"preset {name}")
+    tune = _tune(table.pop("tune", None), f"preset {name}")
     for key, value in (("recipe", recipe), ("variants", rows)):
         require(isinstance(value, dict), f"{key} in preset {name}", "a table", value)
     _fill_in_what_version_0_1_left_out(table, recipe)
@@ -92,6 +92,21 @@ def _fill_in_what_version_0_1_left_out(table: dict[str, Any], recipe: Any) -> No
             recipe.setdefault("statistics", "running")
 
 
+def _tune(value: object, where: str) -> Tune | None:
+    """What `tune = "halving"`, or a table `[tune]` of `mode` and `rates`, says; None if neither is there."""
+    if value is None:
+        return None
+    fields: Any = {"mode": value} if isinstance(value, str) else value
+    require(
+        isinstance(fields, dict),
+        f"tune in {where}",
+        f"{' or '.join(MODES)}, or a table with mode and rates",
+        value,
+    )
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return Tune(**_checked(Tune, fields, f"[tune] of {where}"))
+
+
 def _set_fields(variant: Variant) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(variant).items() if v is not None}
 
@@ -107,7 +122,7 @@ def _checked(cls: type[Any], table: Mapping[str, Any], where: str) -> Mapping[st
     missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in table]
     if missing:
         raise ConfigError(f"{where} must have the key {missing[0]!r}, but it does not; add it.")
-    for key, value in table.items():
+    for key, value in table.items() if cls is ExperimentConfig else ():  # the others say what they want
         if fields[key].type in ("str", "str | None"):
             require(isinstance(value, str), f"{key} in {where}", "a string", value)
     return table

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from finetune.config.rules import is_number, is_whole, require, require_choice
-
-GROUPS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
-"""The groups of layers, from input to output: the children of torchvision's ResNet that have parameters."""
+from grader.resnet18 import GROUPS
 
 INITS = ("random", "pretrained")
 NORMS = ("frozen", "adapt")

@@ -33,7 +33,7 @@ from finetune.data.entry import (
 )
 from finetune.data.store import StoredImages, decode
 from finetune.data.stream import StreamedImages
-from finetune.errors import ConfigError, RunFolderError
+from finetune.errors import ConfigError, RunFolderError, sized
 from finetune.system.files import parse_size
 from finetune.system.host import available_memory_bytes
 
@@ -123,7 +123,7 @@ def obtain(
                     remove(folder / name)  # the mapping keeps the pixels until the process ends
                 return store, changed
             except OSError as error:
-                problem = f"{folder} cannot hold {stream.n_bytes / 1e9:.1f} GB ({error.strerror or error})"
+                problem = f"{folder} cannot hold {sized(stream.n_bytes)} ({error.strerror or error})"
         if mode == "disk":
             raise RunFolderError(
                 f"--store disk needs the image cache, but {problem}; free disk space, or set XDG_CACHE_HOME "

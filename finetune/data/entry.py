@@ -25,6 +25,7 @@ from finetune.data.augment import Pixels
 from finetune.data.perceptual import Hashes
 from finetune.data.store import StoredImages, decode, reserve
 from finetune.data.stream import StreamedImages, byte_counts
+from finetune.errors import sized
 from finetune.system.host import cores
 
 FORMAT = 2
@@ -93,13 +94,13 @@ def write_entry(store: StoredImages, entry: Path) -> str:
     try:
         free = shutil.disk_usage(entry.parent).free
         if free < 2 * store.pixels.nbytes:
-            return f"{entry.parent} has too little free space ({free / 1e9:.1f} GB)"
+            return f"{entry.parent} has too little free space ({sized(free)})"
         partial = _new_partial(entry)
         np.save(partial / PIXELS, store.pixels)
         _finish(partial, store)
     except OSError as error:
         remove(partial_path(entry))
-        return f"{entry.parent} cannot hold {store.pixels.nbytes / 1e9:.1f} GB ({error.strerror or error})"
+        return f"{entry.parent} cannot hold {sized(store.pixels.nbytes)} ({error.strerror or error})"
     return ""
 
 

@@ -1,28 +1,27 @@
-"""From a configuration to images that are ready for training: found, split, decoded or checked."""
+"""From a data set with its splits to images that are ready for training: decoded, or checked."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import torch
 
 from finetune.config.experiment import ExperimentConfig
-from finetune.data.cache import cache_limit, discard, entries, entry_name, evict, obtain
-from finetune.data.datasets import SPLIT_NAMES, Dataset, load_dataset
+from finetune.data.cache import cache_limit, discard, entries, evict, obtain
+from finetune.data.datasets import SPLIT_NAMES
 from finetune.data.device import DeviceImages
-from finetune.data.near_duplicates import kept_together, tell, with_near_duplicates
+from finetune.data.near_duplicates import tell, with_near_duplicates
 from finetune.data.perceptual import Hashes
-from finetune.data.sources import ImageSource, Selection
-from finetune.data.splits import Split, Splits, content_hashes, make_splits, summary_lines, union
+from finetune.data.sources import ImageSource
+from finetune.data.split_dataset import SplitDataset, decoded_as, without
+from finetune.data.splits import Splits, summary_lines
 from finetune.data.store import StoredImages
 from finetune.data.stream import StreamedImages, evaluation_stream, training_stream, visit
-from finetune.errors import BadImagesError, ConfigError
+from finetune.errors import BadImagesError, ConfigError, sized
 from finetune.system.console import Reporter
 from finetune.system.host import cores
 
@@ -51,104 +50,6 @@ def labeled(splits: Splits, sources: dict[str, ImageSource]) -> Images:
     labels = {name: torch.from_numpy(splits.by_name[name].labels()) for name in sources}
     held_out = {name: (sources[name], labels[name]) for name in sources if name != "train"}
     return Images(sources["train"], labels["train"], held_out)
-
-
-@dataclass(frozen=True)
-class SplitDataset:
-    """A data set with its splits.
-
-    Args:
-        dataset: what was split.
-        splits: of its samples; the first seed's, if each seed has its own.
-        hashed_at: when the files were about to be hashed, seconds since the epoch.
-        by_seed: the splits of each seed, if each has its own.
-        decoded: what is decoded together: each of the splits, or the images that any seed trains on and those
-            that any seed holds out, so that no image is decoded again for each seed.
-    """
-
-    dataset: Dataset
-    splits: Splits
-    hashed_at: float
-    by_seed: Mapping[int, Splits]
-    decoded: Mapping[str, Split]
-
-    def entry_names(self, image_size: int) -> dict[str, str]:
-        """Names of the cache entries by what is decoded together, for a size of the network's input."""
-        return {
-            name: entry_name(self.dataset.name, name, image_size, part.fingerprint)
-            for name, part in self.decoded.items()
-        }
-
-    def of_seed(
-        self, seed: int, sources: Mapping[str, ImageSource], workers: int
-    ) -> tuple[Splits, dict[str, ImageSource]]:
-        """The splits of a seed and their images; the first seed's for one without splits of its own.
-
-        Args:
-            seed: of a run.
-            sources: what `prepare_images` returned.
-            workers: threads that copy images into batches.
-        """
-        if not self.by_seed:
-            return self.splits, {**sources}
-        splits = self.by_seed.get(seed, self.splits)
-        selected: dict[str, ImageSource] = {}
-        for name, part in splits.by_name.items():
-            form = decoded_as(name)
-            if form in sources:
-                rows = {sample.id: row for row, sample in enumerate(self.decoded[form].samples)}
-                index = np.array([rows[sample.id] for sample in part.samples], dtype=np.int64)
-                selected[name] = Selection(sources[form], index, workers)
-        return splits, selected
-
-
-def decoded_as(split: str) -> str:
-    """The key in `SplitDataset.decoded` for a split where each seed has its own."""
-    return "train" if split == "train" else "heldout"
-
-
-def split_dataset(
-    config: ExperimentConfig, workers: int | None = None, dataset: Dataset | None = None
-) -> SplitDataset:
-    """Find the images and split them.
-
-    Args:
-        config: the experiment.
-        workers: threads; None takes one per core.
-        dataset: the images, if they were found before.
-
-    Raises:
-        ConfigError: each seed is to have a split of its own, or near-duplicates are to stay together, but the
-            data set's authors divided it.
-        DataError: the images are not as the configuration says.
-    """
-    dataset, workers = dataset or load_dataset(config.dataset, Path(config.data_root)), workers or cores()
-    hashed_at = time.time()
-    hashed = content_hashes(dataset.samples, workers)
-    kept: dict[str, str] = {}
-
-    def of_seed(seed: int) -> Splits:
-        split_seed = config.split_seed_of(seed)
-        return make_splits(dataset, config.split, config.subset, split_seed, workers, hashed, kept)
-
-    first = of_seed(config.seed)
-    if config.near_duplicates == "together":
-        kept |= kept_together(dataset, first.kind, hashed[0], hashed_at, workers)
-        first = of_seed(config.seed)
-    if not config.resplit:
-        return SplitDataset(dataset, first, hashed_at, {}, first.by_name)
-    if first.kind == "official":
-        raise ConfigError(
-            "--resplit draws a new split for each seed, so the split cannot be official, but it is; add "
-            "--split 70-15-15, or leave --resplit out."
-        )
-    by_seed = {config.seed: first} | {seed: of_seed(seed) for seed in config.seed_list[1:]}
-    parts: dict[str, list[Split]] = {"train": [], "heldout": []}
-    for splits in by_seed.values():
-        for name, part in splits.by_name.items():
-            parts[decoded_as(name)].append(part)
-    decoded = {name: union(dataset, found, hashed[0]) for name, found in parts.items()}
-    return SplitDataset(dataset, first, hashed_at, by_seed, decoded)
 
 
 def prepare_images(
@@ -194,7 +95,7 @@ def prepare_images(
             if config.on_bad_image == "fail" or len(error.reasons) == len(split.dataset.samples):
                 raise
             superseded |= set(split.entry_names(size).values()) - cached_before
-            split = split_dataset(config, workers, split.dataset.without(error.reasons))
+            split = without(split, error.reasons, config, workers)
     in_use = set(split.entry_names(size).values())
     for name in superseded - in_use:
         discard(name)
@@ -293,8 +194,8 @@ def _placed(
     on_gpu = config.store == "device"
     if config.store == "auto" and device.type == "cuda":
         on_gpu = n_bytes * GPU_FRACTION < torch.cuda.mem_get_info(device)[0]
-    megabytes = f"decoded: {n_bytes / 1e6:,.0f} MB"
+    size = f"decoded: {sized(n_bytes)}"
     if on_gpu:
-        return {name: DeviceImages(s, device) for name, s in stored.items()}, f"{megabytes} on the GPU"
+        return {name: DeviceImages(s, device) for name, s in stored.items()}, f"{size} on the GPU"
     where = "in memory" if all(s.in_memory for s in stored.values()) else "in files"
-    return {**stored}, f"{megabytes} {where}"
+    return {**stored}, f"{size} {where}"

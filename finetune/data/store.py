@@ -16,7 +16,7 @@ from finetune.data.augment import Index, Pixels, Plan
 from finetune.data.perceptual import WORDS, Hashes
 from finetune.data.sources import WHOLE, augmented_by_threads
 from finetune.data.stream import StreamedImages, byte_counts, visit
-from finetune.errors import DataError
+from finetune.errors import DataError, sized
 from finetune.system.host import available_memory_bytes
 
 Allocate = Callable[[int], Pixels]
@@ -84,7 +84,7 @@ def allocate(n_bytes: int) -> Pixels:
             reserve(file.fileno(), n_bytes)
         except OSError as error:
             raise DataError(
-                f"The decoded images need {n_bytes / 1e9:.1f} GB, more than half of the free memory, and "
+                f"The decoded images need {sized(n_bytes)}, more than half of the free memory, and "
                 f"the folder for temporary files cannot hold them ({error.strerror}); free disk "
                 "space, set TMPDIR to another folder, use --store off, or use fewer images with --subset."
             ) from error

@@ -9,8 +9,12 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from finetune.config.experiment import GROUPS, Variant
+from finetune.config.experiment import Variant
 from finetune.network.network import Network, State
+from grader.resnet18 import GROUPS
+
+HEAD = ("fc.weight", "fc.bias")
+"""The parameters of the classifier."""
 
 ONE_PIXEL_BEFORE_LAYER4 = 16
 """The stages before `layer4` divide height and width by 16: up to this size, `layer4` sees one pixel."""

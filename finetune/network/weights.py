@@ -19,12 +19,12 @@ from torchvision.models import ResNet18_Weights
 
 from finetune.errors import WeightsError, did_you_mean, listed
 from finetune.network.network import State
+from finetune.network.resnet18 import HEAD
 from finetune.network.wrapped import nested, unwrapped, why_refused
 from finetune.system.download import downloading
 
 IMAGENET_URL: str = ResNet18_Weights.IMAGENET1K_V1.url
 NAMED_WEIGHTS = ("imagenet", "bundled")
-HEAD = ("fc.weight", "fc.bias")
 PICKLED = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 """Suffixes of what torch.save writes: PyTorch's, Lightning's, Hugging Face's and those of .pth.tar files."""
 

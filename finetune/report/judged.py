@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from finetune.errors import RunFolderError
+from grader import grade as grading
 from grader import stats
 from grader.checkpoints import read_checkpoints
 from grader.errors import UnusableError
@@ -168,3 +169,8 @@ def _judged(path: Path, name: str) -> JudgedRun:
             f"({error.problems[0].rstrip('.')}); name another folder."
         ) from error
     return JudgedRun(name, submission.folder, submission.document, evidence, grade)
+
+
+def grade_of(run: Path) -> Grade:
+    """The grade of a run folder under the default policy, whatever the folder holds."""
+    return grading.grade(grading.Job(run, run.name, load_policy(POLICY)))

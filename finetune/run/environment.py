@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from finetune import __version__
-from finetune.config.device import gpu_number, require_device
+from finetune.config.names import gpu_number, require_device
 from finetune.errors import ConfigError, counted
 from finetune.system import host
 

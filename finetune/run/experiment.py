@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from finetune.errors import RunFolderError
 from finetune.network.network import Network, State
 from finetune.report.judged import JudgedRun, judged
 from finetune.report.page import write_report
-from finetune.run import environment, fit, records
+from finetune.run import artifacts, environment, fit, records
 from finetune.run.folder import RunFolder
 from finetune.run.heads import put_head
 from finetune.run.prepare import Prepared, memory_errors, prepare
@@ -25,7 +26,6 @@ from finetune.run.progress import Progress
 from finetune.run.records import Document, Json, Pair, Shard
 from finetune.run.report import answer_lines, doubt_lines, start_line, summary, verdict_facts
 from finetune.run.saving import Saving
-from finetune.run.states import kept_states
 from finetune.run.tracking import Tracking, open_tracking
 from finetune.run.trial_heads import TrialHeads
 from finetune.run.trials import chosen, not_trained, trial_record, tune
@@ -90,34 +90,11 @@ def run_experiment(
         watch = Watch(prepared.config, _left(pairs, record), record, reporter)
         watch.begin(record, str(folder.path), resume)
         with reporter.watching(watch):
-            _tune_and_run(prepared, pairs, folder, watch, stop, world, peers, seconds, tracking)
+            _Job(folder, reporter, stop, world, peers, watch, tracking).train(prepared, pairs, seconds)
         folder.remove_state()
         if folder.writes and shard is None:  # the runs of a shard are reported once they are merged
             report(record, folder, reporter, tracking)
     return record
-
-
-def _tune_and_run(
-    prepared: Prepared,
-    pairs: Sequence[Pair],
-    folder: RunFolder,
-    watch: Watch,
-    stop: StopRequest,
-    world: World,
-    peers: Peers | None,
-    seconds: float,
-    tracking: Tracking,
-) -> None:
-    """Run the trials, if there are any, and then the final runs; `seconds` were spent before."""
-    progress, reporter = None, watch.reporter
-    if prepared.config.tune:
-        splits = prepared.record["dataset"]["splits"]
-        progress = Progress(prepared.config, pairs, splits, reporter, peers, watch)
-        train = partial(_trial, prepared, folder, reporter, stop, world, progress)
-        prepared, earlier = tune(prepared, folder, train, progress, world, peers)
-        seconds += earlier
-    run = partial(_run, folder, reporter, stop, world, watch, tracking)
-    _run_all(prepared, pairs, folder, run, progress, seconds, tracking)
 
 
 def _left(pairs: Sequence[Pair], record: Document) -> list[Pair]:
@@ -134,31 +111,112 @@ def _require_statistics(prepared: Prepared, world: World) -> None:
         require_batch_statistics(variant, n, config.recipe, world.size)
 
 
-def _run_all(
-    prepared: Prepared,
-    pairs: Sequence[Pair],
-    folder: RunFolder,
-    run: Callable[[Prepared, Variant, int], Json],
-    progress: Progress | None,
-    seconds: float,
-    tracking: Tracking,
-) -> None:
-    """Train the variants and seeds in `pairs` that have not ended; `seconds` were spent before."""
-    record = prepared.record
-    left = _left(pairs, record)
-    for seed, variant in itertools.product(prepared.config.seed_list, prepared.config.variants):
-        if (variant.name, seed) not in left:
-            continue
+@dataclass(frozen=True)
+class _Job:
+    """What the trainings of an experiment in this process have in common, beside images and weights."""
+
+    folder: RunFolder
+    reporter: Reporter
+    stop: StopRequest
+    world: World
+    peers: Peers | None
+    watch: Watch
+    tracking: Tracking
+
+    def train(self, prepared: Prepared, pairs: Sequence[Pair], seconds: float) -> None:
+        """Run the trials, if any, then the final runs that have not ended; `seconds` were spent before."""
+        progress, record = None, prepared.record
+        if prepared.config.tune:
+            splits = record["dataset"]["splits"]
+            progress = Progress(prepared.config, pairs, splits, self.reporter, self.peers, self.watch)
+            trial = partial(self.trial, prepared, progress)
+            prepared, earlier = tune(prepared, self.folder, trial, progress, self.world, self.peers)
+            seconds += earlier
+        left = _left(pairs, record)
+        for seed, variant in itertools.product(prepared.config.seed_list, prepared.config.variants):
+            if (variant.name, seed) not in left:
+                continue
+            started = time.perf_counter()
+            entry = self.run(prepared.of_seed(seed), variant, seed)
+            record["runs"].append(entry)
+            seconds += max(0.0, entry["total_seconds"] - (time.perf_counter() - started))
+            record["timings"]["total_seconds"] = seconds + environment.elapsed_seconds()
+            self.folder.write_results(record)
+            self.tracking.ended(entry)
+            self.folder.remove_checkpoints(entry)
+            if progress:
+                progress.run_ended(variant.name, seed)
+
+    def run(self, prepared: Prepared, variant: Variant, seed: int) -> Json:
+        """Train one variant with one seed, from its checkpoint if it has one; its entry in the results."""
+        started, load = time.perf_counter(), environment.load_average()
+        if prepared.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(prepared.device)
+        config, folder, record = prepared.config, self.folder, prepared.record
+        choice = chosen(record["tuning"], variant, seed, config)
+        put = partial(put_head, variant=variant, seed=seed, folder=folder, runs=record["runs"])
+        network, start, missing = fit.begin(prepared, variant, seed, choice.rate, put)
+        start["trial"] = choice.trial
+        epochs = config.epochs_of(variant)
+        self.reporter.detail(start_line(start, variant))
+        self.watch.run_begins(variant.name, seed, choice.rate, epochs)
+        stem = records.run_stem(variant.name, seed)
+        saving = self._saving(Checkpoints(folder.state, stem), started)
+        failure = choice.failure or missing
+        if failure:
+            training = not_trained(failure)
+        else:
+            ended, track = self.watch.epoch_ended, self.tracking.of(start)
+            training = fit.train(prepared, epochs, start, network, saving, self.reporter, ended, track)
+        self.watch.run_ended(variant.name, seed, training.failure is not None)
+        if training.failure:
+            self.reporter.warn(f"{stem} failed. {training.failure}")
+        ended_record = records.end_record(training, network)
+        metadata = records.checkpoint_metadata(record, start, training)
+        run = {
+            **start,
+            **ended_record,
+            "calibration": fit.calibration(prepared, start, network, training, saving),
+            "artifacts": artifacts.write_artifacts(
+                folder, stem, prepared.splits, training, saving.checkpoints, metadata
+            ),
+            "states": artifacts.kept_states(training, folder, stem, config.keep_states, epochs),
+            "load_average": environment.mean_load(load),
+            "total_seconds": training.seconds + time.perf_counter() - started,
+            "peak_memory_bytes": environment.peak_memory_bytes(prepared.device),
+        }
+        del network
+        fit.free()
+        return run
+
+    def trial(
+        self, prepared: Prepared, progress: Progress, trial: Trial, head: State | None
+    ) -> tuple[Json, float]:
+        """Train one trial, from its checkpoint if it has one; its entry in the results, and its seconds."""
         started = time.perf_counter()
-        entry = run(prepared.of_seed(seed), variant, seed)
-        record["runs"].append(entry)
-        seconds += max(0.0, entry["total_seconds"] - (time.perf_counter() - started))
-        record["timings"]["total_seconds"] = seconds + environment.elapsed_seconds()
-        folder.write_results(record)
-        tracking.ended(entry)
-        folder.remove_checkpoints(entry)
-        if progress:
-            progress.run_ended(variant.name, seed)
+        plan, heads = progress.plan, TrialHeads(self.folder, progress.plan)
+        if trial.for_seed is not None:
+            prepared = prepared.of_seed(trial.for_seed)
+
+        def put(network: Network) -> None:
+            network.load_state_dict(head or {}, strict=False)
+
+        variant, rate = plan.by_name[trial.variant], trial.learning_rate
+        network, start, _ = fit.begin(prepared, variant, plan.seed, rate, put)
+
+        def epoch_ended(epoch: Epoch, best: Network | None) -> None:
+            progress.epoch_ended(trial.variant, epoch)
+            if best is not None:
+                heads.keep(trial, epoch.epoch, best)
+
+        saving = self._saving(Checkpoints(self.folder.state, trial.stem, keeps_best=False), started)
+        training = fit.train(prepared, trial.epochs, start, network, saving, self.reporter, epoch_ended)
+        del network
+        fit.free()
+        return trial_record(trial, start, training), training.seconds + time.perf_counter() - started
+
+    def _saving(self, checkpoints: Checkpoints, started: float) -> Saving:
+        return Saving(checkpoints, self.folder, self.stop, self.world, started)
 
 
 def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tracking | None = None) -> None:
@@ -198,103 +256,3 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
     if found:
         tracking = tracking or open_tracking(folder.config().track, folder.path, record, reporter)
         tracking.finished(record, found)
-
-
-def _run(
-    folder: RunFolder,
-    reporter: Reporter,
-    stop: StopRequest,
-    world: World,
-    watch: Watch,
-    tracking: Tracking,
-    prepared: Prepared,
-    variant: Variant,
-    seed: int,
-) -> Json:
-    """Train one variant with one seed, from its checkpoint if it has one; its entry in the results."""
-    started, load = time.perf_counter(), environment.load_average()
-    if prepared.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(prepared.device)
-    choice = chosen(prepared.record["tuning"], variant, seed, prepared.config)
-    put = partial(put_head, variant=variant, seed=seed, folder=folder, runs=prepared.record["runs"])
-    network, start, missing = fit.begin(prepared, variant, seed, choice.rate, put)
-    start["trial"] = choice.trial
-    epochs = prepared.config.epochs_of(variant)
-    reporter.detail(start_line(start, variant))
-    watch.run_begins(variant.name, seed, choice.rate, epochs)
-    stem = records.run_stem(variant.name, seed)
-    saving = Saving(Checkpoints(folder.state, stem), folder, stop, world, started)
-    failure = choice.failure or missing
-    if failure:
-        training = not_trained(failure)
-    else:
-        training = fit.train(
-            prepared,
-            epochs,
-            start,
-            network,
-            saving,
-            reporter,
-            watch.epoch_ended,
-            track=tracking.of(start),
-        )
-    watch.run_ended(variant.name, seed, training.failure is not None)
-    if training.failure:
-        reporter.warn(f"{stem} failed. {training.failure}")
-    ended = records.end_record(training, network)
-    metadata = records.checkpoint_metadata(prepared.record, start, training)
-    run = {
-        **start,
-        **ended,
-        "calibration": fit.calibration(prepared, start, network, training, saving),
-        "artifacts": folder.write_artifacts(stem, prepared.splits, training, saving.checkpoints, metadata),
-        "states": kept_states(training, folder, variant, seed, prepared.config),
-        "load_average": environment.mean_load(load),
-        "total_seconds": training.seconds + time.perf_counter() - started,
-        "peak_memory_bytes": environment.peak_memory_bytes(prepared.device),
-    }
-    del network
-    fit.free()
-    return run
-
-
-def _trial(
-    prepared: Prepared,
-    folder: RunFolder,
-    reporter: Reporter,
-    stop: StopRequest,
-    world: World,
-    progress: Progress,
-    trial: Trial,
-    head: State | None,
-) -> tuple[Json, float]:
-    """Train one trial, from its checkpoint if it has one; its entry in the results, and its seconds."""
-    started = time.perf_counter()
-    plan, heads = progress.plan, TrialHeads(folder, progress.plan)
-    if trial.for_seed is not None:
-        prepared = prepared.of_seed(trial.for_seed)
-
-    def put(network: Network) -> None:
-        network.load_state_dict(head or {}, strict=False)
-
-    variant, rate = plan.by_name[trial.variant], trial.learning_rate
-    network, start, _ = fit.begin(prepared, variant, plan.seed, rate, put)
-
-    def epoch_ended(epoch: Epoch, best: Network | None) -> None:
-        progress.epoch_ended(trial.variant, epoch)
-        if best is not None:
-            heads.keep(trial, epoch.epoch, best)
-
-    saving = Saving(Checkpoints(folder.state, trial.stem, keeps_best=False), folder, stop, world, started)
-    training = fit.train(
-        prepared,
-        trial.epochs,
-        start,
-        network,
-        saving,
-        reporter,
-        epoch_ended,
-    )
-    del network
-    fit.free()
-    return trial_record(trial, start, training), training.seconds + time.perf_counter() - started

@@ -23,7 +23,6 @@ import torch
 from finetune import __version__
 from finetune.errors import FinetuneError
 from finetune.network.network import Network
-from finetune.run.folder import RunFolder
 from finetune.run.metadata import model_metadata, with_metadata
 from finetune.run.model_card import model_card
 from finetune.run.trained import TrainedModel
@@ -55,12 +54,11 @@ class Format:
     read: Callable[[bytes, Network], Callable[[Floats], Floats]]
 
 
-def export(model: TrainedModel, folder: RunFolder, form: str, out: Path) -> list[Path]:
+def export(model: TrainedModel, form: str, out: Path) -> list[Path]:
     """Write a network and its model card, after checking that the file computes what PyTorch computes.
 
     Args:
         model: on the CPU.
-        folder: of its run.
         form: a key of `EXPORTS`.
         out: folder for the two files; existing ones are replaced.
 
@@ -75,7 +73,7 @@ def export(model: TrainedModel, folder: RunFolder, form: str, out: Path) -> list
     network = model.network.eval()
     content = exporter.write(network, model.image_size, metadata_of(model))
     _require_same(exporter.read(content, network), network, model.image_size)
-    card = model_card(model, folder, exporter.file, exporter.library)
+    card = model_card(model, exporter.file, exporter.library)
     files = {exporter.file: content, "README.md": card.encode()}
     for name, written in files.items():
         write_atomically(out / name, written)

@@ -16,11 +16,11 @@ from finetune.errors import counted
 from finetune.network.network import Network, fingerprint
 from finetune.network.resnet18 import build
 from finetune.run import records
+from finetune.run.artifacts import keep_state
 from finetune.run.prepare import Prepared
 from finetune.run.records import Json
 from finetune.run.report import epoch_line
 from finetune.run.saving import Saving
-from finetune.run.states import keep_state
 from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.signals import Stopped

@@ -24,28 +24,24 @@ import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import tomli_w
 
 from finetune.config.experiment import ExperimentConfig
 from finetune.config.presets import load_preset, to_table
-from finetune.data.splits import Splits
 from finetune.errors import RunFolderError, listed
 from finetune.report.page import REPORT_NAME
 from finetune.run import identity, records
-from finetune.run.gradable import read_results
-from finetune.run.metadata import with_metadata
 from finetune.run.records import Document, Json, Shard
 from finetune.system import host
 from finetune.system.files import bytes_below, locked, write_atomically
 from finetune.training.checkpoint import Checkpoints
-from finetune.training.record import Training
 from grader import load
 from grader.errors import UnusableError
-from grader.files import below
-from grader.predictions import parse_predictions
+from grader.files import below, read_bytes
 from grader.record import Results, results_from
+from grader.strict_json import MAX_BYTES
 
 CHECKPOINT_BYTES = 45 << 20
 """A ResNet-18 on disk, rounded up."""
@@ -149,19 +145,35 @@ class RunFolder:
         """Whether there is a results.json, readable or not."""
         return os.path.lexists(self.results_file)
 
-    def read(self) -> Document:
-        """The content of results.json.
+    def submission(self) -> load.Submission:
+        """The content of results.json, as the grader reads it: the document and its records.
 
         Raises:
             RunFolderError: there is none, or the grader would not accept it.
         """
         if not self.has_results():
             raise RunFolderError(f"{self.path} must be a run folder with a results.json, but it has none.")
-        return read_results(self.results_file)
+        file = self.results_file
+        try:
+            document = load.check(read_bytes(file, file.name, MAX_BYTES), file.name)
+            results = results_from(document)
+            for run in results.runs:
+                if run.best_epoch is not None and run.best is None:
+                    raise UnusableError([f"{run.name} has no epoch {run.best_epoch}"])
+        except UnusableError as error:
+            raise RunFolderError(
+                f"{file} must be a results file that finetune wrote, but "
+                f"{error.problems[0].rstrip('.')}; remove it to train those runs again."
+            ) from error
+        return load.Submission(self.path, results, document)
+
+    def read(self) -> Document:
+        """The content of results.json; raises as `submission` does."""
+        return cast("Document", self.submission().document)
 
     def results(self) -> Results:
-        """The content of results.json as the grader's records; raises as `read` does."""
-        return results_from(cast("dict[str, Any]", self.read()))
+        """The content of results.json as the grader's records; raises as `submission` does."""
+        return self.submission().results
 
     def config(self) -> ExperimentConfig:
         """The configuration that the run started with.
@@ -253,37 +265,6 @@ class RunFolder:
             self._write(self.path / "results.invalid.json", text.encode())
             raise AssertionError(f"the grader would not accept the results: {error}") from error
         self._write(self.results_file, text.encode())
-
-    def write_artifacts(
-        self,
-        stem: str,
-        splits: Splits,
-        training: Training,
-        checkpoints: Checkpoints,
-        metadata: dict[str, str],
-    ) -> Json | None:
-        """Write predictions and checkpoint of the chosen epoch; the `artifacts` object of the run.
-
-        Args:
-            stem: name of the run.
-            splits: of the experiment.
-            training: has ended.
-            checkpoints: of the run.
-            metadata: for the checkpoint.
-
-        Raises:
-            RunFolderError: a file cannot be written, or the chosen network is missing.
-            UnusableError: the grader would not accept the predictions, which is a bug.
-        """
-        if training.best_epoch is None or not self.writes:
-            return None
-        files = {"checkpoint": with_metadata(checkpoints.best(training.best_epoch), metadata)}
-        for name, predictions in training.best_predictions.items():
-            split = splits.by_name[name]
-            content = records.predictions_csv(split.samples, predictions)
-            parse_predictions(content, name, {len(split.samples)}, len(split.class_counts))
-            files[f"{name}_predictions"] = content
-        return {name: self.write_artifact(stem, name, files[name]) for name in ARTIFACTS}
 
     def write_artifact(self, stem: str, name: str, content: bytes) -> Json:
         """Write one of the `ARTIFACTS` of a run; its entry in the results."""

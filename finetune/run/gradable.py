@@ -1,48 +1,24 @@
-"""What the grader accepts: asked before training, and of results that are read."""
+"""What the grader will accept, asked before training."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from finetune.config.experiment import ExperimentConfig
 from finetune.data.splits import Splits
-from finetune.errors import ConfigError, DataError, RunFolderError
+from finetune.errors import ConfigError, DataError
 from finetune.run.records import Document, predictions_csv
 from finetune.training.record import Predictions
-from grader import load
 from grader.errors import UnusableError
-from grader.files import read_bytes
 from grader.predictions import parse_predictions
-from grader.record import results_from
-from grader.strict_json import MAX_BYTES, MAX_VALUES
+from grader.strict_json import MAX_VALUES
 
 VALUES_PER_RUN = 450
 """JSON values of a run without its epochs, rounded up: ResNet-18's 62 parameters take 372 of them."""
 
 VALUES_PER_EPOCH = 22
-
-
-def read_results(file: Path) -> Document:
-    """The content of a results file.
-
-    Raises:
-        RunFolderError: the grader would not accept it.
-    """
-    try:
-        content = read_bytes(file, file.name, MAX_BYTES)
-        document = load.check(content, file.name)
-        for run in results_from(document).runs:
-            if run.best_epoch is not None and run.best is None:
-                raise UnusableError([f"{run.name} has no epoch {run.best_epoch}"])
-    except UnusableError as error:
-        raise RunFolderError(
-            f"{file} must be a results file that finetune wrote, but "
-            f"{error.problems[0].rstrip('.')}; remove it to train those runs again."
-        ) from error
-    return cast("Document", document)
 
 
 def n_values_of(value: Any) -> int:

@@ -12,10 +12,9 @@ import safetensors.torch
 
 from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.network.network import Network
+from finetune.network.resnet18 import HEAD
 from finetune.run.folder import RunFolder
 from finetune.run.records import Json, Pair, run_stem
-
-HEAD = ("fc.weight", "fc.bias")
 
 
 def put_head(

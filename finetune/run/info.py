@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import __version__
-from finetune.errors import counted, listed
+from finetune.errors import counted, listed, sized
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "click", "rich")
 FOR_DEVELOPERS = ("dev", "docs")
@@ -153,10 +153,10 @@ def lines(info: Json) -> list[str]:
         shown += [
             f"CPU: {cpu['name']}; {cpu['cores']} of {cpu['cores_of_machine']} cores, "
             f"{counted(cpu['threads'], 'thread')}; {_bf16(cpu['bf16'])}",
-            f"Memory: {_size(info['free_memory_bytes'])} free",
+            f"Memory: {sized(info['free_memory_bytes'])} free",
         ]
         shown += [
-            f"GPU: {gpu['name']}; {_size(gpu['free_bytes'])} of {_size(gpu['total_bytes'])} free; "
+            f"GPU: {gpu['name']}; {sized(gpu['free_bytes'])} of {sized(gpu['total_bytes'])} free; "
             f"{_bf16(gpu['bf16'])}"
             for gpu in info["gpus"]
         ] or ["GPU: none that PyTorch can use"]
@@ -170,7 +170,7 @@ def lines(info: Json) -> list[str]:
         shown.append(f"Data set {dataset['name']}: {path or 'embedded' if dataset['found'] else missing}")
     if cache is not None:
         shown.append(
-            f"Cache: {_size(cache['n_bytes'])} of at most {_size(cache['limit_bytes'])} in {cache['path']}, "
+            f"Cache: {sized(cache['n_bytes'])} of at most {sized(cache['limit_bytes'])} in {cache['path']}, "
             f"{counted(cache['n_entries'], 'data set split')}"
         )
     for extra in info["extras"]:
@@ -183,9 +183,5 @@ def _bf16(has: bool) -> str:
     return "computes in bf16" if has else "no bf16 instructions, computes in fp32"
 
 
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.0f} MB"
-
-
 def _of(n_bytes: int, path: str) -> str:
-    return f"{_size(n_bytes)} in {path}"
+    return f"{sized(n_bytes)} in {path}"

@@ -8,11 +8,12 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-from finetune.config.experiment import ExperimentConfig, Variant
+from finetune.config.experiment import ExperimentConfig
 from finetune.errors import RunFolderError, listed
 from finetune.run import identity, records
 from finetune.run.experiment import report
 from finetune.run.folder import ARTIFACTS, RunFolder
+from finetune.run.recorded import recorded_variant
 from finetune.run.records import Document, Json, Pair
 from finetune.system.console import Reporter
 
@@ -148,9 +149,7 @@ def _config(first: RunFolder, documents: Sequence[Document]) -> ExperimentConfig
         )
     config = dataclasses.replace(
         first.config(),
-        variants=tuple(
-            records.recorded(Variant, {**row, "train": _groups(row["train"])}) for row in variants.values()
-        ),
+        variants=tuple(map(recorded_variant, variants.values())),
         seed=seeds[0],
         seeds=len(seeds),
     )
@@ -161,10 +160,6 @@ def _config(first: RunFolder, documents: Sequence[Document]) -> ExperimentConfig
             f"{first.config_file} must match the results.json beside it, but {difference}; restore it."
         )
     return config
-
-
-def _groups(train: str | list[str]) -> str | tuple[str, ...]:
-    return train if isinstance(train, str) else tuple(train)
 
 
 def _copied(folder: RunFolder, run: Json, merged: RunFolder) -> Json:

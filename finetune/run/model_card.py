@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import re
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 
 from finetune import __version__
-from finetune.run.folder import RunFolder
-from finetune.run.saved_predictions import read_predictions
+from finetune.report.judged import grade_of
+from finetune.run.artifacts import read_predictions
 from finetune.run.trained import TrainedModel
-from grader.grade import Job, grade
-from grader.policy import load_policy
 from grader.stats import wilson
 from grader.verdict import NO_NETWORK
 
@@ -47,25 +46,24 @@ logits = lambda images: model(torch.from_numpy(images)).detach().numpy()""",
 """For each file: Python that defines `about`, its metadata, and `logits`, a function of images."""
 
 
-def model_card(model: TrainedModel, folder: RunFolder, file: str, library: str) -> str:
+def model_card(model: TrainedModel, file: str, library: str) -> str:
     """The card as Markdown with YAML front matter.
 
     Args:
         model: whose card.
-        folder: of its run.
         file: name of the exported file.
         library: that reads it.
 
     Raises:
         RunFolderError: the results cannot be read.
     """
-    document, run, results = folder.read(), model.run, model.results
+    document, run, results = model.folder.read(), model.run, model.results
     if run.best is None:
         raise ValueError("the run of a trained model has a best epoch")
     test = run.best.test
     interval = wilson(test.n_correct, test.n_samples, CONFIDENCE)
     dataset = document["config"]["dataset"].removeprefix("imagefolder:")
-    weakest, smallest = _classes(model, folder)
+    weakest, smallest = _classes(model)
     environment = jinja2.Environment(
         autoescape=False,  # noqa: S701 - Markdown, which the filter `text` escapes
         undefined=jinja2.StrictUndefined,
@@ -97,21 +95,20 @@ def model_card(model: TrainedModel, folder: RunFolder, file: str, library: str) 
         test_high=interval.high,
         weakest=weakest,
         smallest=smallest,
-        verdict=_comparison(folder) if len({r.variant for r in results.runs}) > 1 else [],
+        verdict=_comparison(model.folder.path) if len({r.variant for r in results.runs}) > 1 else [],
     )
 
 
-def _comparison(folder: RunFolder) -> list[str]:
+def _comparison(run: Path) -> list[str]:
     """What the grader says of the variants, without what it says of the files."""
-    sentences = grade(Job(folder.path, folder.path.name, load_policy("default"))).verdict
     of_files = ("Failed: ", NO_NETWORK)
-    return [s.replace("your margin", "a margin") for s in sentences if not s.startswith(of_files)]
+    return [s.replace("your margin", "a margin") for s in grade_of(run).verdict if not s.startswith(of_files)]
 
 
-def _classes(model: TrainedModel, folder: RunFolder) -> tuple[list[tuple[str, int, int]], int]:
+def _classes(model: TrainedModel) -> tuple[list[tuple[str, int, int]], int]:
     """The classes with the lowest accuracy on test (name, correct, images), and the size of the smallest."""
     run, results = model.run, model.results
-    n_correct, n = read_predictions(folder, results, run, "test").per_class(len(results.classes))
+    n_correct, n = read_predictions(model.folder, results, run, "test").per_class(len(results.classes))
     present = np.flatnonzero(n)
     if len(present) <= N_WEAKEST:
         return [], int(n[present].min())

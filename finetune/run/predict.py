@@ -31,7 +31,7 @@ class Prediction:
     problem: str | None = None
 
 
-def predict(model: TrainedModel, paths: Iterable[Path], *, top: int, workers: int) -> Iterator[Prediction]:
+def predict(model: TrainedModel, paths: Iterable[Path], *, top: int) -> Iterator[Prediction]:
     """Predict every image at and below the paths, in order, as they are asked for.
 
     Probabilities are softmax(logits / temperature), with the temperature that was fitted on validation.
@@ -40,7 +40,6 @@ def predict(model: TrainedModel, paths: Iterable[Path], *, top: int, workers: in
         model: whose predictions.
         paths: images and folders of images.
         top: classes wanted for each image.
-        workers: threads that decode.
 
     Yields:
         A prediction for each file, readable or not.
@@ -52,7 +51,7 @@ def predict(model: TrainedModel, paths: Iterable[Path], *, top: int, workers: in
     require_paths(paths)
     n_files, names = 0, model.results.classes
     probabilities = _probabilities(model)
-    for batch in decoded(image_files(paths), model.image_size, workers):
+    for batch in decoded(image_files(paths), model.image_size, torch.get_num_threads()):
         n_files += len(batch.paths)
         best = probabilities(batch.pixels).topk(min(top, len(names))) if len(batch.pixels) else None
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True) if best else iter(())

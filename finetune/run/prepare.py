@@ -12,15 +12,9 @@ from pathlib import Path
 import torch
 
 from finetune.config.experiment import ExperimentConfig
-from finetune.data.prepare import (
-    Images,
-    SplitDataset,
-    labeled,
-    prepare_images,
-    reopen_images,
-    split_dataset,
-)
+from finetune.data.prepare import Images, labeled, prepare_images, reopen_images
 from finetune.data.sources import ImageSource
+from finetune.data.split_dataset import SplitDataset, split_dataset
 from finetune.data.splits import Splits
 from finetune.distributed.world import World
 from finetune.errors import DataError, OutOfMemory, RunFolderError, listed
@@ -48,7 +42,7 @@ LACK_OF_MEMORY = (
     "out of memory",
     "STATUS_ALLOC_FAILED",
 )
-"""In the text of a RuntimeError when memory ran out: of PyTorch's allocator, C++, oneDNN, Python, CUDA's
+"""What a RuntimeError says when memory ran out: words of PyTorch's allocator, C++, oneDNN, Python, CUDA's
 driver, cuBLAS and cuDNN."""
 
 

@@ -7,18 +7,16 @@ from typing import Any
 
 from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.data.augment import Views, plan_epoch
-from finetune.data.prepare import SplitDataset
+from finetune.data.split_dataset import SplitDataset
 from finetune.data.stream import training_stream
 from finetune.errors import WeightsError
 from finetune.network.network import Network, fingerprint
 from finetune.network.resnet18 import build, state_shapes
-from finetune.network.weights import Weights, load_weights
+from finetune.network.weights import NAMED_WEIGHTS, Weights, load_weights
 from finetune.run.folder import RunFolder
 from finetune.run.heads import put_head
 from finetune.run.records import Json
 from grader.record import Run
-
-NAMED = ("imagenet", "bundled")
 
 
 class Recomputation:
@@ -107,7 +105,7 @@ def _weights(recorded: Mapping[str, Any] | None, n_classes: int) -> tuple[Weight
     """The recorded pretrained weights, or why they are not at hand."""
     if recorded is None:
         return None, "No pretrained weights are recorded."
-    if recorded["kind"] not in NAMED:
+    if recorded["kind"] not in NAMED_WEIGHTS:
         return None, "The pretrained weights come from a file, which is not part of the submission."
     try:
         weights = load_weights(recorded["kind"], state_shapes(n_classes))

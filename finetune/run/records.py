@@ -25,6 +25,7 @@ from finetune.training.record import Predictions, Training
 from grader.errors import UnusableError
 from grader.files import read_bytes
 from grader.predictions import HEADER
+from grader.record import run_name
 from grader.strict_json import MAX_BYTES
 
 SCHEMA_VERSION = "2.0"
@@ -78,7 +79,7 @@ def now() -> str:
 
 def run_stem(variant: str, seed: int) -> str:
     """The name of a run, with which the names of its files begin."""
-    return f"{variant}-seed{seed}"
+    return run_name(variant, seed)
 
 
 def dataset_name(dataset: str) -> str:
@@ -112,12 +113,6 @@ def config_record(config: ExperimentConfig, split: str) -> Json:
         "variants": variants,
         "recipe": dataclasses.asdict(config.recipe),
     }
-
-
-def recorded(config: type[T], values: Json) -> T:
-    """A part of the configuration from its record, which may say more than the part has fields for."""
-    names = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
-    return config(**{name: value for name, value in values.items() if name in names})
 
 
 def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:

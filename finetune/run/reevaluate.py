@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from finetune.config.experiment import ExperimentConfig, Recipe
+from finetune.config.experiment import ExperimentConfig
 from finetune.data.decode import UNREADABLE, open_image
-from finetune.data.prepare import SplitDataset, prepare_images, split_dataset
+from finetune.data.prepare import prepare_images
 from finetune.data.sources import WHOLE
-from finetune.errors import ConfigError, DataError
+from finetune.data.split_dataset import SplitDataset, split_dataset, without
+from finetune.errors import DataError
 from finetune.run import environment
 from finetune.run.folder import RunFolder
 from finetune.run.recompute import Recomputation
-from finetune.run.records import dataset_name, predictions_csv
-from finetune.run.records import recorded as from_record
+from finetune.run.recorded import recorded_config, require_same_images
+from finetune.run.records import predictions_csv
 from finetune.run.trained import load_network, precision_of
 from finetune.system import host
 from finetune.system.console import Reporter
@@ -27,7 +26,7 @@ from finetune.system.files import write_atomically
 from finetune.training.evaluate import evaluate
 from finetune.training.features import FrozenPrefix
 from finetune.training.requirements import require_memory_to_evaluate
-from grader.record import SPLITS, Results, results_from
+from grader.record import SPLITS, Results
 from grader.rerun import RECOMPUTED_NAME
 
 
@@ -58,19 +57,20 @@ def evaluate_run(
             checkpoint that is not the recorded one.
     """
     folder = RunFolder(run)
-    document = cast("dict[str, Any]", folder.read())
-    results = results_from(document)
-    config = recorded_config(folder, document["config"], dataset, data_root)
+    found = folder.submission()
+    results = found.results
+    config = recorded_config(folder, found.document["config"], dataset, data_root)
     target = environment.choose_device(device)
     threads = host.choose_threads(threads)
     torch.set_num_threads(threads)
     precision = precision_of(config.precision, target, config.recipe.image_size)
     if precision != config.precision:
         reporter.say(f"Trained in {config.precision}, evaluated in {precision}: losses differ by rounding.")
-    split = _split(config, results, folder, threads)
-    _require_memory(config, split, precision, target)
+    split = _split(config, results, threads)
+    n_images = max(len(split.splits.by_name[name].samples) for name in SPLITS)
+    require_memory_to_evaluate(config.recipe, n_images, precision, target)
     split, sources, _ = prepare_images(config, split, reporter, threads, target, SPLITS)
-    recomputation = Recomputation(config, split, document, folder, threads)
+    recomputation = Recomputation(config, split, found.document, folder, threads)
     recomputed: dict[str, Any] = {"environment": environment.describe(target), "runs": {}}
     for entry in results.runs:
         if entry.artifacts is None:
@@ -88,29 +88,7 @@ def evaluate_run(
     write_atomically(output / RECOMPUTED_NAME, json.dumps(recomputed).encode())
 
 
-def _require_memory(
-    config: ExperimentConfig, split: SplitDataset, precision: str, target: torch.device
-) -> None:
-    n_images = max(len(split.splits.by_name[name].samples) for name in SPLITS)
-    require_memory_to_evaluate(config.recipe, n_images, precision, target)
-
-
-def _require_same_images(split: SplitDataset, results: Results, folder: RunFolder) -> None:
-    """Compare the splits of each seed with the recorded ones.
-
-    Raises:
-        DataError: these are other images than the run's.
-    """
-    for seed, name in itertools.product(results.seeds, SPLITS):
-        found = split.by_seed.get(seed, split.splits).by_name[name]
-        if found.fingerprint != results.splits_of(seed)[name].fingerprint:
-            raise DataError(
-                f"The images must be those of the run, but the {name} split has another fingerprint than "
-                f"{folder.results_file} records; name the right ones with --dataset or --data-root."
-            )
-
-
-def _split(config: ExperimentConfig, results: Results, folder: RunFolder, workers: int) -> SplitDataset:
+def _split(config: ExperimentConfig, results: Results, workers: int) -> SplitDataset:
     """The run's splits, without the images that it skipped: training images are not decoded here.
 
     Raises:
@@ -121,7 +99,7 @@ def _split(config: ExperimentConfig, results: Results, folder: RunFolder, worker
         samples = [sample for part in split.decoded.values() for sample in part.samples]
         skipped = [sample for sample in samples if sample.id in results.excluded]
         if not skipped:
-            _require_same_images(split, results, folder)
+            require_same_images(split, results)
             return split
         for sample in skipped:
             try:
@@ -133,41 +111,4 @@ def _split(config: ExperimentConfig, results: Results, folder: RunFolder, worker
                 "evaluate with the images that the run used."
             )
         reasons = {sample.id: "skipped by the run" for sample in skipped}
-        split = split_dataset(config, workers, split.dataset.without(reasons))
-
-
-def recorded_config(
-    folder: RunFolder, recorded: dict[str, Any], dataset: str | None, data_root: str | None
-) -> ExperimentConfig:
-    """What evaluation needs of the configuration, from the results: config.toml may have been edited.
-
-    Only where the images are is read from config.toml, since the results name no folders. The folder that
-    `grader --rerun` evaluates contains none.
-
-    Raises:
-        ConfigError: a recorded value is invalid, or the path of the image folder is unknown.
-    """
-    if dataset is None:
-        with contextlib.suppress(ConfigError):  # missing or damaged
-            before = folder.config()
-            if dataset_name(before.dataset) == recorded["dataset"]:
-                dataset, data_root = before.dataset, data_root or before.data_root
-    if dataset is None and recorded["dataset"] not in ("digits", "flowers102"):
-        raise ConfigError(
-            f"The results record the image folder {recorded['dataset']!r} without its path; "
-            "give it with --dataset PATH."
-        )
-    return ExperimentConfig(
-        dataset=dataset or recorded["dataset"],
-        data_root=data_root or ExperimentConfig.data_root,
-        split=recorded["split"],
-        subset=recorded["subset"],
-        # Version 1 of the schema had no split seed: the first seed decided the split.
-        split_seed=recorded.get("split_seed", recorded["seeds"][0]),
-        resplit=recorded.get("resplit", False),
-        near_duplicates=recorded.get("near_duplicates", "report"),
-        seed=recorded["seeds"][0],
-        seeds=len(recorded["seeds"]),
-        precision=recorded.get("precision", "fp32"),
-        recipe=from_record(Recipe, recorded["recipe"]),
-    )
+        split = without(split, reasons, config, workers)

@@ -7,32 +7,34 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import safetensors.torch
 import torch
 
-from finetune.config.experiment import ExperimentConfig, Variant
+from finetune.config.experiment import ExperimentConfig
 from finetune.data.augment import Views
+from finetune.data.datasets import SPLIT_NAMES
 from finetune.distributed.world import SingleProcess
 from finetune.errors import ConfigError, DataError, RunFolderError
 from finetune.network.network import fingerprint
+from finetune.network.weights import NAMED_WEIGHTS
 from finetune.run import environment, records
 from finetune.run.fit import begin
 from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared, memory_errors, prepare
+from finetune.run.recorded import recorded_config, recorded_variant, require_same_images
 from finetune.run.records import Json
-from finetune.run.records import recorded as from_record
-from finetune.run.reevaluate import recorded_config
+from finetune.run.trained import precision_of
 from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.files import write_atomically
 from finetune.training.checkpoint import load_state
 from finetune.training.features import FrozenPrefix
-from finetune.training.precision import choose_precision
-from finetune.training.record import Epoch, Metrics, Training, best_epoch
+from finetune.training.record import Epoch, Training, best_epoch
 from finetune.training.trainer import Trainer
 from grader import commitments
+from grader.record import results_from
 
 
 class _Enough(Exception):  # noqa: N818 - no error
@@ -108,7 +110,7 @@ def _config(
         )
     pretrained = any(entry["init"] == "pretrained" for entry in entries)
     kind: str | None = document["weights"]["kind"] if document["weights"] else None
-    if pretrained and weights is None and kind not in ("imagenet", "bundled"):
+    if pretrained and weights is None and kind not in NAMED_WEIGHTS:
         raise ConfigError(
             "The results record pretrained weights of a file without its path; name the file with --weights."
         )
@@ -120,25 +122,18 @@ def _config(
             "A run can be replayed if its start follows from its seed and the weights, but the head of "
             f"{headed} comes from another variant; replay another run."
         )
-    variants = [
-        from_record(Variant, {**row, "train": groups if groups == "all" else tuple(groups)})
-        for row in rows
-        for groups in (row["train"],)
-    ]
-    config = dataclasses.replace(
-        recorded_config(folder, recorded, dataset, data_root),
-        variants=tuple(variants),
+    config = recorded_config(folder, recorded, dataset, data_root)
+    target = environment.choose_device(device)
+    return dataclasses.replace(
+        config,
+        variants=tuple(map(recorded_variant, rows)),
+        precision=precision_of(config.precision, target, config.recipe.image_size),
         weights=weights or kind or ExperimentConfig.weights,
         cache_views=recorded.get("cache_views"),
         device=device,
         threads=min(document["environment"]["threads"], host.THREADS_MAX),
         on_bad_image="skip" if document["dataset"]["excluded"] else "fail",
     )
-    try:
-        choose_precision(config.precision, environment.choose_device(device), config.recipe.image_size)
-    except ConfigError:
-        return dataclasses.replace(config, precision="fp32")
-    return config
 
 
 def _require_same(document: Json, prepared: Prepared) -> None:
@@ -147,19 +142,7 @@ def _require_same(document: Json, prepared: Prepared) -> None:
     Raises:
         DataError: they are not.
     """
-    dataset, found = document["dataset"], prepared.record["dataset"]
-    own = [(dataset["splits"], found["splits"])]
-    own += [
-        (entry["splits"], same["splits"])
-        for entry, same in zip(dataset.get("resplits") or (), found["resplits"] or (), strict=True)
-    ]
-    for recorded, here in own:
-        for name, split in recorded.items():
-            if here[name]["fingerprint"] != split["fingerprint"]:
-                raise DataError(
-                    f"The images must be those of the run, but the {name} split has another fingerprint than "
-                    "the results record; name the right ones with --dataset or --data-root."
-                )
+    require_same_images(prepared.split, results_from(document), SPLIT_NAMES)
     if prepared.weights and prepared.weights.sha256 != document["weights"]["sha256"]:
         raise DataError(
             "The pretrained weights must be those of the run, but they have another SHA-256 than the results "
@@ -220,7 +203,7 @@ def _restore(trainer: Trainer, folder: RunFolder, entry: Json, epoch: int) -> No
         raise RunFolderError(
             f"{artifact['path']} must be a training state of this network, but {error}; train again."
         ) from error
-    epochs = [_epoch(row) for row in entry["epochs"][:epoch]]
+    epochs = [Epoch.read(row) for row in entry["epochs"][:epoch]]
     if fingerprint(trainer.network.state_dict()) != epochs[-1].weights_sha256:
         raise RunFolderError(
             f"{artifact['path']} must hold the network after epoch {epoch}, but its hash is not the one that "
@@ -230,7 +213,3 @@ def _restore(trainer: Trainer, folder: RunFolder, entry: Json, epoch: int) -> No
     trainer.resume(
         Training(epochs=epochs, steps=steps, images=steps, best_epoch=best_epoch(epochs), stream_sha256="")
     )
-
-
-def _epoch(row: dict[str, Any]) -> Epoch:
-    return Epoch(**{**row, **{split: Metrics(**row[split]) for split in ("train", "val", "test")}})

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from finetune.config.device import gpu_number
 from finetune.config.experiment import ExperimentConfig
+from finetune.config.names import gpu_number
 from finetune.distributed.group import (
     PeerError,
     Peers,

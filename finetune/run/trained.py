@@ -27,19 +27,24 @@ class TrainedModel:
 
     Args:
         network: in eval mode, on its device.
+        folder: where it comes from.
         run: the training run that it comes from.
         results: of the experiment.
-        image_size: height and width of the input, pixels.
         precision: to compute in, `fp32` or `bf16`.
         why: which run was chosen and why, as a sentence; empty if there was nothing to choose.
     """
 
     network: Network
+    folder: RunFolder
     run: Run
     results: Results
-    image_size: int
     precision: str
     why: str
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the input, pixels."""
+        return self.results.image_size
 
     @property
     def temperature(self) -> float:
@@ -68,15 +73,13 @@ def load_model(
     Raises:
         FinetuneError: there is no such run, or its files are missing or damaged.
     """
-    document = folder.read()
     results = folder.results()
     run, why = choose_run(folder, results, variant, seed)
     if run.artifacts is None:
         raise RunFolderError(f"{run.name} must have a checkpoint, but it has none; choose another variant.")
     network = load_network(folder, run.artifacts.checkpoint, len(results.classes), device).eval()
-    image_size = int(document["config"]["recipe"]["image_size"])
-    precision = precision_of(results.precision, device, image_size)
-    return TrainedModel(network, run, results, image_size, precision, why)
+    precision = precision_of(results.precision, device, results.image_size)
+    return TrainedModel(network, folder, run, results, precision, why)
 
 
 def choose_run(

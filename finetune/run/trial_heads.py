@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from finetune.distributed.group import Peers
 from finetune.errors import RunFolderError
 from finetune.network.network import Network, State
+from finetune.network.resnet18 import HEAD
 from finetune.run.folder import RunFolder
-from finetune.run.heads import HEAD
 from finetune.run.records import Json
 from finetune.run.tuning import Key, Plan, Trial
 from finetune.system.files import write_atomically

@@ -16,13 +16,14 @@ learning tuning playbook".
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.run.records import Json
 from grader.findings import rate_text
-from grader.trials import label
+from grader.trials import Round, label
 
 MAX_EXTENSIONS = 2
 """Steps beyond the grid that a variant may take while its best rate lies at the edge."""
@@ -39,19 +40,6 @@ Key = tuple[str, int | None, int, float]
 
 Target = tuple[Variant, int | None]
 """What a rate is chosen for: a variant, and the seed of its final run if each seed has a split of its own."""
-
-
-@dataclass(frozen=True)
-class Round:
-    """One round of trials.
-
-    Args:
-        epochs: of each trial.
-        keep: number of rates of the grid that go on to the next round; 1 in the last.
-    """
-
-    epochs: int
-    keep: int
 
 
 @dataclass(frozen=True)
@@ -258,7 +246,7 @@ class Plan:
             "mode": self.tune.mode,
             "seed": self.seed,
             "rates": list(self.tune.rates),
-            "rounds": [{"epochs": r.epochs, "keep": r.keep} for r in self.rounds],
+            "rounds": [dataclasses.asdict(r) for r in self.rounds],
             "trials": [outcomes[t.key] for t in trials],
             "choices": choices,
         }

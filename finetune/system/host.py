@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from finetune.errors import ConfigError, RunFolderError, counted
+from finetune.errors import ConfigError, RunFolderError, counted, sized
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -131,8 +131,8 @@ def check_writable(folder: Path, purpose: str, needed_bytes: int = 0) -> None:
         ) from error
     if free < needed_bytes:
         raise RunFolderError(
-            f"The {purpose} {folder} needs {_size(needed_bytes)} of disk space, but its volume has "
-            f"{_size(free)} free; free disk space or choose a folder on another volume."
+            f"The {purpose} {folder} needs {sized(needed_bytes)} of disk space, but its volume has "
+            f"{sized(free)} free; free disk space or choose a folder on another volume."
         )
 
 
@@ -146,12 +146,12 @@ def startup_line(environment: Mapping[str, Any], gpu_memory: tuple[int, int] | N
     device = [environment["device_name"]]
     if environment["device"] == "cuda":
         if gpu_memory is not None:
-            device.append(f"{_size(gpu_memory[0])} of {_size(gpu_memory[1])} free")
+            device.append(f"{sized(gpu_memory[0])} of {sized(gpu_memory[1])} free")
         device.append(f"driver {driver_version() or 'unknown'}")
         device.append(f"CUDA {environment['cuda']}")
     return (
         f"Device: {', '.join(device)}; {environment['cpu_cores']} of {os.cpu_count()} cores, "
-        f"{counted(environment['threads'], 'thread')}; {_size(available_memory_bytes())} of memory free; "
+        f"{counted(environment['threads'], 'thread')}; {sized(available_memory_bytes())} of memory free; "
         f"Python {environment['python']}, torch {environment['torch']}, "
         f"torchvision {environment['torchvision']}."
     )
@@ -242,13 +242,3 @@ def _why(error: OSError, folder: Path) -> str:
             )
     reason = (error.strerror or str(error)).lower()
     return f"{folder}: {reason}; mount the volume writable, free disk space, or choose another folder"
-
-
-def _size(n_bytes: int) -> str:
-    """1536 -> 1.5 KiB."""
-    value, unit = float(n_bytes), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"

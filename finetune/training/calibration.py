@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,31 +15,13 @@ import torch
 
 from finetune.training.record import Predictions
 from grader.calibration import N_BINS, expected_calibration_error
+from grader.parts import Calibration
 
 TEMPERATURES = (0.01, 100.0)
 """Where a temperature is looked for; a network that is right on all validation images has no best one."""
 
 ROWS = 4096
 """Rows of logits that are converted to float64 at a time."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How well a network's probabilities match its accuracy; errors are from 0 to 1.
-
-    Args:
-        temperature: by which logits are divided before the softmax.
-        ece_val: expected calibration error on validation, at temperature 1.
-        ece_test: the same on test.
-        ece_test_scaled: on test, at the temperature.
-        n_bins: of the three errors.
-    """
-
-    temperature: float
-    ece_val: float
-    ece_test: float
-    ece_test_scaled: float
-    n_bins: int = N_BINS
 
 
 def calibrate(
@@ -65,7 +46,7 @@ def calibrate(
     )
     scaled = [(batch / temperature).softmax(dim=1).amax(dim=1).cpu() for batch in logits("test")]
     ece_scaled = expected_calibration_error(torch.cat(scaled).numpy(), correct["test"])
-    return Calibration(temperature, errors["val"], errors["test"], ece_scaled)
+    return Calibration(temperature, errors["val"], errors["test"], ece_scaled, N_BINS)
 
 
 def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from finetune.errors import RunFolderError
 from finetune.network.network import State
 from finetune.system.files import publish, temporary
-from finetune.training.record import Epoch, Metrics, Pass, Predictions, Training
+from finetune.training.record import Epoch, Pass, Predictions, Training
 from finetune.training.trainer import Trainer
 
 KEPT = 2
@@ -269,8 +269,6 @@ def _training(content: bytes) -> Training:
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     fields: dict[str, Any] = json.loads(header["__metadata__"]["training"])
-    for epoch in fields["epochs"]:
-        epoch.update({s: Metrics(**epoch[s]) for s in ("train", "val", "test") if epoch[s] is not None})
-    fields["epochs"] = [Epoch(**epoch) for epoch in fields["epochs"]]
+    fields["epochs"] = [Epoch.read(epoch) for epoch in fields["epochs"]]
     fields["current"] = Pass(**fields["current"])
     return Training(**fields)

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-
-@dataclass(frozen=True)
-class Metrics:
-    """Sums over a split: cross-entropy in nats, correct predictions, samples."""
-
-    loss_sum: float
-    n_correct: int
-    n_samples: int
-
-    @property
-    def accuracy(self) -> float:
-        """Fraction of correct predictions."""
-        return self.n_correct / self.n_samples
-
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy, nats."""
-        return self.loss_sum / self.n_samples
+from grader.record import Metrics as Metrics
 
 
 @dataclass(frozen=True)
@@ -72,6 +56,12 @@ class Epoch:
     weights_sha256: str = ""
     predictions_sha256: str = ""
     commitment: str = ""
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> Epoch:
+        """From what `dataclasses.asdict` made of one."""
+        splits = {name: row[name] for name in ("train", "val", "test")}
+        return cls(**{**row, **{name: found and Metrics(**found) for name, found in splits.items()}})
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from finetune.config.experiment import Recipe, Variant
-from finetune.errors import ConfigError, OutOfMemory
+from finetune.errors import ConfigError, OutOfMemory, sized
 from finetune.network.resnet18 import ONE_PIXEL_AT_THE_END, resnet18
 from finetune.system.host import available_memory_bytes
 
@@ -70,7 +70,7 @@ def require_memory(
         advice = f"--batch-size {fitting} or less, or " if fitting > 0 else ""
         raise OutOfMemory(
             f"Training {variant.name} on batches of {recipe.batch_size} images of {recipe.image_size} pixels "
-            f"needs more than {per_image * in_memory / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB of memory is "
+            f"needs more than {sized(per_image * in_memory)}, but {sized(free)} of memory is "
             f"free; use {advice}a smaller --image-size."
         )
 
@@ -105,7 +105,7 @@ def require_memory_to_evaluate(recipe: Recipe, n_images: int, precision: str, de
     if n_bytes > free:
         raise OutOfMemory(
             f"Batches of {recipe.batch_size:,} images of {recipe.image_size:,} pixels, as recorded, "
-            f"need more than {n_bytes / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB of memory is free; "
+            f"need more than {sized(n_bytes)}, but {sized(free)} of memory is free; "
             "evaluate on a machine with more."
         )
 

@@ -168,9 +168,9 @@ class Trainer:
             training.images += len(batch)
             current.seconds += time.perf_counter() - asked
             current.cpu_seconds += time.process_time() - cpu_before
-            self.step_ended(len(batch))  # off the clocks: it may write a checkpoint
+            self.step_ended(len(batch))  # not timed: it may write a checkpoint
             asked, cpu_before = time.perf_counter(), time.process_time()
-        self.settle()  # synchronizes with the device, so that its last steps are on the clock
+        self.settle()  # synchronizes with the device, so that its last steps are timed
         current.seconds += time.perf_counter() - asked
         current.cpu_seconds += time.process_time() - cpu_before
 

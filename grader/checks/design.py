@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
-from grader.record import Run
+from grader.record import Run, run_name
 from grader.resnet18 import GROUPS
 from grader.strict_json import short
 
@@ -29,10 +29,10 @@ def complete(evidence: Evidence) -> Finding:
     for variant in results.variants:
         for seed in results.seeds:
             n = seen.pop((variant.name, seed), 0)
-            name = f"{variant.name}-seed{seed}"
+            name = run_name(variant.name, seed)
             problems[name] = [f"{name}: expected one run, found {n}."] if n != 1 else []
     for variant_name, seed in seen:
-        name = f"{variant_name}-seed{seed}"
+        name = run_name(variant_name, seed)
         problems[name] = [f"{name}: not in the configuration."]
     for run in results.runs:
         if run.status != "completed":

@@ -17,7 +17,7 @@ CLEAR_OVER_SEEDS = 0.9
 """Differences below a tenth do not count: in the course of a job, a machine's speed drifts by as much."""
 
 BUSY_SPREAD = 1.5  # slowest epoch of a run to its fastest
-BUSY_CORES = 0.85  # processor time per second of a run's median epoch, relative to its best epoch
+BUSY_CORES = 0.85  # CPU time per second of a run's median epoch, relative to its best epoch
 
 MIN_SECONDS = 1e-6
 
@@ -32,8 +32,8 @@ def c_faster(evidence: Evidence) -> Finding:
     One seed: C is faster in this job if the ratio is at most 0.75 and three quarters of C's epochs (at least
     two) take less time than three quarters of B's. Two seeds: each by itself. More: C is faster if the
     interval of the ratio C to B, paired by seed, with Student's t on the logarithms, is below 0.9. Slower:
-    the same with C and B exchanged. On a CPU, processor time must agree, by a ratio of at most 0.9, because
-    other programs lengthen the time on the clock but hardly the processor time; where it is not recorded, C
+    the same with C and B exchanged. On a CPU, CPU time must agree, by a ratio of at most 0.9, because
+    other programs lengthen the wall-clock time but hardly the CPU time; where it is not recorded, C
     is never called slower, and one seed is judged only if no epoch took 1.5 times as long as another one of
     its run. Holds if faster, fails if slower, otherwise inconclusive. Epochs are no independent samples,
     since the load of a machine persists from one to the next.
@@ -53,7 +53,7 @@ def c_faster(evidence: Evidence) -> Finding:
     waits = [sum(e.data_wait_seconds for e in es) / sum(_wall(es)) for es in _pooled(pairs)]
     summary = f"An epoch of C takes {ratio.estimate:.2f} times as long as one of B"
     summary += f" ({ratio.low:.2f} to {ratio.high:.2f})" if isfinite(ratio.high) else " in this job"
-    summary += f", in processor time {cpu:.2f}" if cpu is not None else ""
+    summary += f", in CPU time {cpu:.2f}" if cpu is not None else ""
     summary += f"; share of time waiting for data: C {waits[0]:.0%}, B {waits[1]:.0%}."
     if status is Status.INCONCLUSIVE:
         summary += f" {_why_not(signs, len(pairs))}"
@@ -107,7 +107,7 @@ def _status(pairs: Sequence[Pair], confidence: float, on_cpu: bool, is_busy: boo
 
 
 def _is_clear(pairs: Sequence[Pair], ratio: Interval) -> bool:
-    """Whether the first of each pair took clearly less time on the clock."""
+    """Whether the first of each pair took clearly less wall-clock time."""
     if len(pairs) > 2:
         return ratio.high < CLEAR_OVER_SEEDS
     return all(

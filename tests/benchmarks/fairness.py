@@ -6,7 +6,7 @@ Trains A, B and C with three seeds on each data set: at each rate of the grid, w
 `--tune full`. Complete run folders are not trained again, so it can be stopped and continued. Then it prints
 what each job says of B - A and C - B, how often a fixed rate says otherwise than the tuned job, what halving
 loses against the full grid on test (in the mean over the data sets, too), how often the two choose different
-rates, and what tuning costs on the clock and in processor time.
+rates, and what tuning costs in wall-clock and CPU time.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Answer:
         test: mean accuracy over seeds by variant, 0 to 1.
         rates: peak learning rate by variant.
         gaps: by property: the status, the difference, and its confidence limits.
-        seconds: of the whole job on the clock, trials included.
-        cpu_seconds: processor time of all training steps, trials included. Other programs lengthen the time
+        seconds: of the whole job, wall-clock, trials included.
+        cpu_seconds: CPU time of all training steps, trials included. Other programs lengthen the time
             on the clock, but hardly this.
     """
 
@@ -144,8 +144,8 @@ def summary(found: dict[str, list[Answer]]) -> Iterator[str]:
         "regret of halving in points (A, B, C)",
         "other rates than full (A, B, C)",
         "same verdict",
-        "cost on the clock",
-        "in processor time",
+        "wall-clock cost",
+        "CPU cost",
         "of full",
     )
     yield f"| {' | '.join(heads)} |"

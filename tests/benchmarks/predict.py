@@ -33,9 +33,9 @@ from finetune.training.evaluate import evaluate
 from finetune.training.features import FrozenPrefix
 
 
-def predicting(model: TrainedModel, photos: Path, threads: int) -> Callable[[], int]:
+def predicting(model: TrainedModel, photos: Path, _threads: int) -> Callable[[], int]:
     """Predict all photos below a folder and make the lines of a CSV file; returns how many there were."""
-    return lambda: sum(1 for _ in lines(predict(model, [photos], top=1, workers=threads), "csv")) - 1
+    return lambda: sum(1 for _ in lines(predict(model, [photos], top=1), "csv")) - 1
 
 
 def evaluating(model: TrainedModel, photos: Path, threads: int) -> Callable[[], int]:

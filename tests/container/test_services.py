@@ -199,7 +199,7 @@ class TestHost:
             ),
             (
                 ("--tmpfs", "/workspace/runs:uid=10001,gid=10001,size=1m"),
-                "of disk space, but its volume has 1 MiB free",
+                "of disk space, but its volume has 1.05 MB free",
             ),
         ],
         ids=["read-only", "not permitted", "full"],

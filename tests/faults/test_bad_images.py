@@ -18,7 +18,8 @@ from PIL import Image
 from finetune.data.datasets import Sample, load_dataset
 from finetune.data.decode import open_image
 from finetune.data.formats import remedy
-from finetune.data.prepare import prepare_images, split_dataset
+from finetune.data.prepare import prepare_images
+from finetune.data.split_dataset import split_dataset
 from finetune.errors import BadImagesError, DataError, counted
 from tests.builders.config import tiny_command, tiny_config
 from tests.builders.images import decode_evaluation, decode_training, image_tree, photo

@@ -14,8 +14,8 @@ import pytest
 import safetensors.torch
 
 from finetune.data import cache, store
+from finetune.run import artifacts, folder
 from finetune.run import experiment as job
-from finetune.run import folder
 from tests.builders.config import tiny_command
 from tests.builders.runs import results_of, run_finetune
 from tests.compare_runs import assert_same_run
@@ -87,7 +87,7 @@ def test_no_disk_space_for_the_decoded_images(
         pytest.param(folder.RunFolder, "begin", 1, 0, id="configuration"),
         pytest.param(safetensors.torch, "save_file", 6, 1, id="best network"),
         pytest.param(job.Checkpoints, "save", 4, 1, id="checkpoint"),
-        pytest.param(folder.RunFolder, "write_artifacts", 2, 1, id="predictions"),
+        pytest.param(artifacts, "write_artifacts", 2, 1, id="predictions"),
         pytest.param(folder.RunFolder, "write_results", 3, 2, id="last results"),
         pytest.param(job, "write_report", 1, 3, id="report"),
     ],
@@ -136,7 +136,7 @@ def test_too_little_disk_space_is_reported_before_training(
     monkeypatch.setattr(folder, "STATE_BYTES", 8 << 20)
     out = tmpfs("4m") / "run"
     done = run_finetune(capsys, *tiny_command(out, narrow_weights))
-    assert "needs 8 MiB of disk space, but its volume has 4 MiB free" in done.refused()
+    assert "needs 8.39 MB of disk space, but its volume has 4.19 MB free" in done.refused()
     assert done.out == ""
     assert not out.exists()
 

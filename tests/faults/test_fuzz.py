@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 
 from finetune.config.experiment import ExperimentConfig
 from finetune.config.presets import load_preset, to_table
-from finetune.data.prepare import prepare_images, split_dataset
+from finetune.data.prepare import prepare_images
+from finetune.data.split_dataset import split_dataset
 from finetune.distributed.world import SingleProcess
 from finetune.errors import FinetuneError
 from finetune.network.resnet18 import resnet18, state_shapes

@@ -90,7 +90,7 @@ def test_a_full_volume_costs_only_the_next_runs_time(
     done = run_finetune(capsys, *command(tmp_path / "run", narrow_weights, "memory"))
     assert done.code == 0, done
     assert done.out.count("Decoded images not cached: ") == 1
-    assert f"{cache} has too little free space (0.0 GB)." in done.out
+    assert f"{cache} has too little free space (0 B)." in done.out
     assert left(cache) == []
     assert_same_run(tmp_path / "run", whole)
 

@@ -188,7 +188,7 @@ class TestSpeed:
         found = speed([(scaled(factor), EVEN)], (factor, 1.0))
         assert found.status is status
         assert found.numbers["ratio"] == pytest.approx(factor)
-        assert "in this job, in processor time" in found.summary
+        assert "in this job, in CPU time" in found.summary
         wanted = "In one job only a clear difference counts; more epochs or seeds would settle it."
         assert found.summary.endswith(wanted) == (status is Status.INCONCLUSIVE)
 

@@ -49,7 +49,7 @@ def test_each_is_caught_by_its_finding_alone(
     assert not found.problems
     failing = [n for n, f in found.findings.items() if found.counts(n) and f.status is Status.FAILS]
     if entry.caught_by == "c-faster" and forger.doc["schema_version"] == "1.0":
-        assert failing == []  # it records no processor time, and other programs may have slowed C down
+        assert failing == []  # it records no CPU time, and other programs may have slowed C down
         return
     assert failing == [entry.caught_by]
     assert found.exit_code == 1
@@ -64,7 +64,7 @@ def test_more_processor_time_than_the_cores_have(honest: Path, policy: Policy, t
     forger.save()
     finding = grade(Job(forger.folder, "run", policy)).findings["times-possible"]
     assert finding.status is Status.FAILS
-    assert "s of processor time in" in finding.summary
+    assert "s of CPU time in" in finding.summary
 
 
 @pytest.mark.parametrize("n_correct", [2**62, 10**6])

@@ -188,7 +188,7 @@ LOADS: dict[str, Callable[[np.random.Generator, str], np.ndarray]] = {
 def test_equal_speed_is_rarely_called_faster_and_never_slower(
     experiments: int, n_seeds: int, load: str
 ) -> None:
-    """By the clock alone, as in files without processor time; with it, equal work is never told apart."""
+    """By the clock alone, as in files without CPU time; with it, equal work is never told apart."""
     rng = np.random.default_rng(25)
     called = dict.fromkeys(Status, 0)
     for _ in range(experiments):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from finetune.cli.app import COMMANDS
-from finetune.cli.command import GROUPS, Command, variable
+from finetune.cli.command import Command, variable
 from finetune.cli.train import train
 from finetune.config.experiment import ExperimentConfig
 from tests.builders.runs import Command as Run
@@ -48,9 +48,6 @@ class TestHelp:
         assert finetune("train", "--help")[1].split("Other options:\n")[1].split("\n\n")[0] == (
             "  -h, --help  Show this message and exit."
         )
-        names = [name for group in GROUPS.values() for name in group]
-        assert len(names) == len(set(names))
-        assert {parameter.name for parameter in train.params} <= set(names)
 
     def test_a_short_list_has_no_groups(self, finetune: Run) -> None:
         _, out, _ = finetune("predict", "--help")

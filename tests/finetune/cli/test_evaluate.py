@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from finetune.config.experiment import Variant
-from finetune.data.prepare import split_dataset
+from finetune.data.split_dataset import split_dataset
 from finetune.network.network import fingerprint
 from finetune.network.resnet18 import build, state_shapes
 from finetune.network.weights import load_weights

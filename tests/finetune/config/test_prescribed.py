@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from finetune.cli.options import configure
+from finetune.config.overrides import configure
 from finetune.config.presets import load_preset, to_table
 from finetune.errors import ConfigError
 from grader.seeds import Prescription

@@ -25,7 +25,7 @@ from finetune.data.cache import cache_folder, cache_limit, clear, discard, entri
 from finetune.data.datasets import Sample
 from finetune.data.store import StoredImages, decode
 from finetune.data.stream import StreamedImages, training_stream
-from finetune.errors import BadImagesError, ConfigError, RunFolderError
+from finetune.errors import BadImagesError, ConfigError, RunFolderError, sized
 from tests.builders.images import photo
 
 NAME = entry_name("pets", "train", 16, "fingerprint")
@@ -325,7 +325,7 @@ class TestNoRoom:
     ) -> None:
         usage = shutil.disk_usage(".")._replace(free=2 * len(given.pixels) + spare)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-        said = "" if kept else f"{folder} has too little free space (0.0 GB)"
+        said = "" if kept else f"{folder} has too little free space ({sized(usage.free)})"
         assert given.obtain()[1] == said
         assert files_left(folder) == [NAME] * kept
 

@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 from finetune.config.experiment import ExperimentConfig
 from finetune.data import cache, stream
 from finetune.data.cache import entries
-from finetune.data.prepare import SplitDataset, prepare_images, split_dataset
+from finetune.data.prepare import prepare_images
+from finetune.data.split_dataset import SplitDataset, split_dataset
 from finetune.errors import BadImagesError, ConfigError
 from tests.builders.config import tiny_config
 from tests.builders.runs import Command, RecordingReporter

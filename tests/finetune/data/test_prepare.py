@@ -14,10 +14,11 @@ from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig
 from finetune.data import cache, store
 from finetune.data import prepare as load
 from finetune.data.cache import entries
-from finetune.data.prepare import Images, labeled, prepare_images, split_dataset
+from finetune.data.prepare import Images, labeled, prepare_images
+from finetune.data.split_dataset import split_dataset
 from finetune.data.store import StoredImages
 from finetune.data.stream import StreamedImages
-from finetune.errors import BadImagesError, ConfigError
+from finetune.errors import BadImagesError, ConfigError, sized
 from tests.builders.config import tiny_config
 from tests.builders.images import image_tree, photo
 from tests.builders.runs import Command, RecordingReporter
@@ -59,9 +60,9 @@ class TestStores:
     @pytest.mark.parametrize(
         ("mode", "where"),
         [
-            ("auto", "decoded: 0 MB in memory"),
-            ("memory", "decoded: 0 MB in memory"),
-            ("disk", "decoded: 0 MB in files"),
+            ("auto", "decoded: 34.6 kB in memory"),
+            ("memory", "decoded: 34.6 kB in memory"),
+            ("disk", "decoded: 34.6 kB in files"),
             ("off", "checked; they are decoded each time they are needed"),
         ],
     )
@@ -275,18 +276,21 @@ class TestDataCommands:
     def test_prepare_list_clear(self, finetune: Command, folder: Path) -> None:
         code, out, err = finetune("data", "prepare", *OPTIONS)
         assert (code, err) == (0, "")
-        assert f"{N_IMAGES} images decoded: 0 MB in files." in out
+        assert f"{N_IMAGES} images decoded: 34.6 kB in files." in out
         code, out, err = finetune("data", "list")
         assert (code, err) == (0, "")
-        names = [e.name for e in entries()]
+        found = entries()
+        names, sizes = [e.name for e in found], [e.n_bytes for e in found]
         *lines, total = out.splitlines()
-        assert [line.split()[:4] for line in lines] == [[n, "20", "0", "MB"] for n in names]
+        assert [" ".join(line.split()[:4]) for line in lines] == [
+            f"{e.name} 20 {sized(e.n_bytes)}" for e in found
+        ]
         assert {n.rpartition("-")[0] for n in names} == {f"digits-{s}-16px" for s in ("train", "val", "test")}
-        assert total == f"0 MB in {folder}"
-        assert finetune("data", "clear", names[0]) == (0, "0 MB freed\n", "")
+        assert total == f"{sized(sum(sizes))} in {folder}"
+        assert finetune("data", "clear", names[0]) == (0, f"{sized(sizes[0])} freed\n", "")
         assert [e.name for e in entries()] == names[1:]
-        assert finetune("data", "clear") == (0, "0 MB freed\n", "")
-        assert finetune("data", "list") == (0, f"0 MB in {folder}\n", "")
+        assert finetune("data", "clear") == (0, f"{sized(sum(sizes[1:]))} freed\n", "")
+        assert finetune("data", "list") == (0, f"0 B in {folder}\n", "")
 
     def test_a_run_finds_what_was_prepared(
         self, finetune: Command, narrow_weights: Path, monkeypatch: pytest.MonkeyPatch
@@ -297,14 +301,14 @@ class TestDataCommands:
         options = ["--device", "cpu", "--epochs", "1", "--batch-size", "8", "--variants", "a", "--out", "run"]
         code, out, _ = finetune("train", *OPTIONS, *options, "--weights", str(narrow_weights))
         assert code == 0
-        assert f"{N_IMAGES} images decoded: 0 MB in memory." in out
+        assert f"{N_IMAGES} images decoded: 34.6 kB in memory." in out
 
     def test_megabytes_are_counted(self, finetune: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         shown = cache.Entry("big", 1234567, 1_234_567_890, cache.datetime(2026, 2, 3, 4, 5))
         monkeypatch.setattr(cache, "entries", lambda: [shown])
         out = finetune("data", "list")[1].splitlines()
-        assert out[0].split() == ["big", "1,234,567", "1,235", "MB", "2026-02-03", "04:05"]
-        assert out[1].startswith("1,235 MB in ")
+        assert out[0].split() == ["big", "1,234,567", "1.23", "GB", "2026-02-03", "04:05"]
+        assert out[1].startswith("1.23 GB in ")
 
     def test_refused(self, finetune: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert finetune("data", "clear", "nope") == (

@@ -62,7 +62,7 @@ def test_equals_pytorch_on_photos_in_batches_of_any_size(
         pytest.importorskip("onnxruntime", reason="pip install 'finetune[export]'")
     run, photos = photos_run
     model = load_model(RunFolder(run), CPU, "b")
-    file, card = export(model, RunFolder(run), form, tmp_path)
+    file, card = export(model, form, tmp_path)
     (batch,) = decoded(image_files([photos]), model.image_size, 1)
     images = normalized(batch.pixels, CPU).contiguous()
     with torch.inference_mode():
@@ -88,7 +88,7 @@ def test_a_file_that_computes_something_else_is_not_written(
     wrong = export_module.Format("x", "x", lambda *_: b"", lambda *_: lambda images: images)
     monkeypatch.setitem(EXPORTS, "wrong", wrong)
     with pytest.raises(FinetuneError, match="must give PyTorch's logits"):
-        export(model, RunFolder(run), "wrong", tmp_path / "out")
+        export(model, "wrong", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -106,9 +106,9 @@ def test_the_program_in_the_card_gives_the_same_probability(
         pytest.importorskip("onnxruntime", reason="pip install 'finetune[export]'")
     folder = RunFolder(finished[0])
     model = load_model(folder, CPU, "b")
-    _, card = export(model, folder, form, tmp_path)
+    _, card = export(model, form, tmp_path)
     image = photo(tmp_path / "photo.jpg", 3, 60, 40)
-    (wanted,) = predict(load_model(folder, CPU, "b"), [image], top=1, workers=1)
+    (wanted,) = predict(load_model(folder, CPU, "b"), [image], top=1)
     code = ["-W", "ignore", "-c", program_of(card.read_text())]
     done = subprocess.run([sys.executable, *code], cwd=tmp_path, capture_output=True, text=True, check=True)
     name, probability = done.stdout.split()
@@ -120,7 +120,7 @@ def test_the_program_in_the_card_gives_the_same_probability(
 class TestCard:
     def card(self, run: Path, tmp_path: Path) -> str:
         model = load_model(RunFolder(run), CPU, "b")
-        return export(model, RunFolder(run), "safetensors", tmp_path / "out")[1].read_text()
+        return export(model, "safetensors", tmp_path / "out")[1].read_text()
 
     def test_its_front_matter_holds_the_results(self, photos_run: tuple[Path, Path], tmp_path: Path) -> None:
         card = self.card(photos_run[0], tmp_path)

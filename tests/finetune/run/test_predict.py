@@ -27,7 +27,7 @@ def test_agrees_with_the_predictions_of_the_run(photos_run: tuple[Path, Path], m
     run, photos = photos_run
     with (run / "predictions" / "B-seed0-test.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    found = list(predict(model, [photos / row["sample_id"] for row in rows], top=2, workers=2))
+    found = list(predict(model, [photos / row["sample_id"] for row in rows], top=2))
     names = model.results.classes
     assert [p.path for p in found] == [photos / row["sample_id"] for row in rows]
     assert [p.classes[0][0] for p in found] == [names[int(row["predicted"])] for row in rows]
@@ -43,7 +43,7 @@ def test_files_keep_their_order_whatever_can_be_read(tmp_path: Path, model: Trai
         photo(tmp_path / f"{i:02d}.png", i)
     for i in (0, 31, 32, 33, 69):
         (tmp_path / f"{i:02d}.png").write_bytes(b"damaged")
-    found = list(predict(model, [tmp_path], top=1, workers=2))
+    found = list(predict(model, [tmp_path], top=1))
     assert [p.path.stem for p in found] == [f"{i:02d}" for i in range(70)]
     assert [i for i, p in enumerate(found) if p.problem] == [0, 31, 32, 33, 69]
     assert all(len(p.classes) == (p.problem is None) for p in found)
@@ -52,4 +52,4 @@ def test_files_keep_their_order_whatever_can_be_read(tmp_path: Path, model: Trai
 def test_a_folder_without_images(tmp_path: Path, model: TrainedModel) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(DataError, match="none was found"):
-        list(predict(model, [tmp_path], top=1, workers=1))
+        list(predict(model, [tmp_path], top=1))

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 
 from finetune.config.experiment import ExperimentConfig, Variant
-from finetune.data.prepare import split_dataset
+from finetune.data.split_dataset import split_dataset
 from finetune.network.resnet18 import build
 from finetune.run.folder import RunFolder
 from finetune.run.recompute import Recomputation

@@ -57,7 +57,7 @@ class TestRequireMemory:
         self.free = self.needed - 1
         with pytest.raises(
             OutOfMemory,
-            match=r"^Training A on batches of 8 images of 64 pixels needs more than .* GB, but .* GB of "
+            match=r"^Training A on batches of 8 images of 64 pixels needs more than .* MB, but .* MB of "
             r"memory is free; use --batch-size 7 or less, or a smaller --image-size\.$",
         ):
             require_memory(A, RECIPE, "fp32", CPU)
