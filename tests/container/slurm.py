@@ -73,8 +73,11 @@ class Slurm:
         return found
 
     def state(self, job: str) -> str:
-        """PENDING, RUNNING, COMPLETED, ...; nothing if there is no such job."""
-        return self.jobs().get(job, {}).get("JobState", "")
+        """PENDING, RUNNING, COMPLETED, ...; of an array, COMPLETED if all of its tasks are."""
+        jobs = self.jobs()
+        states = {jobs[name]["JobState"] for name in jobs if name == job or name.startswith(f"{job}_")}
+        ordered = ("RUNNING", "COMPLETING", "PENDING", "FAILED", *sorted(ENDED - {"COMPLETED"}), "COMPLETED")
+        return next((state for state in ordered if state in states), "")
 
     def wait(self, job: str, seconds: float = 60) -> str:
         """The state in which a job has ended."""

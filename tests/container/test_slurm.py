@@ -100,5 +100,4 @@ def test_a_failure_ends_the_chain(slurm: Slurm, failing: str, code: int, ends: t
     rank = "4" if failing == "train" else ""
     programs = stub(slurm, f'if [ "$1" = {failing} ] && [ "${{RANK:-}}" = "{rank}" ]; then exit {code}; fi')
     prepare, shards, grade = submit(slurm, **programs)
-    task = f"{shards}_4"
-    assert (slurm.wait(prepare), slurm.wait(task), slurm.wait(grade)) == ends
+    assert (slurm.wait(prepare), slurm.wait(shards), slurm.wait(grade)) == ends
