@@ -11,6 +11,7 @@ installed.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -26,6 +27,10 @@ from split_lock import entries, is_cuda, joined, split
 NEEDED_AT_START = ("nvidia-cuda-cupti", "nvidia-cuda-runtime", "nvidia-nvshmem")
 """Packages with data, or with functions that PyTorch calls to find out that there is no GPU."""
 UNPACKING = "unpacking"
+LOST = re.compile(
+    r"Retrying \(|Connection\w*Error|ReadTimeout|IncompleteRead|Connection broken|incomplete download"
+)
+"""What pip says when a connection fails; its versions differ."""
 SITE = Path(sysconfig.get_path("purelib"))
 LAZY = SITE / "torch_without_cuda.pth"
 TRIAL = """
@@ -108,7 +113,29 @@ def pip(*arguments: str, packages: int) -> None:
             for line in process.stdout or ():
                 state.read(line)
         if process.wait():
-            sys.exit("".join(state.lines[-20:]) + "pip failed; see above, and try again.")
+            sys.exit(why("".join(state.lines)))
+
+
+def why(said: str) -> str:
+    """What pip said, in one sentence where it is no matter of a package's own."""
+    if wrong := re.search(r"DO NOT MATCH THE HASHES.*?\n +(\S+) from ", said, re.DOTALL):
+        return (
+            f"{wrong[1]} must have a hash of the lock file, but the file that arrived has another: the "
+            "connection was cut, or something on the way changed it; repeat the command, and suspect your "
+            "index or proxy if that does not help."
+        )
+    if "[Errno 28]" in said or "No space left on device" in said:
+        free = shutil.disk_usage(sys.prefix).free // 10**6
+        return (
+            f"The disk of {sys.prefix} is full ({free:,} MB free); docs/container.md says how much is "
+            "needed: make room and repeat the command, which goes on where it was."
+        )
+    if LOST.search(said):
+        return (
+            "The package index cannot be reached, or the connection was lost; check the network and "
+            "repeat the command, which downloads only what has not arrived."
+        )
+    return "".join(said.splitlines(keepends=True)[-20:]) + "pip failed; see above, and try again."
 
 
 class Progress:

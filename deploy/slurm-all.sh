@@ -4,6 +4,10 @@
 #
 #   deploy/slurm-all.sh --partition gpu --account me
 #
+# Other images, weights or epochs, as a preset says, a TOML file in the format of a run's config.toml:
+#
+#   FINETUNE_TRAIN_PRESET=mine.toml deploy/slurm-all.sh
+#
 # With Apptainer instead of an installation on the nodes (also: GRADER, of a grade image):
 #
 #   apptainer build train.sif docker-daemon:finetune:train       # or docker://YOUR/REGISTRY:VERSION-train
@@ -14,9 +18,13 @@
 set -eu
 here=$(dirname "$0")
 export FINETUNE="${FINETUNE:-finetune}" GRADER="${GRADER:-grader}"
+export FINETUNE_DATA_PREPARE_PRESET="${FINETUNE_TRAIN_PRESET:-}" # an empty variable counts as unset
 
-# Names the job on standard output, as --parsable does: ID, or ID;CLUSTER.
-submit() { sbatch --parsable --kill-on-invalid-dep=yes "$@" | cut -d ';' -f 1; }
+# --parsable: ID, or ID;CLUSTER.
+submit() {
+    id=$(sbatch --parsable --kill-on-invalid-dep=yes "$@")
+    echo "${id%%;*}"
+}
 
 prepare=$(submit "$@" --job-name finetune-prepare --output finetune-prepare-%j.log --cpus-per-task 4 --mem 8G \
     --time 02:00:00 --wrap "$FINETUNE data prepare")

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from grader.distributions import normal_scores
 from grader.traces import SEEDED, TIMES, TRAINING, Trace, Traces
 
 if TYPE_CHECKING:
@@ -160,14 +161,13 @@ def _near_pairs(losses: "Sequence[NDArray[np.float32]]") -> Iterable[tuple[int, 
         losses: One array of shape [n] for each run.
     """
     import numpy as np
-    from scipy.special import ndtri
 
     table = np.stack(losses) if losses else np.empty((0, 0), np.float32)
     n_runs, n = table.shape
     if n < FEWEST:
         return
     ranks = table.argsort(axis=1).argsort(axis=1)
-    scores = ndtri((ranks + 0.5) / n).astype(np.float32)
+    scores = normal_scores(ranks, n).astype(np.float32)
     resolved = table > RESOLVED
     for i in range(n_runs - 1):
         both = resolved[i] & resolved[i + 1 :]

@@ -7,6 +7,7 @@ from operator import mul
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
+from grader.distributions import student_p, student_quantile
 from grader.stats import Interval
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ def ratio_of_pairs(
     mean = fmean(logs)
     if len(logs) < 2:
         return Interval(_exp(mean), 0.0, inf)
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(len(logs) - 1, 0.5 + confidence / 2)) * stdev(logs) / sqrt(len(logs))
+    half = student_quantile(0.5 + confidence / 2, len(logs) - 1) * stdev(logs) / sqrt(len(logs))
     return Interval(_exp(mean), _exp(mean - half), _exp(mean + half))
 
 
@@ -73,10 +72,8 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     least = 2 / factorial(n)
     if abs(rho) == 1:
         return rho, least
-    from scipy.special import stdtr
-
     t = abs(rho) * sqrt((n - 2) / ((1 - rho) * (1 + rho)))
-    return rho, max(least, 2 * float(stdtr(n - 2, -t)))
+    return rho, max(least, student_p(t, n - 2))
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
@@ -108,14 +105,12 @@ def difference_over_resplits(
     Returns:
         The interval and the two-sided p-value of no difference; without any variance, they tell nothing.
     """
-    from scipy.special import stdtr, stdtrit
-
     n, mean = len(differences), fmean(differences)
     error = sqrt((stdev(differences) ** 2 or least) * (1 / n + test_to_train))
     if error == 0:
         return Interval(mean, -1.0, 1.0), 1.0
-    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * error
-    p = 2 * float(stdtr(n - 1, -abs(mean) / error))
+    half = student_quantile(0.5 + confidence / 2, n - 1) * error
+    p = student_p(mean / error, n - 1)
     return Interval(mean, max(-1.0, mean - half), min(1.0, mean + half)), p
 
 
@@ -141,8 +136,6 @@ def difference_over_seeds(
         The interval, the two-sided p-value of no difference, and the variance of one image's difference (its
         mean over seeds), from which the sample size needed is estimated.
     """
-    from scipy.special import stdtr, stdtrit
-
     n_seeds, n_images = differences.shape
     mean = float(differences.mean())
     seed_means, image_means = differences.mean(axis=1), differences.mean(axis=0)
@@ -154,6 +147,6 @@ def difference_over_seeds(
     if variance == 0:
         return Interval(mean, mean, mean), float(mean == 0), 0.0
     df = variance**2 / (seeds**2 / (n_seeds - 1) + images**2 / (n_images - 1))
-    half = float(stdtrit(df, 0.5 + confidence / 2)) * sqrt(variance)
-    p = 2 * float(stdtr(df, -abs(mean) / sqrt(variance)))
+    half = student_quantile(0.5 + confidence / 2, df) * sqrt(variance)
+    p = student_p(mean / sqrt(variance), df)
     return Interval(mean, mean - half, mean + half), p, float(image_means.var(ddof=1))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, variance
 
+from grader.distributions import student_quantile
 from grader.errors import UsageError
 from grader.findings import counted, in_points
 from grader.traces import Trace, Traces
@@ -64,8 +65,6 @@ def implausible(traces: Traces, reference: Reference) -> Iterator[str]:
     Student's distribution with the pooled degrees of freedom. On the same images the last term is too large,
     which costs sensitivity but no false alarms.
     """
-    from scipy.special import stdtrit
-
     known, found = reference.experiment, traces.experiment
     other = [name for name in SAME if found[name] != known[name]]
     if other:
@@ -84,7 +83,7 @@ def implausible(traces: Traces, reference: Reference) -> Iterator[str]:
         p = (mean(values) + reached) / 2
         images = p * (1 - p) * (1 / runs[0].n_test + 1 / own[0].n_test)
         error = sqrt(spread * (1 / len(values) + 1 / len(own)) + images)
-        allowed = float(stdtrit(reference.degrees, CONFIDENCE)) * error
+        allowed = student_quantile(CONFIDENCE, reference.degrees) * error
         gap = reached - mean(values)
         if gap > allowed:
             yield (

@@ -1,7 +1,4 @@
-"""Tests and intervals for proportions, paired and independent. All proportions are 0 to 1.
-
-`scipy.special` is imported where it is used; `scipy.stats`, which takes a second, is not imported.
-"""
+"""Tests and intervals for proportions, paired and independent. All proportions are 0 to 1."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,13 +1,13 @@
 """Read true labels and splits from a source independent of the submission."""
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from grader.errors import GraderError, UnusableError, UsageError
 from grader.files import read_bytes
+from grader.matlab import read_matrices
 from grader.strict_json import short
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -115,8 +115,6 @@ def from_flowers102(data_root: Path) -> Truth:
     Raises:
         UsageError: A file is missing or invalid.
     """
-    from scipy.io import loadmat  # 0.3 s, so only here
-
     folder = data_root / FLOWERS_FOLDER
     try:
         contents = [
@@ -126,13 +124,13 @@ def from_flowers102(data_root: Path) -> Truth:
     except GraderError as error:
         raise UsageError(f"Flowers-102: {error} Give its parent folder with --data-root.") from error
     try:
-        labels, sets = (loadmat(io.BytesIO(content)) for content in contents)
-        classes = enumerate(labels["labels"].ravel().tolist(), 1)
+        labels, sets = map(read_matrices, contents)
+        classes = enumerate(labels["labels"].tolist(), 1)
         splits = {
-            name: frozenset(f"image_{number:05d}" for number in sets[key].ravel().tolist())
+            name: frozenset(f"image_{number:05d}" for number in sets[key].tolist())
             for name, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid"))
         }
         by_id = {f"image_{number:05d}": label - 1 for number, label in classes}
-    except Exception as error:  # scipy raises many kinds for an invalid MATLAB file
+    except (ValueError, KeyError) as error:
         raise UsageError(f"{folder}: imagelabels.mat or setid.mat is not a file of the data set.") from error
     return Truth(by_id, splits, "Flowers-102", is_official=True)

@@ -18,15 +18,19 @@ def data() -> None:
 
 
 @data.command(cls=Command, examples=("finetune data prepare --dataset photos --image-size 64",))
-@takes_config(*IMAGE_OPTIONS)
+@takes_config(*IMAGE_OPTIONS, "weights")
 @cache_limit
 def prepare(config: ExperimentConfig) -> None:
-    """Decode and cache the images of an experiment, so that later runs need not."""
+    """Download what an experiment needs, and decode and cache its images, so that later runs need not."""
     from finetune.data.prepare import prepare_images
     from finetune.data.split_dataset import split_dataset
+    from finetune.network.weights import IMAGENET_URL, fetch
+    from finetune.run.prepare import find_weights
     from finetune.system.console import Reporter
     from finetune.system.host import choose_threads
 
+    if find_weights(config) == "imagenet":  # before the images are decoded, which takes longer
+        click.echo(f"Pretrained weights: {fetch(IMAGENET_URL)}")
     workers = config.workers or choose_threads(None)
     config = dataclasses.replace(config, store="disk")
     prepare_images(config, split_dataset(config, workers), Reporter(), workers)

@@ -131,7 +131,7 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
     gpu_memory = torch.cuda.mem_get_info(device) if device.type == "cuda" else None
     reporter.say(host.startup_line(described, gpu_memory))
     with memory_errors(config):
-        found_weights = _find_weights(config)
+        found_weights = find_weights(config)
         split = split_dataset(config, workers)
         weights = _weights(config, found_weights, len(split.dataset.classes), reporter)
         split, sources, seconds = prepare_images(config, split, reporter, workers, device)
@@ -186,7 +186,7 @@ def _views(config: ExperimentConfig, n_train: int, device: torch.device) -> int 
     return config.recipe.epochs if pays else None
 
 
-def _find_weights(config: ExperimentConfig) -> str | None:
+def find_weights(config: ExperimentConfig) -> str | None:
     """What `load_weights` takes, None if no variant is pretrained. Called before any image is read.
 
     Raises:

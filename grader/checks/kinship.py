@@ -6,6 +6,7 @@ from itertools import combinations
 from math import atanh, exp, sqrt, tanh
 from typing import TYPE_CHECKING
 
+from grader.distributions import normal_scores
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, from_problems, not_checked
 from grader.record import Run
@@ -170,12 +171,11 @@ def _kinship(evidence: Evidence, first: Run, second: Run) -> str:
 def _robust_correlation(x: "NDArray[np.float64]", y: "NDArray[np.float64]") -> float:
     """From the median absolute difference of the normal scores of two samples of shape [n]."""
     import numpy as np
-    from scipy.special import ndtri
 
     if len(x) < FEWEST:
         return 0.0
     n, same = len(x), np.zeros(len(x), np.int64)
-    first, second = (ndtri((_ranks(values, same) + n / 2) / n) for values in (x, y))
+    first, second = (normal_scores(_ranks(values, same) + (n - 1) / 2, n) for values in (x, y))
     return 1 - (1.4826 * float(np.median(np.abs(first - second)))) ** 2 / 2
 
 

@@ -9,7 +9,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.container.engine import OWNER, ROOT, Done, Project, build, require_engine
+from tests.container.engine import (
+    COMPOSES,
+    OWNER,
+    ROOT,
+    Done,
+    Project,
+    build,
+    require_compose,
+    require_engine,
+)
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +37,18 @@ def images(engine: None) -> dict[str, float]:  # noqa: ARG001 - it comes first
     return seconds
 
 
+@pytest.fixture(scope="session", params=list(COMPOSES))
+def compose(request: pytest.FixtureRequest, engine: None) -> tuple[str, ...]:  # noqa: ARG001
+    """Compose in each form that is installed: `docker compose` is version 2, `docker-compose` often 1.29."""
+    return require_compose(request.param)
+
+
 @pytest.fixture(scope="session")
-def project(images: dict[str, float], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:  # noqa: ARG001
+def project(
+    compose: tuple[str, ...],
+    images: dict[str, float],  # noqa: ARG001
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Project]:
     """As docs/container.md sets it up, for a caller who is not root."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "docker-compose.yml", folder)
@@ -38,7 +57,7 @@ def project(images: dict[str, float], tmp_path_factory: pytest.TempPathFactory) 
     if os.getuid() == 0:
         os.chown(folder / "runs", owner, owner)
     (folder / ".env").write_text(f"UID={owner}\nGID={owner if os.getuid() == 0 else os.getgid()}\n")
-    project = Project(folder)
+    project = Project(folder, compose)
     yield project
     project("down", "--volumes", "--remove-orphans")
     shutil.rmtree(folder)

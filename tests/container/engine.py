@@ -1,7 +1,6 @@
 """How the tests talk to a Docker engine, and a user's folder for the Compose services.
 
 DOCKER                   the client; docker by default
-COMPOSE                  `docker compose` or `docker-compose`, whichever answers, by default
 CONTAINER_BUILD_OPTIONS  further options of `docker build`, such as a proxy's certificates
 CONTAINER_BUILT          where it is set, the images of these names are tested as they are, not built
 CONTAINER_REQUIRED, CI   where either is set, tests fail without an engine instead of being skipped
@@ -74,11 +73,29 @@ def require_engine() -> None:
     pytest.skip(fault)
 
 
+COMPOSES = {"plugin": (DOCKER, "compose"), "standalone": ("docker-compose",)}
+
+
 @functools.cache
-def compose() -> tuple[str, ...]:
-    if "COMPOSE" in os.environ:
-        return tuple(shlex.split(os.environ["COMPOSE"]))
-    return (DOCKER, "compose") if docker("compose", "version").returncode == 0 else ("docker-compose",)
+def compose_version(kind: str) -> str | None:
+    """The version of one of `COMPOSES`; None where it is not installed."""
+    command = COMPOSES[kind]
+    if shutil.which(command[0]) is None:
+        return None
+    answer = run(*command, "version", "--short", timeout=30)
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def require_compose(kind: str) -> tuple[str, ...]:
+    """The command; skip the test where it is not installed, or is the other one by another name."""
+    versions = {name: compose_version(name) for name in COMPOSES}
+    if not any(versions.values()):
+        pytest.fail(f"no Compose is installed, neither {' nor '.join(map(' '.join, COMPOSES.values()))}")
+    if versions[kind] is None:
+        pytest.skip(f"{' '.join(COMPOSES[kind])} is not installed")
+    if kind == "standalone" and versions["plugin"] == versions[kind]:
+        pytest.skip(f"docker-compose is the plugin, {versions[kind]}")
+    return COMPOSES[kind]
 
 
 def build(target: str, context: Path = ROOT, tag: str = "", *more: str) -> float:
@@ -109,10 +126,11 @@ class Project:
     """A user's folder with the Compose file, a .env and an empty ./runs."""
 
     folder: Path
+    compose: tuple[str, ...]
     name: str = field(default_factory=lambda: f"finetune-test-{os.getpid()}")
 
     def __call__(self, *arguments: str, timeout: float = 600) -> Done:
-        return run(*compose(), "--project-name", self.name, *arguments, timeout=timeout, cwd=self.folder)
+        return run(*self.compose, "--project-name", self.name, *arguments, timeout=timeout, cwd=self.folder)
 
     def service(self, name: str, *arguments: str, timeout: float = 600) -> Done:
         """`docker compose run --rm NAME ARGUMENT...`, with no terminal."""

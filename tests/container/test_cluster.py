@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,54 @@ class TestJobs:
         assert words == ["train", "--seeds", "3", "--parallel", "runs", "--out", "runs/shards"]
 
 
+class TestKustomize:
+    """What `kubectl apply -k` sends, rendered by kubectl itself; needs no cluster."""
+
+    @pytest.fixture
+    def rendered(self) -> str:
+        if shutil.which("kubectl") is None:
+            pytest.skip("kubectl is not installed")
+        done = run("kubectl", "kustomize", KUBERNETES)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    def test_every_job_with_the_image_of_the_cluster(self, rendered: str) -> None:
+        found = list(yaml.safe_load_all(rendered))
+        jobs = {one["metadata"]["name"]: one["spec"] for one in found if one["kind"] == "Job"}
+        assert set(jobs) == {f"finetune-{name}" for name in ("prepare", "shards", "grade", "results")}
+        assert sum(one["kind"] == "PersistentVolumeClaim" for one in found) == 3
+        pods = [spec["template"]["spec"] for spec in jobs.values()]
+        images = {c["image"] for pod in pods for c in [*pod.get("initContainers", []), *pod["containers"]]}
+        assert images == {"finetune:train", "finetune:grade"}
+
+    def test_its_schemas(self, rendered: str, tmp_path: Path) -> None:
+        (tmp_path / "all.yaml").write_text(rendered)
+        accepted_by("kubernetes-validate", "--strict", "--quiet", tmp_path / "all.yaml")
+
+    def test_an_overlay_of_ones_own(self, tmp_path: Path) -> None:
+        """As its comment promises: another registry and a node selector, without editing the base."""
+        if shutil.which("kubectl") is None:
+            pytest.skip("kubectl is not installed")
+        overlay = tmp_path / "overlay"
+        shutil.copytree(KUBERNETES, tmp_path / "base")
+        overlay.mkdir()
+        patch = {"spec": {"template": {"spec": {"nodeSelector": {"gpu": "h100"}}}}}
+        head = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "any"}}
+        own = {
+            "resources": ["../base"],
+            "images": [{"name": "finetune", "newName": "registry.example/finetune"}],
+            "patches": [{"target": {"kind": "Job"}, "patch": yaml.safe_dump(head | patch)}],
+        }
+        (overlay / "kustomization.yaml").write_text(yaml.safe_dump(own))
+        done = run("kubectl", "kustomize", overlay)
+        assert (done.returncode, done.stderr) == (0, "")
+        jobs = [one["spec"] for one in yaml.safe_load_all(done.stdout) if one["kind"] == "Job"]
+        for job in jobs:
+            pod = job["template"]["spec"]
+            assert pod["nodeSelector"] == {"gpu": "h100"}
+            assert pod["containers"][0]["image"].startswith("registry.example/finetune:")
+
+
 class TestRun:
     """`deploy/kubernetes/run` with a kubectl that knows how each job ends."""
 
@@ -194,6 +243,27 @@ class TestSlurm:
         assert shards.endswith("deploy/slurm.sh")
         assert "--dependency afterok:2 " in grade
         assert grade.endswith("finetune merge runs/shards/shard-* --out runs/merged && grader runs/merged")
+
+    def test_a_job_that_is_refused_ends_the_script(self, tmp_path: Path) -> None:
+        program(
+            tmp_path,
+            "sbatch",
+            f'echo "$@" >> {tmp_path}/calls; [ $(wc -l < {tmp_path}/calls) = 1 ] && echo 1',
+        )
+        environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = run(ROOT / "deploy" / "slurm-all.sh", env=environ)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert len((tmp_path / "calls").read_text().splitlines()) == 2
+
+    @pytest.mark.parametrize("given", [{}, {"FINETUNE_TRAIN_PRESET": "mine.toml"}])
+    def test_the_first_job_prepares_what_the_others_train(
+        self, tmp_path: Path, given: dict[str, str]
+    ) -> None:
+        program(tmp_path, "sbatch", f'echo "$FINETUNE_DATA_PREPARE_PRESET" >> {tmp_path}/presets; echo 1')
+        environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **given}
+        assert run(ROOT / "deploy" / "slurm-all.sh", env=environ).returncode == 0
+        presets = (tmp_path / "presets").read_text().splitlines()
+        assert set(presets) == {given.get("FINETUNE_TRAIN_PRESET", "")}
 
     def test_a_task_may_run_in_a_container(self, tmp_path: Path) -> None:
         program(tmp_path, "srun", 'echo "$@"')

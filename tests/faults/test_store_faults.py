@@ -206,7 +206,7 @@ def test_a_bit_that_flips_between_two_commands(
     store: str,
     file: str,
 ) -> None:
-    prepare = "data prepare --dataset digits --subset 2 --image-size 16 --workers 1"
+    prepare = "data prepare --dataset digits --weights bundled --subset 2 --image-size 16 --workers 1"
     assert run_finetune(capsys, *prepare.split()).code == 0
     files = [folder / name / file for name in left(folder)]
     assert len(files) == 3

@@ -21,9 +21,10 @@ def _cache(narrow: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 def test_older_images_are_removed(finetune: Command) -> None:
     for size in ("16", "17", "18"):
-        assert finetune("data", "prepare", *IMAGES, "--image-size", size)[0] == 0
+        assert finetune("data", "prepare", *IMAGES, "--weights", "bundled", "--image-size", size)[0] == 0
     assert len(entries()) == 9
-    code, _, err = finetune("data", "prepare", *IMAGES, "--image-size", "18", "--cache-limit", "0MB")
+    options = ["--weights", "bundled", "--image-size", "18", "--cache-limit", "0MB"]
+    code, _, err = finetune("data", "prepare", *IMAGES, *options)
     assert (code, err) == (0, "")
     assert {e.name.split("-")[2] for e in entries()} == {"18px"}
 

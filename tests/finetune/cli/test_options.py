@@ -241,6 +241,7 @@ class TestHelp:
                 "--on-bad-image",
                 "--near-duplicates",
                 "--workers",
+                "--weights",
                 "--cache-limit",
                 "--help",
             ),

@@ -19,6 +19,7 @@ from finetune.data.split_dataset import split_dataset
 from finetune.data.store import StoredImages
 from finetune.data.stream import StreamedImages
 from finetune.errors import BadImagesError, ConfigError, sized
+from finetune.network import weights
 from tests.builders.config import tiny_config
 from tests.builders.images import image_tree, photo
 from tests.builders.runs import Command, RecordingReporter
@@ -29,6 +30,7 @@ Run = Callable[..., dict[str, Any]]
 _, _, C = STANDARD_VARIANTS
 N_IMAGES = 60  # ten digits, two of each in each split
 OPTIONS = ["--dataset", "digits", "--subset", "2", "--workers", "1", "--image-size", "16"]
+BUNDLED = ["--weights", "bundled"]
 
 
 @pytest.fixture(autouse=True)
@@ -274,7 +276,7 @@ class TestSummary:
 
 class TestDataCommands:
     def test_prepare_list_clear(self, finetune: Command, folder: Path) -> None:
-        code, out, err = finetune("data", "prepare", *OPTIONS)
+        code, out, err = finetune("data", "prepare", *OPTIONS, *BUNDLED)
         assert (code, err) == (0, "")
         assert f"{N_IMAGES} images decoded: 34.6 kB in files." in out
         code, out, err = finetune("data", "list")
@@ -295,13 +297,35 @@ class TestDataCommands:
     def test_a_run_finds_what_was_prepared(
         self, finetune: Command, narrow_weights: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert finetune("data", "prepare", *OPTIONS)[0] == 0
+        assert finetune("data", "prepare", *OPTIONS, *BUNDLED)[0] == 0
         monkeypatch.setattr(load, "training_stream", never)
         monkeypatch.setattr(load, "evaluation_stream", never)
         options = ["--device", "cpu", "--epochs", "1", "--batch-size", "8", "--variants", "a", "--out", "run"]
         code, out, _ = finetune("train", *OPTIONS, *options, "--weights", str(narrow_weights))
         assert code == 0
         assert f"{N_IMAGES} images decoded: 34.6 kB in memory." in out
+
+    def test_prepare_downloads_the_weights_first(
+        self, finetune: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = []
+        monkeypatch.setattr(weights, "fetch", lambda url: asked.append(url) or Path("weights.pth"))
+        code, out, _ = finetune("data", "prepare", *OPTIONS)
+        assert (code, asked) == (0, [weights.IMAGENET_URL])
+        assert out.startswith("Pretrained weights: weights.pth\n")
+
+    @pytest.mark.parametrize("given", [BUNDLED, ["--preset", "smoke"]], ids=["option", "preset"])
+    def test_prepare_downloads_no_other_weights(
+        self, finetune: Command, given: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(weights, "fetch", never)
+        assert finetune("data", "prepare", *OPTIONS, *given)[0] == 0
+
+    def test_prepare_refuses_weights_that_are_missing(self, finetune: Command, folder: Path) -> None:
+        code, _, err = finetune("data", "prepare", *OPTIONS, "--weights", "nowhere.pth")
+        assert (code, err.count("\n")) == (2, 1)
+        assert "The weights file nowhere.pth cannot be read" in err
+        assert not folder.exists()
 
     def test_megabytes_are_counted(self, finetune: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         shown = cache.Entry("big", 1234567, 1_234_567_890, cache.datetime(2026, 2, 3, 4, 5))
@@ -317,7 +341,7 @@ class TestDataCommands:
             "Error: Cache entry not found: 'nope'; finetune data list shows all names.\n",
         )
         folder.parents[1].write_text("a file")
-        code, out, err = finetune("data", "prepare", *OPTIONS)
+        code, out, err = finetune("data", "prepare", *OPTIONS, *BUNDLED)
         assert (code, out) == (2, "")
         assert err.startswith("Error: --store disk needs the image cache, but ")
         assert err.count("\n") == 1
