@@ -21,6 +21,7 @@ from finetune.data.store import StoredImages
 from finetune.network import resnet18
 from finetune.network.network import Network
 from finetune.run import environment, experiment
+from finetune.training import requirements
 from finetune.training.evaluate import evaluate
 from finetune.training.features import FrozenPrefix
 from finetune.training.record import Predictions
@@ -51,14 +52,19 @@ def narrow_stages(n_classes: int) -> OrderedDict[str, nn.Module]:
 
 
 _digits = functools.cache(sklearn.datasets.load_digits)
+_saved_bytes = functools.cache(requirements.saved_bytes)  # of narrow networks: called for these alone
 
 
 def use_narrow_network(monkeypatch: pytest.MonkeyPatch, *, draw: bool = True) -> None:
-    """Give ResNet-18 few channels, read the digits once, ask neither git nor the disk; report or not."""
+    """Give ResNet-18 few channels, measure these and read the digits once, ask neither git nor the disk.
+
+    A report is drawn or not.
+    """
     if not draw:
         monkeypatch.setattr(experiment, "write_report", lambda _, path: path.write_bytes(b"a page"))
     monkeypatch.setattr(resnet18, "stages", narrow_stages)
     monkeypatch.setattr(environment, "SOURCE_TREE", Path("/nonexistent"))
+    monkeypatch.setattr(requirements, "saved_bytes", _saved_bytes)
     monkeypatch.setattr(sklearn.datasets, "load_digits", _digits)
     monkeypatch.setattr(os, "fsync", lambda _: None)
 

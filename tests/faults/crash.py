@@ -8,6 +8,7 @@ half written. A checkpoint is written after every step, far more often than in e
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -136,6 +137,7 @@ def _runs(out: Path) -> list[Any]:
 def main(folder: str, kills: str, seed: str, *options: str) -> None:
     """Run it as the module's documentation says."""
     torch.set_num_threads(1)
+    gc.freeze()  # what is imported is no garbage, and each child would look for some in it
     saving.CHECKPOINT_SECONDS = 0.0
     environment.SOURCE_TREE = Path("/nonexistent")
     weights = "bundled"
