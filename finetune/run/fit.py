@@ -1,4 +1,4 @@
-"""One network of an experiment: begun, trained with checkpoints, and calibrated."""
+"""One network of an experiment: initialized, trained with checkpoints, and calibrated."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def trainer_of(
     step_ended: Callable[[int], None] = lambda _: None,
     interrupt: Callable[[], None] = lambda: None,
 ) -> Trainer:
-    """A trainer of a network that has begun, which moves to its device.
+    """A trainer of a network from `begin`, which it moves to its device.
 
     Args:
         prepared: the experiment.
