@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from grader.findings import Finding, Level, Status
-from grader.sentences import Scope, listed
+from grader.findings import Finding, Level, Status, in_words
+from grader.sentences import Scope
 from grader.unfinished import is_told_how_to_finish
 
 
@@ -82,7 +82,7 @@ def advice(grade: Judged) -> list[str]:
     if findings["complete"].status is Status.FAILS:
         return [f"To do: {REMEDIES['complete']}."]
     if scope.at_chance:
-        does = f"{listed(scope.at_chance)} {'does' if len(scope.at_chance) == 1 else 'do'}"
+        does = f"{in_words(scope.at_chance)} {'does' if len(scope.at_chance) == 1 else 'do'}"
         return [
             f"To do: find a recipe with which {does} clearly better than guessing the most frequent class, "
             "before comparing the variants: other rates (rates in [tune]), more epochs (--epochs) or more "

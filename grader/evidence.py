@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # numpy is imported only when there are predictions to read
     from grader.truth import Truth
 
 Key = tuple[str, str]  # a run's name and a split
+Use = tuple[Run, str, Artifact]  # a run, a split and the file that the run names for it
 
 
 @dataclass(frozen=True)
@@ -103,19 +104,12 @@ def gather(submission: Submission, thresholds: Thresholds, truth: "Truth | None"
         UnusableError: A predictions file is malformed or unsafe to read, or a path leaves the run folder.
     """
     results = submission.results
-    wanted: dict[str, list[tuple[Run, str, Artifact]]] = {}  # by path, because several runs may name one file
+    wanted: dict[str, list[Use]] = {}  # by path, because several runs may name one file
     for run, split in product(results.runs, SPLITS):
         if run.artifacts is not None and run.best is not None:
             artifact = run.artifacts.predictions(split)
             wanted.setdefault(artifact.path, []).append((run, split, artifact))
-    problems: list[str] = []
-    files: dict[str, Path | None] = {}
-    for shown, uses in wanted.items():
-        try:
-            path = below(submission.folder, shown, f"results.json, {uses[0][0].name}, {uses[0][1]}")
-            files[shown] = path if is_there(path, shown) else None
-        except UnusableError as error:
-            problems.extend(error.problems)
+    files, problems = _found(submission.folder, wanted)
     if not problems and not any(files.values()):
         return Evidence(results, thresholds=thresholds, truth=truth)
     predictions: dict[Key, Predictions] = {}
@@ -147,9 +141,21 @@ def gather(submission: Submission, thresholds: Thresholds, truth: "Truth | None"
     return Evidence(results, predictions, altered, has_files=True, thresholds=thresholds, truth=truth)
 
 
-def _parse(
-    content: bytes, shown: str, results: Results, uses: Sequence[tuple[Run, str, Artifact]]
-) -> "Predictions":
+def _found(folder: Path, wanted: Mapping[str, Sequence[Use]]) -> tuple[dict[str, Path | None], list[str]]:
+    """The files by the path that names them, None if there is none, and problems of the paths."""
+    files: dict[str, Path | None] = {}
+    problems: list[str] = []
+    for shown, uses in wanted.items():
+        run, split, _ = uses[0]
+        try:
+            path = below(folder, shown, f"results.json, {run.name}, {split}")
+            files[shown] = path if is_there(path, shown) else None
+        except UnusableError as error:
+            problems.extend(error.problems)
+    return files, problems
+
+
+def _parse(content: bytes, shown: str, results: Results, uses: Sequence[Use]) -> "Predictions":
     from grader.predictions import header_of, parse_predictions
 
     # The counts differ only in a doctored file, which split-counts and distinct-runs report.

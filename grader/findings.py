@@ -90,6 +90,13 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
+def in_words(names: Sequence[str], most: int | None = None) -> str:
+    """Names in a sentence: `A, B and C`, or with more than `most`, `A, B and 3 more`."""
+    if most is not None and len(names) > most:
+        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
 def in_points(share: float) -> str:
     """A signed difference of shares in percentage points, such as `−5.7`."""
     return f"{100 * share:+.1f}".replace("-", MINUS)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from grader.distributions import normal_scores
+from grader.findings import in_words
 from grader.traces import SEEDED, TIMES, TRAINING, Trace, Traces
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ NEAR = 0.97
 different seeds had at most 0.92, copies with 1% jitter and 30 answers changed 0.97 to 1 (docs/grading.md)."""
 
 RESOLVED = 1e-4  # losses below are tied by rounding, as in checks/kinship.py
+MOST_NAMED = 4  # submissions or runs in a sentence
 FEWEST = 100  # images with larger losses in both runs
 
 
@@ -46,7 +48,7 @@ class Group:
     @property
     def text(self) -> str:
         """What is the same, and what it means."""
-        runs = listed(self.runs)
+        runs = in_words(self.runs, MOST_NAMED)
         match self.kind:
             case "times":
                 return (
@@ -57,17 +59,10 @@ class Group:
                 if self.seeds_differ:
                     why = "honest runs with different seeds had at most 0.92"
                 return f"nearly the same losses ({runs}; {self.what[0]}): {why}"
-        same = f"the same {listed(self.what)} ({runs})"
+        same = f"the same {in_words(self.what, MOST_NAMED)} ({runs})"
         if self.seeds_differ:
             return f"{same} under different seeds: no honest trainings agree like that"
         return f"{same}: honest runs with one seed on one kind of machine do, too"
-
-
-def listed(names: Sequence[str], most: int = 4) -> str:
-    """Names in words, such as `a, b and 3 more`."""
-    if len(names) > most:
-        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 Link = tuple[str, str, bool]  # a kind of mark, the name of a run that has it, and whether its seeds differ

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from grader.checks.learning import at_chance, cut_short
 from grader.evidence import Evidence
-from grader.findings import Finding, Status, in_points
+from grader.findings import Finding, Status, in_points, in_words
 
 P_OF_ROW = "_adjusted_p"
 """Ends the names of the numbers of `smallest-sufficient` that belong to a row of the ladder."""
@@ -70,13 +70,13 @@ def cautions(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
     if lag.status is Status.FAILS:
         yield f"Caution, an artefact: {lag.summary}"
     if scope.at_chance:
-        names = listed(scope.at_chance)
+        names = in_words(scope.at_chance)
         yield (
             f"Caution: {names} never became clearly better on validation than guessing the most frequent "
             f"class, so a comparison with {names} says nothing about what training could reach."
         )
     if scope.cut_short:
-        gains = listed([f"{name} by {100 * gain:.1f} points" for name, gain in scope.cut_short.items()])
+        gains = in_words([f"{name} by {100 * gain:.1f} points" for name, gain in scope.cut_short.items()])
         yield f"Caution: training ended while validation accuracy still rose in the last epoch ({gains})."
 
 
@@ -136,7 +136,7 @@ def choice(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
     if names := _unlearned(("B", "C"), scope):
         yield (
             "Whether training only layer4 and fc is enough cannot be told from networks that have not "
-            f"learned ({listed(names)})."
+            f"learned ({in_words(names)})."
         )
         return
     low, high = finding.numbers["low"], finding.numbers["high"]
@@ -223,8 +223,3 @@ def reach(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
         yield f"{sentence}; `finetune train ... {scope.to_settle}` would settle more."
     else:
         yield f"{sentence}."
-
-
-def listed(names: tuple[str, ...] | list[str]) -> str:
-    """At least one name as a list in a sentence: "A, B and C"."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -132,13 +132,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cache_views": _option(
         "Recipe",
         "Augment each image in K ways, used in turn by every variant, with cached frozen-layer outputs.",
-        "augment anew in each epoch",
+        "new augmentations in each epoch",
         type=_views,
         metavar="K|auto",
     ),
     "keep_states": _option(
         "Output",
-        "Keep this many training states (90 MB each) of each run, from which grader --replay can go on.",
+        "Keep this many training states (90 MB each) of each run, from which grader --replay can continue.",
         STANDARD.keep_states,
         type=int,
     ),

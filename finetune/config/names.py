@@ -7,7 +7,8 @@ import re
 
 from finetune.config.rules import require
 
-DATASETS = ("flowers102", "digits", "imagefolder:PATH")
+NAMED_DATASETS = ("flowers102", "digits")
+DATASETS = (*NAMED_DATASETS, "imagefolder:PATH")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 _GPU = re.compile(r"cuda:(0|[1-9][0-9]{0,2})")
@@ -25,7 +26,13 @@ def dataset_of(value: str) -> str:
         return value
     # os.path.isdir() is false for names that the operating system does not allow; Path.is_dir() raises.
     is_folder = os.path.isdir(os.path.expanduser(value))  # noqa: PTH111, PTH112
-    require(is_folder, "dataset", "flowers102, digits or an existing folder of images", value, DATASETS[:2])
+    require(
+        is_folder,
+        "dataset",
+        f"{', '.join(NAMED_DATASETS)} or an existing folder of images",
+        value,
+        NAMED_DATASETS,
+    )
     return f"imagefolder:{value}"
 
 

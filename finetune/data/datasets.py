@@ -85,10 +85,8 @@ def load_dataset(dataset: str, data_root: Path) -> Dataset:
     Raises:
         DataError: the folder or the download is missing or does not have the layout of the data set.
     """
-    if dataset == "digits":
-        return _digits()
-    if dataset == "flowers102":
-        return _flowers102(data_root)
+    if dataset in _NAMED:
+        return _NAMED[dataset](data_root)
     root = Path(dataset.removeprefix("imagefolder:"))
     try:
         return _imagefolder(root.expanduser())
@@ -98,7 +96,7 @@ def load_dataset(dataset: str, data_root: Path) -> Dataset:
         ) from error
 
 
-def _digits() -> Dataset:
+def _digits(_root: Path) -> Dataset:
     """1,797 handwritten digits, 8 x 8 pixels, 16 gray levels (Alpaydin and Kaynak 1998, UCI)."""
     import sklearn.datasets  # takes a second and 60 MB, and no other data set needs it
 
@@ -140,6 +138,9 @@ def _flowers102(root: Path) -> Dataset:
         samples=tuple(sorted(samples, key=lambda s: s.id)),
         download_seconds=seconds,
     )
+
+
+_NAMED = {"digits": _digits, "flowers102": _flowers102}
 
 
 def _imagefolder(root: Path) -> Dataset:

@@ -286,8 +286,8 @@ def _split(dataset: Dataset, name: str, samples: list[Sample], hashes: dict[str,
     if not samples or (empty and name == "train"):
         raise DataError(
             "Every class needs an image in the training split, and no split may be empty, but the "
-            f"{name} split has none of: {listed(empty)}; add images (at least three per class; of "
-            "byte-identical ones, training leaves out those that another split has) or remove the class."
+            f"{name} split has none of: {listed(empty)}; add images (at least three per class; copies of "
+            "validation and test images are left out of training) or remove the class."
         )
     lines = "".join(f"{s.id}\t{s.label}\t{hashes[s.id]}\n" for s in samples)
     return Split(

@@ -1,4 +1,4 @@
-"""One network of an experiment: begun, trained with checkpoints, and calibrated."""
+"""One network of an experiment: initialized, trained with checkpoints, and calibrated."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 import safetensors.torch
 import torch
 
-from finetune.config.experiment import Recipe, Variant
+from finetune.config.experiment import Variant
 from finetune.data.augment import Views
 from finetune.data.sources import WHOLE
+from finetune.distributed.world import World
 from finetune.errors import counted
 from finetune.network.network import Network, fingerprint
 from finetune.network.resnet18 import build
@@ -26,7 +27,7 @@ from finetune.system.console import Reporter
 from finetune.system.signals import Stopped
 from finetune.training.calibration import calibrate
 from finetune.training.evaluate import logits_of
-from finetune.training.features import FrozenPrefix
+from finetune.training.features import FeatureCache, FrozenPrefix
 from finetune.training.record import Epoch, Training
 from finetune.training.trainer import Trainer
 from grader import commitments
@@ -70,11 +71,8 @@ def train(
     After each epoch `ended` gets it, and the network if it is the best so far; `track` gets all so far.
     """
     config, world, checkpoints = prepared.config, saving.world, saving.checkpoints
-    recipe = dataclasses.replace(config.recipe, epochs=epochs)
-    network.to(prepared.device).to(memory_format=torch.channels_last)
     interrupt = saving.stop.check if world.size == 1 else lambda: None  # several processes stop together
-    prefix = _prefix(prepared, start, network, recipe, interrupt)
-    total = recipe.epochs * len(prepared.images.train)
+    total = epochs * len(prepared.images.train)
     with reporter.training(checkpoints.stem, total) as advance, saving.stop.deferred():
 
         def step_ended(n_images: int) -> None:
@@ -90,19 +88,8 @@ def train(
                 saving.save(trainer)
             world.raise_if_stopped(saving.stop)
 
-        trainer = Trainer(
-            network,
-            prepared.images,
-            recipe,
-            prefix,
-            peak=start["learning_rate"],
-            seed=start["seed"],
-            workers=prepared.workers,
-            commitment=commitments.of_start(start, dataclasses.asdict(recipe)),
-            world=world,
-            step_ended=step_ended,
-            batch_evaluated=interrupt,
-        )
+        cache = prepared.features_of(start["variant"], start["frozen_sha256_before"])
+        trainer = trainer_of(prepared, epochs, start, network, cache, world, step_ended, interrupt)
         if checkpoints.restore(trainer):
             advance(trainer.training.images)
             reporter.detail(f"  resumed after {counted(trainer.training.steps, 'step')}")
@@ -117,14 +104,45 @@ def train(
     return training
 
 
-def _prefix(
-    prepared: Prepared, start: Json, network: Network, recipe: Recipe, interrupt: Callable[[], None]
-) -> FrozenPrefix:
-    """The frozen layers of a network, whose outputs are cached if the configuration says so."""
+def trainer_of(
+    prepared: Prepared,
+    epochs: int,
+    start: Json,
+    network: Network,
+    cache: FeatureCache | None = None,
+    world: World | None = None,
+    step_ended: Callable[[int], None] = lambda _: None,
+    interrupt: Callable[[], None] = lambda: None,
+) -> Trainer:
+    """A trainer of a network from `begin`, which it moves to its device.
+
+    Args:
+        prepared: the experiment.
+        epochs: to train.
+        start: what the results say of the network before training.
+        network: to be trained.
+        cache: of its frozen layers' features; None for one of its own.
+        world: the processes that train it together.
+        step_ended: called with the number of images after each step.
+        interrupt: called wherever else it is safe to stop.
+    """
     config = prepared.config
+    recipe = dataclasses.replace(config.recipe, epochs=epochs)
+    network.to(prepared.device).to(memory_format=torch.channels_last)
     views = Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None
-    cache = prepared.features_of(start["variant"], start["frozen_sha256_before"])
-    return FrozenPrefix(network, recipe, config.precision, views, cache, interrupt)
+    return Trainer(
+        network,
+        prepared.images,
+        recipe,
+        FrozenPrefix(network, recipe, config.precision, views, cache, interrupt),
+        peak=start["learning_rate"],
+        seed=start["seed"],
+        workers=prepared.workers,
+        commitment=commitments.of_start(start, dataclasses.asdict(recipe)),
+        world=world,
+        step_ended=step_ended,
+        batch_evaluated=interrupt,
+    )
 
 
 def calibration(

@@ -233,7 +233,9 @@ def _weights(
     part = f", {weights.part}" if weights.part else ""
     reporter.say(f"Pretrained weights: {weights.source} (SHA-256 {weights.sha256[:12]}...){part}")
     if weights.dropped:
-        reporter.say(f"Their head is another one and was dropped: {listed(list(weights.dropped))}.")
+        reporter.say(
+            f"Their head does not fit these classes and was dropped: {listed(list(weights.dropped))}."
+        )
     return weights
 
 

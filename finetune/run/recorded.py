@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from finetune.config.experiment import ExperimentConfig, Recipe, Variant
+from finetune.config.names import NAMED_DATASETS
 from finetune.data.split_dataset import SplitDataset
 from finetune.errors import ConfigError, DataError
 from finetune.run.folder import RunFolder
@@ -40,7 +41,7 @@ def recorded_config(
             before = folder.config()
             if dataset_name(before.dataset) == recorded["dataset"]:
                 dataset, data_root = before.dataset, data_root or before.data_root
-    if dataset is None and recorded["dataset"] not in ("digits", "flowers102"):
+    if dataset is None and recorded["dataset"] not in NAMED_DATASETS:
         raise ConfigError(
             f"The results record the image folder {recorded['dataset']!r} without its path; "
             "give it with --dataset PATH."

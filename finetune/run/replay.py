@@ -105,7 +105,7 @@ def _config(
     recorded = document["config"]
     if recorded.get("processes", 1) > 1:
         raise ConfigError(
-            "A run can be replayed if one process trained each network, but "
+            "Only a run in which one process trained each network can be replayed, but here "
             f"{recorded['processes']} processes divided each batch; replay another run."
         )
     pretrained = any(entry["init"] == "pretrained" for entry in entries)
@@ -119,7 +119,7 @@ def _config(
     headed = next((row["name"] for row in rows if row.get("head")), None)
     if headed:
         raise ConfigError(
-            "A run can be replayed if its start follows from its seed and the weights, but the head of "
+            "Only a run whose start follows from its seed and the weights can be replayed, but the head of "
             f"{headed} comes from another variant; replay another run."
         )
     config = recorded_config(folder, recorded, dataset, data_root)

@@ -2,7 +2,7 @@
 
 With `--parallel runs` each process trains some of the pairs of variant and seed, in its own run folder,
 a shard. The processes exchange nothing while they train; if the launcher connects them, they wait for one
-another at the end and rank 0 merges the shards. Trials that tune are dealt out before, and every process
+another at the end and rank 0 merges the shards. Trials that tune are divided before, and every process
 learns how all of them ended. With `--parallel data` they train each network together.
 """
 

@@ -1,4 +1,4 @@
-"""The trials of a tuned experiment: run, recorded as they end, and dealt out among processes."""
+"""The trials of a tuned experiment: run, recorded as they end, and divided among processes."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ class TrialLog:
         rates, self.seconds, trials = found
         if rates != self.rates:
             raise RunFolderError(
-                f"A run must be resumed with what it began with, but in {self.folder.path} the rates to try "
-                f"were {records.short(rates)} and are {records.short(self.rates)}; put them back or start a "
-                "new run."
+                "A run must be resumed with the rates to try that it started with, but in "
+                f"{self.folder.path} they were {records.short(rates)} and are {records.short(self.rates)}; "
+                "restore them or start a new run."
             )
         return trials
 
@@ -106,7 +106,7 @@ def tune(
         train: as `run_trials` takes it.
         progress: says what happens.
         world: the processes that train each trial together.
-        peers: processes among which the trials are dealt out; None if all are this process's.
+        peers: processes among which the trials are divided; None if all are this process's.
 
     Returns:
         What the final runs need, and the seconds that earlier processes spent on trials.
@@ -145,7 +145,7 @@ def run_trials(
         log: where they are remembered.
         train: runs one trial.
         progress: says what happens.
-        peers: processes among which the trials are dealt out; None if all are this process's.
+        peers: processes among which the trials are divided; None if all are this process's.
 
     Returns:
         The entries of all trials, and the seconds spent on them by earlier processes.
@@ -167,8 +167,8 @@ def run_trials(
             break
         if log.folder.shard_file.exists() and peers is None:
             raise RunFolderError(
-                f"The trials of a shard are dealt out among all processes, but {log.folder.path} was resumed "
-                "alone; repeat the command that began the run."
+                f"The trials of a shard are divided among all processes, but {log.folder.path} was resumed "
+                "alone; repeat the command that started the run."
             )
         if first:
             progress.begin(outcomes)
@@ -235,7 +235,7 @@ def chosen(tuning: Json | None, variant: Variant, seed: int, config: ExperimentC
             return Chosen(choice["learning_rate"], choice["trial"])
     tried = [t["learning_rate"] for t in tuning["trials"] if (t["variant"], t["for_seed"]) == of]
     why = (
-        f"at each that was tried, from {rate_text(min(tried))} to {rate_text(max(tried))}, the loss was no "
+        f"at every rate tried, from {rate_text(min(tried))} to {rate_text(max(tried))}, the loss was no "
         "longer finite; tune over lower rates."
         if tried
         else f"none could be chosen for {variant.head}, from which it takes its head."

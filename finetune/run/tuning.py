@@ -2,7 +2,7 @@
 
 Every variant gets the same peak learning rates, in one or two rounds of trials. A trial is a training run of
 its own, with a whole schedule over its epochs. What comes next is a function of what the trials so far have
-scored, so an interrupted job goes on from their records alone.
+scored, so an interrupted job continues from their records alone.
 
 If each seed has a split of its own, each has trials of its own too: a test image of one split is a training
 image of another, so only trials on a seed's own training and validation images never see its test images. If

@@ -41,8 +41,7 @@ def temporary(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():  # else root would replace /dev/null by a file
         what = "a folder" if path.is_dir() else "a device or a pipe"
         raise RunFolderError(
-            f"A file can only be written under a name that is free or a file's, but {path} is {what}; choose "
-            "another one with --out."
+            f"{path} must be a new or an existing file, but it is {what}; choose another name with --out."
         )
     partial = path.with_name(path.name + ".partial")
     try:

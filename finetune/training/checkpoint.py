@@ -40,7 +40,7 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def state_of(trainer: Trainer) -> State:
-    """A copy of what training goes on from: the network's entries, and the optimizer's momentum."""
+    """A copy of what training continues from: the network's entries, and the optimizer's momentum."""
     tensors = {f"network.{n}": _copy(t) for n, t in trainer.network.state_dict().items()}
     for name, parameter in trainer.network.trainable():
         momentum = trainer.optimizer.state[parameter].get("momentum_buffer")

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from grader.evidence import Evidence
-from grader.findings import Finding, Level, counted, from_problems, not_checked
+from grader.findings import Finding, Level, counted, from_problems, in_words, not_checked
 from grader.record import Run, run_name
 from grader.resnet18 import GROUPS
 from grader.strict_json import short
@@ -78,9 +78,9 @@ def roles(evidence: Evidence) -> Finding:
             for run in wrong
         ]
     present = [name for name in ROLES if name in names]
-    summary = f"{', '.join(present[:-1])}{' and ' if present[:-1] else ''}{present[-1]} trained as defined."
+    summary = f"{in_words(present)} trained as defined."
     if missing:
-        summary += f" Not judged: {' and '.join(missing)}, which this run does not have."
+        summary += f" Not judged: {in_words(missing)}, which this run does not have."
     return from_problems(problems, Level.FILE, summary)
 
 

@@ -297,7 +297,7 @@ class TestResume:
         [
             ("{", "cannot be read"),
             ('{"rates": [0.01, 0.02, 0.04], "seconds": 1, "trials": [{}]}', "cannot be read"),
-            ('{"rates": [0.01, 0.02], "seconds": 1, "trials": []}', "rates to try were"),
+            ('{"rates": [0.01, 0.02], "seconds": 1, "trials": []}', "rates to try that it started with"),
         ],
     )
     def test_a_damaged_log_is_refused(

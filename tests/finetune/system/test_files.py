@@ -67,7 +67,7 @@ class TestWriteAtomically:
     @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
     def test_what_is_no_file_is_not_replaced(self, make: Callable[[Path], None], tmp_path: Path) -> None:
         make(tmp_path / "x")
-        with pytest.raises(RunFolderError, match=r"^A file can only be written under a name .* \S+x is a "):
+        with pytest.raises(RunFolderError, match=r"^\S+x must be a new or an existing file, but it is a "):
             write_atomically(tmp_path / "x", b"content")
         assert [p.name for p in tmp_path.iterdir()] == ["x"]
         assert not (tmp_path / "x").is_file()
