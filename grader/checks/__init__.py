@@ -25,6 +25,7 @@ from grader.checks import (
     seeds,
     speed,
     training,
+    trial_commitments,
     truth,
     tuning,
     whole_data,
@@ -115,6 +116,12 @@ PROPERTIES = {
         Property("loss-fits-accuracy", Level.FILE, training.loss_fits_accuracy, _COUNTS),
         Property("times-add-up", Level.FILE, training.times_add_up, (*_COUNTS, "equal-budget")),
         Property("fairly-tuned", Level.FILE, tuning.fairly_tuned, ("split-counts",)),
+        Property(
+            "trials-committed",
+            Level.FILE,
+            trial_commitments.trials_committed,
+            ("fairly-tuned", "split-counts"),
+        ),
         Property("times-possible", Level.FILE, hardware.times_possible, ("times-add-up", *_COUNTS)),
         Property("files-intact", Level.PREDICTIONS, prediction_files.files_intact),
         Property(

@@ -150,6 +150,21 @@ def commit(document: dict[str, Any]) -> None:
             )
             hashes = epoch["weights_sha256"], epoch["predictions_sha256"]
             before = epoch["commitment"] = commitments.of_epoch(before, figures, *hashes)
+    for trial in (document["tuning"] or {}).get("trials", ()):
+        _commit_trial(document, trial)
+
+
+def _commit_trial(document: dict[str, Any], trial: dict[str, Any]) -> None:
+    row = next(row for row in document["config"]["variants"] if row["name"] == trial["variant"])
+    groups = list(GROUPS) if row["train"] == "all" else row["train"]
+    recipe = {**document["config"]["recipe"], "epochs": trial["epochs"]}
+    before = commitments.of_start({**trial, "trained_groups": groups}, recipe)
+    for number, (own, val) in enumerate(zip(trial["commitments"], trial["validation"], strict=True), 1):
+        figures = SimpleNamespace(
+            epoch=number, train=SimpleNamespace(**own["train"]), val=SimpleNamespace(**val), test=None
+        )
+        hashes = own["weights_sha256"], own["predictions_sha256"]
+        before = own["commitment"] = commitments.of_epoch(before, figures, *hashes)
 
 
 def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
