@@ -32,7 +32,7 @@ def completed_word(words: Collection[str]) -> str | None:
         os.environ["COMP_CWORD"] = str(int(place) - 1) if is_done else place
     if not is_done:
         return None
-    os.environ["COMP_WORDS"] = os.environ["COMP_WORDS"].strip().split(None, 1)[1]
+    os.environ["COMP_WORDS"] = os.environ["COMP_WORDS"].lstrip().split(None, 1)[1]
     return typed[1]
 
 

@@ -27,12 +27,11 @@ def require_fit(evidence: Evidence, truth: Truth) -> None:
         UnusableError: In every run, more than a tenth of the images have no label, or half of the labels are
             others, or all are those of a neighboring row.
     """
-    everything = [
-        dict(zip(rows.sample_ids, rows.labels.tolist(), strict=True))
-        for split in SPLITS
-        for _, rows in evidence.rows(split)
-    ]
-    whys = [_misfit(recorded, truth) for recorded in everything]
+    recorded: dict[str, dict[str, int]] = {}  # by run, of all its images
+    for split in SPLITS:
+        for run, rows in evidence.rows(split):
+            recorded.setdefault(run.name, {}).update(zip(rows.sample_ids, rows.labels.tolist(), strict=True))
+    whys = [_misfit(labels, truth) for labels in recorded.values()]
     if whys and all(whys):
         raise UnusableError([f"{truth.option} {truth.source} does not fit this submission: {whys[0]}"])
 

@@ -161,5 +161,7 @@ def _standing(evidence: Evidence, findings: dict[str, Finding]) -> dict[Level, S
     found = {Level.FILE: Status.HOLDS, Level.PREDICTIONS: Status.HOLDS}
     for level in (level for level, there in was_there.items() if there):
         statuses = [findings[name].status for name in DECIDES[level]]
+        if Status.FAILS in found.values():  # evidence beyond what refutes the submission saves nothing
+            statuses.append(Status.FAILS)
         found[level] = next((s for s in (Status.FAILS, Status.INCONCLUSIVE) if s in statuses), Status.HOLDS)
     return found

@@ -40,6 +40,7 @@ def evaluate(
     labels: torch.Tensor,
     precision: str = "fp32",
     batch_ended: Callable[[], None] = lambda: None,
+    keep: Callable[[torch.Tensor], None] = lambda _: None,
 ) -> Predictions:
     """Predict every image of a split.
 
@@ -50,6 +51,7 @@ def evaluate(
         labels: [n] int64.
         precision: `fp32` or `bf16`, of the convolutions; the loss is always computed in fp32.
         batch_ended: called after each batch; may raise to stop.
+        keep: called with the logits [b x n_classes] of each batch.
     """
     truths = to_device(labels, network.device)
     predicted, nll, confidence = [], [], []
@@ -60,6 +62,7 @@ def evaluate(
         predicted.append(logits.argmax(dim=1))
         nll.append(functional.cross_entropy(logits, truth, reduction="none"))
         confidence.append(logits.softmax(dim=1).amax(dim=1))
+        keep(logits)
         batch_ended()
     return Predictions(*(torch.cat(parts).cpu().numpy() for parts in (predicted, nll, confidence)))
 

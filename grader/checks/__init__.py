@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from grader.checks import (
     architecture,
+    calibrated,
     checkpoint_files,
     claims,
     design,
@@ -193,6 +194,19 @@ PROPERTIES = {
             ("same-stream", *_COUNTS),
         ),
         Property("rerun-agrees", Level.CHECKPOINTS, rerun.rerun_agrees, ("checkpoints-intact",)),
+        Property(
+            "temperature-fits",
+            Level.PREDICTIONS,
+            calibrated.temperature_fits,
+            (
+                "files-intact",
+                "recomputed",
+                "rows-plausible",
+                "best-epoch",
+                "checkpoints-intact",
+                "rerun-agrees",
+            ),
+        ),
         Property("replay-agrees", Level.REPLAY, replay.replay_agrees, ("commitments-chain",)),
         Property("b-beats-a", Level.FILE, claims.b_beats_a, _COUNTS),
         Property("c-beats-a", Level.FILE, claims.c_beats_a, _COUNTS),
