@@ -36,6 +36,9 @@ class Judged(Protocol):
         """What the run was."""
 
 
+UNFIT = " does not fit this submission: "
+"""In the problem of labels or a data set that are not those of the run."""
+
 REMEDIES = {
     "complete": "finish the training (finetune train --resume RUN), or merge its parts (finetune merge)",
     "as-required": "train the experiment that the policy asks for",
@@ -59,6 +62,8 @@ def advice(grade: Judged) -> list[str]:
         ]
     if any(problem.endswith("No such file or directory.") for problem in grade.problems):
         return ["To do: check the path."]
+    if any(UNFIT in problem for problem in grade.problems):
+        return ["To do: give labels that fit; they, not the submission, are in question."]
     if grade.problems or grade.refuted:
         return [
             "To do: submit the run folder exactly as finetune train wrote it; if it was damaged, train again."

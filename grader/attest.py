@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from grader.errors import GraderError, UsageError
 from grader.files import read_bytes
-from grader.formats.clean import clean
 from grader.formats.json import as_document
 from grader.manifest import digest_of
 from grader.strict_json import short
@@ -37,7 +36,7 @@ def statement_of(grade: Grade) -> dict[str, Any]:
         "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in files],
         "predicateType": PREDICATE_TYPE,
         "predicate": {
-            "submission": {"id": clean(grade.run), "digest": {"sha256": digest_of(grade.digests)}},
+            "submission": {"id": grade.id, "digest": {"sha256": digest_of(grade.digests)}},
             "policy": {
                 "name": grade.policy.name,
                 "version": grade.policy.version,

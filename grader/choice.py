@@ -1,4 +1,4 @@
-"""A choice among names that suggests the nearest one to what was mistyped."""
+"""A choice among names that suggests the nearest one to what was mistyped; finetune's options use it, too."""
 
 from typing import Any
 

@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from grader.checks import PROPERTIES
 from grader.choice import Choice
 from grader.class_files import write_class
 from grader.cohort import Cohort, compared
+from grader.completion import VARIABLE, completed_word, run_or_word
 from grader.errors import GraderError
 from grader.formats.clean import clean
 from grader.output import Target, write
@@ -31,10 +33,11 @@ def main() -> None:
     gc.set_threshold(100_000, 50, 50)
     words = sys.argv[1:]
     stop_on_sigterm()
-    if words[:1] == ["explain"]:
-        explain.main(words[1:], prog_name="grader explain")
-    if words[:1] == ["verify"]:
-        verify.main(words[1:], prog_name="grader verify")
+    commands = {"explain": explain, "verify": verify}
+    if word := completed_word(commands):
+        commands[word].main([], prog_name="grader", complete_var=VARIABLE)
+    if words and words[0] in commands:
+        commands[words[0]].main(words[1:], prog_name=f"grader {words[0]}")
     grade_runs.main(words, prog_name="grader")
 
 
@@ -42,7 +45,9 @@ def main() -> None:
     epilog="`grader explain` says what each property means; `grader explain PROPERTY` prints its rule. "
     "`grader verify` verifies a grade that --attest signed."
 )
-@click.argument("runs", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument(
+    "runs", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path), shell_complete=run_or_word
+)
 @click.option(
     "--format",
     "formats",
@@ -141,7 +146,8 @@ def grade_runs(**options: Any) -> None:
     try:
         plan = planned(Options(**options))
         grades = []
-        for grade in graded_in_order(plan.work, plan.jobs):
+        for found in graded_in_order(plan.work, plan.jobs):
+            grade = replace(found, shown=plan.shown[found.run])
             write(grade, plan.targets)
             grades.append(grade)
         cohort = compared(grades, plan.seeds, plan.band, plan.reference)

@@ -31,15 +31,21 @@ class Cohort:
     def flags(self, name: str) -> list[str]:
         """What asks for a look at a submission, without full stops."""
         groups = [group for group in self.groups if name in group.members]
-        others = [[m for m in group.members if m != name] for group in groups]
-        found = [f"as {in_words(m, MOST_NAMED)}: {g.text}" for m, g in zip(others, groups, strict=True)]
+        others = [self._listed([m for m in group.members if m != name]) for group in groups]
+        found = [f"as {who}: {group.text}" for who, group in zip(others, groups, strict=True)]
         return found + list(self.remarks.get(name, ()))
 
     @property
     def looks(self) -> list[str]:
         """The same for the whole class, each group once."""
-        found = [f"{in_words(group.members, MOST_NAMED)}: {group.text}" for group in self.groups]
-        return found + [f"{name}: {text}" for name, texts in self.remarks.items() for text in texts]
+        found = [f"{self._listed(group.members)}: {group.text}" for group in self.groups]
+        return found + [
+            f"{self._listed([name])}: {text}" for name, texts in self.remarks.items() for text in texts
+        ]
+
+    def _listed(self, names: Sequence[str]) -> str:
+        ids = {grade.run: grade.id for grade in self.grades}
+        return in_words([ids.get(name, name) for name in names], MOST_NAMED)
 
 
 def compared(
@@ -80,7 +86,9 @@ def _judged(
         others = [name for name in group.members if name in seeds and seeds[name] != seeds[grade.run]]
         refuted = all(by_name[name].refuted for name in others)
         if others and (grade.refuted or not refuted):
-            runs, names = (in_words(found, MOST_NAMED) for found in (group.runs, others))
+            runs, names = (
+                in_words(found, MOST_NAMED) for found in (group.runs, [by_name[name].id for name in others])
+            )
             problems.append(f"{runs}: as {names}, with another prescribed seed: {group.text}.")
     holds = f"None of the {counted(len(grades) - 1, 'other submission')} has the same runs."
     finding = Finding(

@@ -74,6 +74,11 @@ class Evidence:
         others = {run.seed: run for run in self.of(second)}
         return [(run, others[run.seed]) for run in self.of(first) if run.seed in others]
 
+    @property
+    def has_images(self) -> bool:
+        """Whether the images were at hand, so that every exclusion was checked against them."""
+        return self.rerun is not None and bool(self.rerun.predictions)
+
     @cached_property
     def chosen(self) -> list[Run]:
         """All runs with a best epoch."""

@@ -9,6 +9,7 @@ from grader.checks import judge
 from grader.errors import UnusableError
 from grader.evidence import Evidence, gather
 from grader.findings import Finding, Level, Status
+from grader.fitting import require_fit
 from grader.load import load
 from grader.manifest import manifest
 from grader.opened import opened
@@ -79,6 +80,8 @@ def _grade(job: Job, path: Path, shown: str) -> Grade:
     digests = manifest(submission) if job.is_attested else {}
     truth = job.truth and job.truth.among(submission.results.classes)
     evidence = gather(submission, job.policy.thresholds, truth)
+    if truth is not None:
+        require_fit(evidence, truth)
     evidence = replace(evidence, checkpoints=read_checkpoints(submission), prescription=job.prescription)
     if job.rerun:
         outcome = rerun(submission, job.dataset, job.data_root)
@@ -106,11 +109,14 @@ def graded(evidence: Evidence, name: str, policy: Policy, requested: Iterable[Le
         requested: Levels of evidence that are required whatever the policy.
     """
     findings = judge(evidence)
+    standing = _standing(evidence, findings)
     return Grade(
         name,
         policy,
         findings,
-        levels=_reached(evidence, findings),
+        levels=tuple(level for level, status in standing.items() if status is Status.HOLDS),
+        unsettled_levels=tuple(level for level, status in standing.items() if status is Status.INCONCLUSIVE),
+        refuted_levels=tuple(level for level, status in standing.items() if status is Status.FAILS),
         created_at=evidence.results.created_at,
         scope=scope_of(evidence, findings),
         requested=frozenset(requested),
@@ -131,13 +137,31 @@ def crashed(job: Job, error: BaseException) -> Grade:
     return Grade(job.name, job.policy, {}, problems=(problem,))
 
 
-def _reached(evidence: Evidence, findings: dict[str, Finding]) -> tuple[Level, ...]:
-    """The levels of evidence that were available for all predictions of all completed runs."""
+DECIDES = {
+    Level.TRUTH: ("true-labels", "true-splits"),
+    Level.CHECKPOINTS: ("rerun-agrees",),
+    Level.REPLAY: ("replay-agrees",),
+}
+"""The properties in which the evidence of a level agrees with the submission, or does not."""
+
+
+def _standing(evidence: Evidence, findings: dict[str, Finding]) -> dict[Level, Status]:
+    """How the evidence of each level that was there stands; it must cover all predictions of all runs.
+
+    A level holds if its evidence agreed with the submission; it may be inconclusive, or fail.
+    """
     required = {(run.name, split) for run in evidence.chosen for split in SPLITS}
     if not required or not required <= evidence.predictions.keys():
-        return (Level.FILE,)
-    has_truth = findings["true-labels"].status is not Status.NOT_CHECKED
-    has_rerun = evidence.rerun is not None and required <= evidence.rerun.predictions.keys()
-    has_replay = evidence.replay is not None and not evidence.replay.failure
-    further = {Level.TRUTH: has_truth, Level.CHECKPOINTS: has_rerun, Level.REPLAY: has_replay}
-    return (Level.FILE, Level.PREDICTIONS, *(level for level, is_reached in further.items() if is_reached))
+        return {Level.FILE: Status.HOLDS}
+    was_there = {
+        Level.TRUTH: findings["true-labels"].status is not Status.NOT_CHECKED,
+        Level.CHECKPOINTS: evidence.rerun is not None and required <= evidence.rerun.predictions.keys(),
+        Level.REPLAY: evidence.replay is not None and not evidence.replay.failure,
+    }
+    found = {Level.FILE: Status.HOLDS, Level.PREDICTIONS: Status.HOLDS}
+    for level in (level for level, there in was_there.items() if there):
+        statuses = [findings[name].status for name in DECIDES[level]]
+        if Status.FAILS in found.values():  # evidence beyond what refutes the submission saves nothing
+            statuses.append(Status.FAILS)
+        found[level] = next((s for s in (Status.FAILS, Status.INCONCLUSIVE) if s in statuses), Status.HOLDS)
+    return found

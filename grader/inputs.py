@@ -2,6 +2,7 @@
 
 import csv
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -97,7 +98,8 @@ def students_from(path: Path, names: Sequence[str]) -> list[str]:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise UsageError(f"--students {path} lacks the submissions {', '.join(missing[:3])}{more}; add them.")
     found = [ids[name] for name in names]
-    twice = next((student for student in found if found.count(student) > 1), None)
+    same = [unicodedata.normalize("NFC", student) for student in found]  # as --seed-from reads it
+    twice = next((student for student, form in zip(found, same, strict=True) if same.count(form) > 1), None)
     if twice is not None:
         raise UsageError(f"--students {path}: {short(twice)} has several submissions; grade one of them.")
     return found

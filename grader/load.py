@@ -15,6 +15,7 @@ from grader.strict_json import short
 
 RESULTS_NAME = "results.json"
 CONFIG_NAME = "config.toml"  # written when a run begins
+UNFINISHED = f"is a run that was interrupted or is still training, and has no {RESULTS_NAME} yet"
 MAX_PROBLEMS = 1000  # violations found before validation of a file stops
 
 
@@ -66,19 +67,14 @@ def load(path: Path, shown: str = "") -> Submission:
     is_folder = is_there(path, shown) and path.is_dir()
     file = path / RESULTS_NAME if is_folder else path
     if is_folder and not is_there(file, f"{shown}/{RESULTS_NAME}") and (path / CONFIG_NAME).is_file():
-        raise UnusableError(
-            [
-                f"{shown} is a run that was interrupted or is still training, and has no {RESULTS_NAME} yet; "
-                f"{resume_hint(path)}"
-            ]
-        )
+        raise UnusableError([f"{shown} {UNFINISHED}; {resume_hint(path)}"])
     shown = f"{shown}/{RESULTS_NAME}" if is_folder else shown
     content = read_bytes(file, shown, strict_json.MAX_BYTES, follow=not is_folder)
     document = check(content, file.name)
     return Submission(file.parent, results_from(document), document, file.name)
 
 
-def resume_hint(folder: Path) -> str:
+def resume_hint(folder: Path | str) -> str:
     """The end of a sentence about an unfinished run: how to finish it."""
     return f"finish it with `finetune train --resume {short(folder, '', 200)}`."
 

@@ -10,7 +10,7 @@ from grader.errors import UnusableError
 from grader.files import is_there
 from grader.load import CONFIG_NAME, RESULTS_NAME
 from grader.strict_json import short
-from grader.unzip import MAX_DEPTH, nearest_run, unpack
+from grader.unzip import ALONE, MAX_DEPTH, nearest_run, unpack
 
 MAX_ENTRIES = 10_000
 IGNORED = "__MACOSX"
@@ -34,6 +34,10 @@ def opened(path: Path) -> Iterator[tuple[Path, str]]:
     if is_folder and not any(os.path.lexists(path / name) for name in (RESULTS_NAME, CONFIG_NAME)):
         files = _files_below(path, shown)
         zips = [name for name in files if name.lower().endswith(".zip")]
+        if len(zips) > 1 and len(zips) == len(files):
+            raise UnusableError(
+                [f"{shown} contains {len(zips)} zip files and no {RESULTS_NAME}; submit one run. {ALONE}"]
+            )
         if len(zips) != 1 or any(Path(name).name == RESULTS_NAME for name in files):
             root = path / nearest_run(files, shown)
             yield root, short(root, "", 200)

@@ -11,6 +11,7 @@ from grader.errors import UsageError
 from grader.findings import in_words
 from grader.formats.clean import clean
 from grader.grade import Job
+from grader.ids import distinct
 from grader.inputs import dataset_from, reference_runs, require_outside, students_from, truth_from
 from grader.likeness import MOST_NAMED
 from grader.load import newest_run
@@ -76,6 +77,7 @@ class Plan:
         reference: Traces of the instructor's runs, by name.
         band: The accuracies that these make plausible; None without such runs.
         signer: Signs the grades; None if they are not to be signed.
+        shown: How the name of each submission is shown.
         notes: For the instructor.
     """
 
@@ -86,6 +88,7 @@ class Plan:
     reference: Mapping[str, Traces]
     band: Reference | None
     signer: "CryptoSigner | None"
+    shown: Mapping[str, str]
     notes: Sequence[str]
 
 
@@ -109,7 +112,7 @@ def planned(options: Options) -> Plan:
         "--students": options.students,
         "--attest": options.attest,
     }
-    require_outside(inputs, [*paths, *filter(None, [collected.folder])])
+    require_outside(inputs, [*paths, *collected.folders])
     policy, truth = load_policy(options.policy_name), truth_from(options.labels, dataset, root)
     formats = options.formats or ("text",)
     if options.verbose:
@@ -138,6 +141,7 @@ def planned(options: Options) -> Plan:
         reference,
         reference_of(list(reference.values())) if reference else None,
         signer,
+        distinct(names),
         [f"Ignored, since neither folder nor zip file: {clean(in_words(collected.ignored, MOST_NAMED))}."]
         if collected.ignored
         else [],

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from grader.near_duplicates import NearDuplicates, near_duplicates_from
 from grader.parts import Artifact, Artifacts, Budget, Calibration, Parameter, State
-from grader.trials import Choice, Round, Trial, Tuning
+from grader.trials import Choice, Round, Trial, TrialCommitment, Tuning
 
 SPLITS = ("val", "test")
 
@@ -247,7 +247,15 @@ def _tuning(tuning: Mapping[str, Any] | None) -> Tuning | None:
         tuning,
         rounds=tuple(_take(Round, entry) for entry in tuning["rounds"]),
         trials=tuple(
-            _take(Trial, trial, validation=tuple(_take(Metrics, m) for m in trial["validation"]))
+            _take(
+                Trial,
+                trial,
+                validation=tuple(_take(Metrics, m) for m in trial["validation"]),
+                commitments=tuple(
+                    _take(TrialCommitment, entry, train=_take(Metrics, entry["train"]))
+                    for entry in trial["commitments"]
+                ),
+            )
             for trial in tuning["trials"]
         ),
         choices=tuple(_take(Choice, choice) for choice in tuning["choices"]),

@@ -17,9 +17,10 @@ from grader.errors import UnusableError
 from grader.files import below, read_bytes
 from grader.load import RESULTS_NAME, Submission
 from grader.parts import State
-from grader.record import Run
+from grader.record import Results, Run
 from grader.rerun import NO_TORCH, PACKAGES, call
 from grader.strict_json import parse
+from grader.trials import Trial
 
 MAX_SECONDS = 1800
 """Recorded training time of the epochs to replay; beyond it, runs are left out, but never all."""
@@ -45,16 +46,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Passage:
-    """Consecutive epochs of a run, trained again.
+    """Consecutive epochs of a run or a trial, trained again.
 
     Attributes:
         run: Name of the run.
+        trial: Index of the trial that it is instead of a run; None if it is a run.
         first: Number of the first epoch.
         initial_sha256: Hash of the start on this machine; matters if `first` is 1.
         epochs: As recorded in a results file.
     """
 
     run: str
+    trial: int | None
     first: int
     initial_sha256: str
     epochs: Sequence[Mapping[str, Any]]
@@ -68,11 +71,13 @@ class Replay:
         passages: What was trained.
         seed: Of the draws.
         failure: Why nothing was; empty if something was.
-        omitted: Names of completed runs that were left out for lack of time.
-        dependent: Names of completed runs that were left out because their head comes from another run.
+        omitted: Names of completed runs, and of trials that were drawn, left out for lack of time.
+        dependent: Names of completed runs, and of variants' trials, left out because their head comes from
+            another run or trial.
         states: Problems of the kept states that were drawn, by path.
         environment: The machine, as in a results file.
         precision: `fp32` or `bf16`.
+        epochs: How many epochs of each run and drawn trial were to be trained from the start.
     """
 
     passages: Sequence[Passage] = ()
@@ -83,12 +88,13 @@ class Replay:
     states: Mapping[str, Sequence[str]] | None = None
     environment: Mapping[str, Any] | None = None
     precision: str = ""
+    epochs: int = 1
 
 
 def replay(
     submission: Submission, request: Request, dataset: str | None = None, data_root: Path | None = None
 ) -> Replay:
-    """Train epochs of the completed runs again with `finetune replay`.
+    """Train epochs of the completed runs, and of a trial of each variant, again with `finetune replay`.
 
     The process has access to the validated results file and to copies of the states that were drawn, and to
     nothing else of the submission.
@@ -105,13 +111,17 @@ def replay(
     runs = [run for run in submission.results.runs if run.status == "completed" and run.epochs]
     if not runs:
         return Replay(seed=seed, failure="No run was completed.")
-    dependent = [run.name for run in runs if submission.results.has_head(run)]
+    results = submission.results
+    dependent = [run.name for run in runs if results.has_head(run)]
     runs = [run for run in runs if run.name not in dependent]
     if not runs:
         return Replay(seed=seed, failure="The head of every run comes from another run.")
     if any(epoch.commitment is None for run in runs for epoch in run.epochs):
         return Replay(seed=seed, failure="The results file commits to no epochs; version 2.0 and later do.")
-    plan, drawn, omitted = _plan(runs, request.epochs, random.Random(seed))  # noqa: S311 - seeded on purpose
+    rng = random.Random(seed)  # noqa: S311 - seeded on purpose
+    trials, headed = drawn_trials(results, rng)
+    dependent += headed
+    plan, drawn, omitted = _plan(runs, request.epochs, rng, trials)
     with tempfile.TemporaryDirectory(prefix="grader-") as name:
         folder = Path(name).resolve()
         problems = _stage(submission, drawn, folder / "run")
@@ -127,46 +137,78 @@ def replay(
         options += ["--dataset", dataset] if dataset else []
         options += ["--weights", str(request.weights.absolute())] if request.weights else []
         for passage in plan:
-            options += ["--passage", *map(str, passage)]
+            options += ["--trial" if isinstance(passage[0], int) else "--passage", *map(str, passage)]
         failure = call(["replay", "run", "--output", "replay.json", *options], folder)
         if failure:
             return Replay(seed=seed, failure=failure, omitted=omitted, dependent=dependent, states=problems)
         found: Any = parse(read_bytes(folder / "replay.json", "replay.json", MAX_OUTPUT_BYTES), "replay.json")
-    passages = [Passage(p["run"], p["first"], p["initial_sha256"], p["epochs"]) for p in found["passages"]]
-    return Replay(passages, seed, "", omitted, dependent, problems, found["environment"], found["precision"])
+    passages = [
+        Passage(p["run"], p.get("trial"), p["first"], p["initial_sha256"], p["epochs"])
+        for p in found["passages"]
+    ]
+    machine, precision = found["environment"], found["precision"]
+    return Replay(passages, seed, "", omitted, dependent, problems, machine, precision, request.epochs)
 
 
-Plan = list[tuple[str, int, int]]
+Plan = list[tuple[str, int, int] | tuple[int, int]]
+"""What to train: run, first epoch and how many; or trial and how many epochs from its start."""
+
+Drawn = list[tuple[Run, State]]
+
+
+def drawn_trials(results: Results, rng: random.Random) -> tuple[list[tuple[int, Trial]], list[str]]:
+    """One trial of each variant with its index, each with the same chance, and what cannot be drawn."""
+    by_variant: dict[str, list[tuple[int, Trial]]] = {}
+    for index, trial in enumerate(results.tuning.trials if results.tuning else ()):
+        by_variant.setdefault(trial.variant, []).append((index, trial))
+    configured = {name: results.variant(name) for name in by_variant}
+    headed = [name for name, variant in configured.items() if variant is None or variant.head is not None]
+    found = [rng.choice(trials) for name, trials in by_variant.items() if name not in headed]
+    return found, [f"the trials of {name}" for name in headed]
 
 
 def _plan(
-    runs: Sequence[Run], epochs: int, rng: random.Random
-) -> tuple[Plan, list[tuple[Run, State]], list[str]]:
-    """The passages to train (run, first epoch, how many), the states they need, and the runs left out.
+    runs: Sequence[Run], epochs: int, rng: random.Random, trials: Sequence[tuple[int, Trial]] = ()
+) -> tuple[Plan, Drawn, list[str]]:
+    """What to train, the states that it needs, and the runs and trials left out.
 
-    Runs are taken in a random order, so that nobody knows which ones are left out.
+    They are taken in a random order, so that nobody knows which ones are left out.
     """
     plan: Plan = []
-    drawn: list[tuple[Run, State]] = []
+    drawn: Drawn = []
     seconds = 0.0
     left_out = []
-    for run in rng.sample(list(runs), len(runs)):
-        count = min(epochs, len(run.epochs))
-        later = [state for state in run.states if count <= state.epoch < len(run.epochs)]
-        state = rng.choice(later) if later else None
-        wanted = [*run.epochs[:count], *([run.epochs[state.epoch]] if state else [])]
-        seconds += sum(epoch.train_seconds + epoch.evaluation_seconds for epoch in wanted)
+    everything: list[Run | tuple[int, Trial]] = [*runs, *trials]
+    for item in rng.sample(everything, len(everything)):
+        passages, state, cost = _passages(item, epochs, rng)
+        seconds += cost
         if plan and seconds > MAX_SECONDS:
-            left_out.append(run.name)
+            left_out.append(item.name if isinstance(item, Run) else item[1].name)
             continue
-        plan.append((run.name, 1, count))
-        if state is not None:
-            plan.append((run.name, state.epoch + 1, 1))
-            drawn.append((run, state))
+        plan += passages
+        drawn += [(item, state)] if isinstance(item, Run) and state is not None else []
     return plan, drawn, sorted(left_out)
 
 
-def _stage(submission: Submission, drawn: Sequence[tuple[Run, State]], folder: Path) -> dict[str, list[str]]:
+def _passages(
+    item: Run | tuple[int, Trial], epochs: int, rng: random.Random
+) -> tuple[Plan, State | None, float]:
+    """What to train of a run or trial, the state of it that was drawn, and the recorded seconds."""
+    if not isinstance(item, Run):
+        index, trial = item
+        count = min(epochs, trial.epochs)
+        return [(index, count)], None, trial.train_seconds * count / max(1, len(trial.validation))
+    run, count = item, min(epochs, len(item.epochs))
+    plan: Plan = [(run.name, 1, count)]
+    later = [state for state in run.states if count <= state.epoch < len(run.epochs)]
+    state = rng.choice(later) if later else None
+    wanted = [*run.epochs[:count], *([run.epochs[state.epoch]] if state else [])]
+    if state is not None:
+        plan.append((run.name, state.epoch + 1, 1))
+    return plan, state, sum(epoch.train_seconds + epoch.evaluation_seconds for epoch in wanted)
+
+
+def _stage(submission: Submission, drawn: Drawn, folder: Path) -> dict[str, list[str]]:
     """Copy the results file and the states that were drawn, under new names; the problems of each state."""
     (folder / "states").mkdir(parents=True)
     document = copy.deepcopy(dict(submission.document))

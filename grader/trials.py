@@ -33,6 +33,16 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialCommitment:
+    """What a trial committed to after an epoch."""
+
+    train: Metrics
+    weights_sha256: str
+    predictions_sha256: str
+    commitment: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """A training with one peak learning rate, evaluated on the validation split only.
 
@@ -52,6 +62,7 @@ class Trial:
     initial_sha256: str
     stream_sha256: str
     validation: tuple[Metrics, ...]
+    commitments: tuple[TrialCommitment, ...]
     train_seconds: float
     train_cpu_seconds: float
 

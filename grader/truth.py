@@ -26,6 +26,7 @@ class Truth:
         source: Where they come from, for messages.
         is_official: Whether the splits are the data set's official ones, which a run need not use.
         names: Class name by sample id.
+        option: The option that gave them, for messages.
     """
 
     labels: Mapping[str, int]
@@ -33,6 +34,7 @@ class Truth:
     source: str
     is_official: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
+    option: str = "--labels"
 
     def among(self, classes: Sequence[str]) -> "Truth":
         """The same with class indices instead of names.
@@ -54,7 +56,8 @@ class Truth:
             verb = "is" if len(unknown) == 1 else "are"
             raise UnusableError(
                 [
-                    f"--labels {self.source}: every label must be a class of the run, by name or index, but "
+                    f"{self.option} {self.source} does not fit this submission: every label must be a class "
+                    "of the run, by name or index, but "
                     f"{', '.join(map(short, unknown[:MOST_NAMED]))}{more} {verb} not among its "
                     f"{len(classes):,} classes, such as {', '.join(map(short, classes[:MOST_NAMED]))}."
                 ]
@@ -133,4 +136,4 @@ def from_flowers102(data_root: Path) -> Truth:
         by_id = {f"image_{number:05d}": label - 1 for number, label in classes}
     except (ValueError, KeyError) as error:
         raise UsageError(f"{folder}: imagelabels.mat or setid.mat is not a file of the data set.") from error
-    return Truth(by_id, splits, "Flowers-102", is_official=True)
+    return Truth(by_id, splits, "Flowers-102", is_official=True, option="--dataset")

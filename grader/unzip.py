@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from grader.checkpoints import MAX_CHECKPOINT_BYTES, MAX_TOTAL_BYTES
 from grader.errors import UnusableError
 from grader.files import open_regular
-from grader.load import RESULTS_NAME
+from grader.load import CONFIG_NAME, RESULTS_NAME, UNFINISHED, resume_hint
 from grader.strict_json import short
 
 MAX_DIRECTORY_BYTES = 2 * 1024 * 1024  # of the list of files, which is read at once
@@ -19,6 +19,8 @@ MAX_FILES = 10_000
 MAX_READ = 1024 * 1024
 MAX_DEPTH = 4  # of the folder that holds the results file
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+ALONE = "If each is a submission of its own, grade this folder alone: grader FOLDER."
 
 _READ = re.compile(rf"{re.escape(RESULTS_NAME)}|[A-Za-z0-9_-]+/[A-Za-z0-9_.-]+")
 """The files of a run folder that the grader reads: the schema allows no other paths."""
@@ -130,13 +132,12 @@ def nearest_run(names: list[str], shown: str) -> str:
     depth = min((root.count("/") for root in runs), default=0)
     found = sorted(root for root in runs if root.count("/") == depth)
     if not found or depth > MAX_DEPTH:
-        if any(PurePosixPath(name).name == "config.toml" for name in names):
-            why = "its training did not finish; continue it with finetune train --resume"
-            raise UnusableError([f"{shown} has no {RESULTS_NAME}: {why}."])
+        if any(PurePosixPath(name).name == CONFIG_NAME for name in names):
+            raise UnusableError([f"{shown} {UNFINISHED}; {resume_hint('RUN')}"])
         raise UnusableError([f"{shown} contains no {RESULTS_NAME}; submit the whole run folder."])
     if len(found) > 1:
         listed = ", ".join(short(root.rstrip("/"), "") for root in found[:3])
-        raise UnusableError([f"{shown} contains {len(found)} runs ({listed}); submit one of them."])
+        raise UnusableError([f"{shown} contains {len(found)} runs ({listed}); submit one of them. {ALONE}"])
     return found[0]
 
 

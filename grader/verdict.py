@@ -6,7 +6,8 @@ from functools import cached_property
 
 from grader.advice import advice
 from grader.checks import PROPERTIES
-from grader.findings import Finding, Level, Status
+from grader.findings import Finding, Level, Status, in_words
+from grader.ids import visible
 from grader.policy import Policy
 from grader.sentences import Scope, cautions, choice, depth, favored, pretraining, reach
 from grader.traces import Traces
@@ -17,6 +18,11 @@ NO_NETWORK = (
 )
 
 
+UNSETTLED = (
+    "Evidence level {} ({}) is inconclusive: it neither confirms nor refutes this submission, and does not "
+    "count as reached."
+)
+
 RERUN = "grade with --rerun."
 
 
@@ -25,28 +31,39 @@ class Grade:
     """The grade of one submission: its findings under a policy.
 
     Attributes:
-        run: Name of the submission.
+        run: Name of the submission, of which its files are named.
         policy: The policy.
         findings: By property, in the registry's order; empty if the submission is unusable.
-        levels: The levels of evidence reached.
+        levels: The levels of evidence reached: the evidence was there, and agreed with the submission.
+        unsettled_levels: Those whose evidence was there, but is inconclusive.
+        refuted_levels: Those whose evidence contradicts the submission.
         problems: Why the submission is unusable; empty if it is usable.
         created_at: Creation time according to the results file; empty if unusable.
         requested: Levels of evidence requested by an option; they are required under every policy.
         scope: What the run was, which limits what the verdict may claim.
         traces: What identifies its runs, to compare them with those of others; None if they are not compared.
         digests: SHA-256 of each file of the submission that was read, by path; empty unless attested.
+        shown: How the name is shown beside those of others; empty if alone.
     """
 
     run: str
     policy: Policy
     findings: Mapping[str, Finding]
     levels: tuple[Level, ...] = ()
+    unsettled_levels: tuple[Level, ...] = ()
+    refuted_levels: tuple[Level, ...] = ()
     problems: tuple[str, ...] = ()
     created_at: str = ""
     requested: frozenset[Level] = frozenset()
     scope: Scope = field(default_factory=Scope)
     traces: Traces | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
+    shown: str = ""
+
+    @property
+    def id(self) -> str:
+        """The submission's name as it is shown: nothing in it is invisible."""
+        return self.shown or visible(self.run)
 
     @property
     def nothing_trained(self) -> bool:
@@ -57,11 +74,17 @@ class Grade:
     def missing(self) -> list[Level]:
         """Levels of evidence that are required but were not reached; empty if unusable.
 
+        A level that is inconclusive is missing unless what is inconclusive passes under the policy. One whose
+        evidence contradicts the submission is not missing: the property that fails says so.
+
         What to do first comes first: without predictions nothing helps, and then the highest level gives
         those below.
         """
         required = self.requested | {level for level in Level if level <= self.policy.required_level}
-        absent = set() if self.problems else required - set(self.levels)
+        had = {*self.levels, *self.refuted_levels}
+        if self.policy.inconclusive_passes:
+            had.update(self.unsettled_levels)
+        absent = set() if self.problems else required - had
         return sorted(absent, key=lambda level: (level is not Level.PREDICTIONS, -level))
 
     @property
@@ -128,7 +151,11 @@ class Grade:
         return 2 if self.problems else 0 if self.passed else 1
 
     def points(self, name: str) -> float:
-        """Points earned by a counted property; 0 if the submission is unusable or void."""
+        """Points earned by a counted property; 0 if the submission is unusable or void.
+
+        Where the policy itself requires a level that is inconclusive, all points are those of what is
+        inconclusive.
+        """
         weight, finding = self.policy.weights[name], self.findings.get(name)
         if finding is None or self.is_void:
             return 0.0
@@ -138,6 +165,8 @@ class Grade:
             Status.NOT_CHECKED: self.policy.not_checked_credit,
             Status.FAILS: finding.held / finding.judged if weight.partial and finding.judged else 0.0,
         }[finding.status]
+        if any(level <= self.policy.required_level for level in self.unsettled_levels):
+            share *= self.policy.inconclusive_credit
         return round(weight.points * share, 2)
 
     @property
@@ -166,7 +195,9 @@ class Grade:
             Level.CHECKPOINTS: "rerun-agrees",
             Level.REPLAY: "replay-agrees",
         }.get(level)
-        if name and self.findings[name].status is Status.NOT_CHECKED:
+        if name and level in self.unsettled_levels:
+            why = f"{name} is inconclusive. {self.findings[name].summary}"
+        elif name and self.findings[name].status is Status.NOT_CHECKED:
             why = f"{name} was not checked. {self.findings[name].summary}"
             if level is Level.TRUTH and Level.CHECKPOINTS in self.missing:
                 why = "it comes with level 4, or with --labels or --dataset."
@@ -174,6 +205,14 @@ class Grade:
                 lacks = self.findings["checkpoints-intact"].status is Status.NOT_CHECKED
                 why = f"ask for the folder checkpoints/, which is not there, and {RERUN}" if lacks else RERUN
         return f"Evidence level {int(level)} ({level.description}) is required: {why}"
+
+    @property
+    def standing(self) -> str:
+        """The highest level of evidence reached, and those above that are inconclusive, in few words."""
+        if not self.levels:
+            return ""
+        above = [str(int(level)) for level in self.unsettled_levels]
+        return f"{int(max(self.levels))}{f' ({in_words(above)} inconclusive)' if above else ''}"
 
     @property
     def sentences(self) -> list[str]:
@@ -199,6 +238,7 @@ class Grade:
             *depth(findings, scope),
             *reach(findings, scope),
             "" if Level.CHECKPOINTS in self.levels else NO_NETWORK,
+            *(UNSETTLED.format(int(level), level.description) for level in self.unsettled_levels),
         ]
         return [sentence for sentence in found if sentence]
 

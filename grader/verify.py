@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from grader import strict_json
 from grader.attest import PAYLOAD_TYPE, as_text
 from grader.errors import GraderError, UnusableError, UsageError
-from grader.files import read_bytes
+from grader.files import is_there, read_bytes
 from grader.findings import counted
 from grader.load import load
 from grader.manifest import digest_of, manifest
@@ -100,7 +100,7 @@ def confirmed(
 
     Raises:
         RefutedError: They are others.
-        UsageError: The policy cannot be read.
+        UsageError: The policy cannot be read, or there is no such submission.
     """
     said = statement["predicate"]
     grade, known = said["grade"], said["policy"]
@@ -108,7 +108,7 @@ def confirmed(
     points = f"{grade['points']:g} of {grade['max_points']:g} points"
     yield (
         f"{short(said['submission']['id'])} {result} under policy {known['name']} v{known['version']}: "
-        f"{points}, evidence levels {', '.join(map(str, grade['levels']))}."
+        f"{points}, evidence levels {', '.join(map(str, grade['levels']))}{_inconclusive(grade)}."
     )
     if submission is not None:
         yield _same_files(statement, submission)
@@ -119,7 +119,14 @@ def confirmed(
         yield f"The policy {short(policy)} is the one that was graded by."
 
 
+def _inconclusive(grade: Mapping[str, Any]) -> str:
+    found = [f"level {level} inconclusive" for level in grade.get("inconclusive_levels", ())]
+    return f" ({', '.join(found)})" if found else ""
+
+
 def _same_files(statement: Mapping[str, Any], submission: Path) -> str:
+    if not is_there(submission, short(submission)):
+        raise UsageError(f"Submission not found: {short(submission, width=200)}; check the path.")
     recorded = {entry["name"]: entry["digest"]["sha256"] for entry in statement["subject"]}
     try:
         with opened(submission) as (path, shown):

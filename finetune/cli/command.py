@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from finetune.errors import ConfigError
+from grader.choice import Choice
 from grader.errors import nearest
 
 Config = TypeVar("Config")
@@ -23,15 +24,6 @@ GROUPS = ("Data", "Recipe", "Compute", "Output")
 OTHERS = "Other options"
 LONG = 10
 """Options from which a help has headings."""
-
-
-class Choice(click.Choice[Any]):
-    """A choice that suggests the nearest one to what was mistyped."""
-
-    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
-        """The message of an invalid value."""
-        near = nearest(str(value), map(str, self.choices))
-        return super().get_invalid_choice_message(value, ctx) + (f" Did you mean {near!r}?" if near else "")
 
 
 class Option(click.Option):

@@ -20,16 +20,23 @@ from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig
     "passages",
     type=(str, int, int),
     multiple=True,
-    required=True,
     metavar="NAME FIRST COUNT",
     help="A run such as A-seed0, its first epoch to train and how many; may be repeated.",
+)
+@click.option(
+    "--trial",
+    "trials",
+    type=(int, int),
+    multiple=True,
+    metavar="INDEX COUNT",
+    help="A trial's index in tuning.trials, and how many epochs to train from its start; may be repeated.",
 )
 @option("dataset")
 @option("data_root")
 @option("weights")
 @option("device")
 def replay(run: Path, output: Path, device: str | None, **options: Any) -> None:
-    """Train a few epochs of RUN again, for the grader to compare."""
+    """Train a few epochs of RUN, or of its trials, again, for the grader to compare."""
     begin_training(ExperimentConfig(variants=STANDARD_VARIANTS))  # before PyTorch is imported
     from finetune.run.replay import replay_run
     from finetune.system.console import Reporter

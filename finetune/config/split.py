@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from finetune.config.rules import require
+from grader import split_rule
 
-OFFICIAL = "official"
-STANDARD = "70-15-15"
-
-_SHARES = re.compile(r"([1-9][0-9]?)-([1-9][0-9]?)-([1-9][0-9]?)")
+OFFICIAL = split_rule.OFFICIAL
+STANDARD = "-".join(map(str, split_rule.STANDARD))
 
 
 def shares(split: str) -> tuple[int, int, int]:
@@ -18,16 +15,15 @@ def shares(split: str) -> tuple[int, int, int]:
     Raises:
         ConfigError: it is no kind of split.
     """
-    found = _SHARES.fullmatch(split) if isinstance(split, str) else None
-    percentages = tuple(map(int, found.groups())) if found else ()
+    found = split_rule.shares_of(split) if isinstance(split, str) else None
     require(
-        sum(percentages) == 100,
+        found is not None and sum(found) == 100,
         "split",
         f"{OFFICIAL}, or percentages for training, validation and test that add up to 100, like {STANDARD}",
         split,
     )
-    train, val, test = percentages
-    return train, val, test
+    assert found is not None  # noqa: S101 - required just now
+    return found
 
 
 def require_split(split: str) -> None:

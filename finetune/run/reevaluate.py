@@ -23,6 +23,7 @@ from finetune.run.trained import load_network, precision_of
 from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.files import write_atomically
+from finetune.training.calibration import Recalibration
 from finetune.training.evaluate import evaluate
 from finetune.training.features import FrozenPrefix
 from finetune.training.requirements import require_memory_to_evaluate
@@ -79,12 +80,18 @@ def evaluate_run(
         recomputed["runs"][entry.name] = recomputation.of(entry, network)
         prefix = FrozenPrefix(network, config.recipe, precision)
         splits, images = split.of_seed(entry.seed, sources, threads)
+        again = Recalibration(entry.calibration.temperature if entry.calibration else None)
+        correct = {}
         for name, source in images.items():
             part = splits.by_name[name]
-            features = prefix.held_out(name, source, WHOLE)
-            predictions = evaluate(network, features, torch.from_numpy(part.labels()), precision)
+            features, keep = prefix.held_out(name, source, WHOLE), again.keep(name)
+            labels = torch.from_numpy(part.labels())
+            predictions = evaluate(network, features, labels, precision, keep=keep)
+            correct[name] = predictions.predicted == part.labels()
             write_atomically(output / f"{entry.name}-{name}.csv", predictions_csv(part.samples, predictions))
             reporter.say(f"{entry.name} {name}: {predictions.metrics(part.labels()).accuracy:.1%}")
+        calibration = again.record(splits.by_name["val"].labels(), correct["test"])
+        recomputed["runs"][entry.name]["calibration"] = calibration
     write_atomically(output / RECOMPUTED_NAME, json.dumps(recomputed).encode())
 
 

@@ -1,11 +1,11 @@
-"""A few epochs of a run trained again, from its start or from a state that it kept."""
+"""A few epochs of a run or a trial trained again, from its start or from a state that a run kept."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -34,6 +34,7 @@ from finetune.training.features import FrozenPrefix
 from finetune.training.record import Epoch, Training, best_epoch
 from finetune.training.trainer import Trainer
 from grader import commitments
+from grader.findings import rate_text
 from grader.record import results_from
 
 
@@ -47,6 +48,7 @@ def replay_run(
     reporter: Reporter,
     *,
     passages: Sequence[tuple[str, int, int]],
+    trials: Sequence[tuple[int, int]] = (),
     dataset: str | None = None,
     data_root: str | None = None,
     weights: str | None = None,
@@ -56,10 +58,11 @@ def replay_run(
 
     Args:
         run: run folder.
-        output: file: the machine and, for each passage, `run`, `first`, `initial_sha256` (None unless it
-            begins with the first epoch) and `epochs`, as in the results file.
+        output: file: the machine and, for each passage, `run`, `trial` (None if it is of a run), `first`,
+            `initial_sha256` (None unless it begins with the first epoch) and `epochs`, as in the results.
         reporter: receives the epochs.
         passages: names of runs, each with the first epoch to train and how many.
+        trials: indices in tuning.trials, each with how many epochs to train from its start.
         dataset: the data set; None means the recorded one, which must not be an image folder.
         data_root: folder for downloads; None means `data`.
         weights: the pretrained weights; None means the recorded ones, which must be `imagenet` or `bundled`.
@@ -71,15 +74,17 @@ def replay_run(
     folder = RunFolder(run)
     document = cast("Json", folder.read())
     runs = {records.run_stem(entry["variant"], entry["seed"]): entry for entry in document["runs"]}
-    config = _config(
-        folder, document, [runs[name] for name, _, _ in passages], dataset, data_root, weights, device
-    )
+    tried = {index: document["tuning"]["trials"][index] for index, _ in trials}
+    names = {runs[name]["variant"] for name, _, _ in passages} | {t["variant"] for t in tried.values()}
+    config = _config(folder, document, names, dataset, data_root, weights, device)
     prepared = prepare(config, reporter, SingleProcess())
     _require_same(document, prepared)
     found = []
     with memory_errors(config):
         for name, first, count in passages:
             found.append(_replay(prepared, folder, runs[name], first, count, reporter))
+        for index, count in trials:
+            found.append({**_trial(prepared, tried[index], count, reporter), "trial": index})
     replayed = {
         "environment": prepared.record["environment"],
         "precision": config.precision,
@@ -91,13 +96,13 @@ def replay_run(
 def _config(
     folder: RunFolder,
     document: Json,
-    entries: Sequence[Json],
+    names: Collection[str],
     dataset: str | None,
     data_root: str | None,
     weights: str | None,
     device: str,
 ) -> ExperimentConfig:
-    """The configuration of the run, from the results, on this machine.
+    """The configuration of the run with the variants of these names, from the results, on this machine.
 
     Raises:
         ConfigError: the run cannot be replayed, or needs an option.
@@ -108,14 +113,13 @@ def _config(
             "Only a run in which one process trained each network can be replayed, but here "
             f"{recorded['processes']} processes divided each batch; replay another run."
         )
-    pretrained = any(entry["init"] == "pretrained" for entry in entries)
+    rows = [row for row in recorded["variants"] if row["name"] in names]
+    pretrained = any(row["init"] == "pretrained" for row in rows)
     kind: str | None = document["weights"]["kind"] if document["weights"] else None
     if pretrained and weights is None and kind not in NAMED_WEIGHTS:
         raise ConfigError(
             "The results record pretrained weights of a file without its path; name the file with --weights."
         )
-    names = {entry["variant"] for entry in entries}
-    rows = [row for row in recorded["variants"] if row["name"] in names]
     headed = next((row["name"] for row in rows if row.get("head")), None)
     if headed:
         raise ConfigError(
@@ -154,9 +158,39 @@ def _replay(
     prepared: Prepared, folder: RunFolder, entry: Json, first: int, count: int, reporter: Reporter
 ) -> Json:
     """Train `count` epochs of a run, from epoch `first` on."""
-    prepared, config = prepared.of_seed(entry["seed"]), prepared.config
+    prepared = prepared.of_seed(entry["seed"])
+    (variant,) = (v for v in prepared.config.variants if v.name == entry["variant"])
+    trainer, start = _trainer(prepared, entry, prepared.config.epochs_of(variant))
+    if first > 1:
+        _restore(trainer, folder, entry, first - 1)
+    epochs = _epochs(trainer, count, records.run_stem(variant.name, entry["seed"]), reporter)
+    return {**_passage(entry, start, first, epochs), "trial": None}
+
+
+def _trial(prepared: Prepared, entry: Json, count: int, reporter: Reporter) -> Json:
+    """Train the first epochs of a trial, which has no test images."""
+    if entry["for_seed"] is not None:
+        prepared = prepared.of_seed(entry["for_seed"])
+    images = dataclasses.replace(prepared.images, held_out={"val": prepared.images.held_out["val"]})
+    trainer, start = _trainer(dataclasses.replace(prepared, images=images), entry, entry["epochs"])
+    name = f"{entry['variant']}, trial at {rate_text(entry['learning_rate'])}"
+    return _passage(entry, start, 1, _epochs(trainer, count, name, reporter))
+
+
+def _passage(entry: Json, start: Json, first: int, epochs: Sequence[Epoch]) -> Json:
+    return {
+        "run": records.run_stem(entry["variant"], entry["seed"]),
+        "first": first,
+        "initial_sha256": start["initial_sha256"],
+        "epochs": [dataclasses.asdict(epoch) for epoch in epochs],
+    }
+
+
+def _trainer(prepared: Prepared, entry: Json, epochs: int) -> tuple[Trainer, Json]:
+    """A trainer at the start of a recorded run or trial, and what the results say of that start."""
+    config = prepared.config
     (variant,) = (v for v in config.variants if v.name == entry["variant"])
-    recipe = dataclasses.replace(config.recipe, epochs=config.epochs_of(variant))
+    recipe = dataclasses.replace(config.recipe, epochs=epochs)
     network, start, _ = begin(prepared, variant, entry["seed"], entry["learning_rate"])
     network.to(prepared.device).to(memory_format=torch.channels_last)
     views = Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None
@@ -170,24 +204,22 @@ def _replay(
         workers=prepared.workers,
         commitment=commitments.of_start(start, dataclasses.asdict(recipe)),
     )
-    if first > 1:
-        _restore(trainer, folder, entry, first - 1)
+    return trainer, start
+
+
+def _epochs(trainer: Trainer, count: int, name: str, reporter: Reporter) -> list[Epoch]:
+    """The next epochs of a training, at most `count`; fewer if it ends or its loss is no longer finite."""
     replayed: list[Epoch] = []
 
     def epoch_ended(epoch: Epoch) -> None:
         replayed.append(epoch)
-        reporter.say(f"{records.run_stem(variant.name, entry['seed'])}, epoch {epoch.epoch} replayed")
+        reporter.say(f"{name}, epoch {epoch.epoch} replayed")
         if len(replayed) == count:
             raise _Enough
 
     with contextlib.suppress(_Enough):
         trainer.run(epoch_ended)
-    return {
-        "run": records.run_stem(variant.name, entry["seed"]),
-        "first": first,
-        "initial_sha256": start["initial_sha256"],
-        "epochs": [dataclasses.asdict(epoch) for epoch in replayed],
-    }
+    return replayed
 
 
 def _restore(trainer: Trainer, folder: RunFolder, entry: Json, epoch: int) -> None:

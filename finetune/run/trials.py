@@ -28,6 +28,8 @@ from finetune.training.record import Training
 from grader.findings import rate_text
 from grader.trials import label
 
+COMMITTED = ("weights_sha256", "predictions_sha256", "commitment")
+
 Train = Callable[[Trial, State | None], tuple[Json, float]]
 """Runs one trial, from a head if it is to start from one; returns its entry in the results, and the seconds
 spent on it in all processes that it took."""
@@ -60,6 +62,7 @@ class TrialLog:
             for trial in trials:
                 key_of(trial)
                 score(trial)
+                trial["commitments"]
             return list(content["rates"]), float(content["seconds"]), trials
 
         found = records.read_json(self.file, build)
@@ -205,6 +208,10 @@ def trial_record(trial: Trial, start: Json, training: Training) -> Json:
         "initial_sha256": start["initial_sha256"],
         "stream_sha256": training.stream_sha256,
         "validation": [dataclasses.asdict(epoch.val) for epoch in training.epochs],
+        "commitments": [
+            {"train": dataclasses.asdict(epoch.train), **{name: getattr(epoch, name) for name in COMMITTED}}
+            for epoch in training.epochs
+        ],
         "train_seconds": sum(epoch.train_seconds for epoch in training.epochs),
         "train_cpu_seconds": sum(epoch.train_cpu_seconds for epoch in training.epochs),
     }

@@ -31,9 +31,9 @@ MAX_EXTENSIONS = 2
 DIGITS = 12
 """Of a rate beyond the grid: the step is a quotient, and its rounding error is nobody's choice."""
 
-VALUES_PER_TRIAL = 16
-VALUES_PER_EVALUATION = 4
-"""JSON values of a trial without its evaluations, and of one of these."""
+VALUES_PER_TRIAL = 17
+VALUES_PER_EVALUATION = 12
+"""JSON values of a trial without its evaluations, and of one of these with its commitment."""
 
 Key = tuple[str, int | None, int, float]
 """A trial's variant, seed that it is for, round and learning rate; no two trials have the same."""

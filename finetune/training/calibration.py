@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.optimize
 import torch
+from torch.nn import functional
 
 from finetune.training.record import Predictions
 from grader.calibration import N_BINS, expected_calibration_error
@@ -47,6 +48,52 @@ def calibrate(
     scaled = [(batch / temperature).softmax(dim=1).amax(dim=1).cpu() for batch in logits("test")]
     ece_scaled = expected_calibration_error(torch.cat(scaled).numpy(), correct["test"])
     return Calibration(temperature, errors["val"], errors["test"], ece_scaled, N_BINS)
+
+
+class Recalibration:
+    """Calibration computed again for the grader, from logits as an evaluation makes them.
+
+    Args:
+        recorded: the recorded temperature; None if there is none.
+    """
+
+    def __init__(self, recorded: float | None) -> None:
+        self.recorded = recorded
+        self.val: list[torch.Tensor] = []
+        self.test: list[torch.Tensor] = []
+
+    def keep(self, split: str) -> Callable[[torch.Tensor], None]:
+        """What takes the logits of each batch of `val` or `test`."""
+        batches = self.val if split == "val" else self.test
+        return lambda logits: batches.append(logits.cpu())
+
+    def record(self, val_labels: npt.NDArray[np.int64], correct: npt.NDArray[np.bool_]) -> dict[str, float]:
+        """What must hold: the temperature, and how far the recorded one is from it in its effects.
+
+        Args:
+            val_labels: of the validation images, [n].
+            correct: which test predictions are, [n].
+
+        Returns:
+            `temperature`; `excess`, by which the mean loss on validation at the recorded temperature exceeds
+            that at this one, nats; and `ece_test_scaled` at the recorded temperature. The last two are at
+            `temperature` itself if none is recorded.
+        """
+        logits = torch.cat(self.val).numpy()
+        temperature = fit_temperature(logits, val_labels)
+        used = self.recorded or temperature
+        losses = [
+            float(
+                functional.cross_entropy(torch.from_numpy(logits).double() / t, torch.from_numpy(val_labels))
+            )
+            for t in (used, temperature)
+        ]
+        scaled = (torch.cat(self.test) / used).softmax(dim=1).amax(dim=1).numpy()
+        return {
+            "temperature": temperature,
+            "excess": max(0.0, losses[0] - losses[1]),
+            "ece_test_scaled": expected_calibration_error(scaled, correct),
+        }
 
 
 def fit_temperature(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:

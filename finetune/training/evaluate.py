@@ -40,7 +40,7 @@ def evaluate(
     labels: torch.Tensor,
     precision: str = "fp32",
     batch_ended: Callable[[], None] = lambda: None,
-    kept: list[torch.Tensor] | None = None,
+    keep: Callable[[torch.Tensor], None] = lambda _: None,
 ) -> Predictions:
     """Predict every image of a split.
 
@@ -51,7 +51,7 @@ def evaluate(
         labels: [n] int64.
         precision: `fp32` or `bf16`, of the convolutions; the loss is always computed in fp32.
         batch_ended: called after each batch; may raise to stop.
-        kept: gets the logits of each batch, if it is given.
+        keep: called with the logits [b x n_classes] of each batch.
     """
     truths = to_device(labels, network.device)
     predicted, nll, confidence = [], [], []
@@ -59,11 +59,10 @@ def evaluate(
     for logits in logits_of(network, batches, precision):
         truth = truths[n_seen : n_seen + len(logits)]
         n_seen += len(logits)
-        if kept is not None:
-            kept.append(logits)
         predicted.append(logits.argmax(dim=1))
         nll.append(functional.cross_entropy(logits, truth, reduction="none"))
         confidence.append(logits.softmax(dim=1).amax(dim=1))
+        keep(logits)
         batch_ended()
     return Predictions(*(torch.cat(parts).cpu().numpy() for parts in (predicted, nll, confidence)))
 

@@ -222,7 +222,7 @@ class Trainer:
         self.world.broadcast(self.network.buffers())
         n_logits = self.network.n_classes * sum(len(labels) for _, labels in self.images.held_out.values())
         keeps = "test" in self.images.held_out and self.world.size == 1 and 4 * n_logits <= LOGITS_BYTES
-        logits: dict[str, list[torch.Tensor]] = {s: [] for s in self.images.held_out if keeps}
+        logits: dict[str, list[torch.Tensor]] = {s: [] for s in self.images.held_out}
         predictions = {}
         for split, (images, labels) in self.images.held_out.items():
             part = self.world.shard_range(len(labels))
@@ -232,13 +232,13 @@ class Trainer:
                 labels[part],
                 self.prefix.precision,
                 self.batch_evaluated,
-                logits.get(split),
+                logits[split].append if keeps else lambda _: None,
             )
             gather = self.world.all_gather
             predictions[split] = Predictions(
                 gather(found.predicted), gather(found.nll), gather(found.confidence)
             )
-        return predictions, logits
+        return predictions, logits if keeps else {}
 
     def _conclude(
         self,
@@ -268,9 +268,7 @@ class Trainer:
             data_wait_seconds=current.wait_seconds,
             evaluation_seconds=evaluation_seconds,
         )
-        training.epochs.append(
-            self._committed(epoch, predictions) if self.commitment and "test" in predictions else epoch
-        )
+        training.epochs.append(self._committed(epoch, predictions) if self.commitment else epoch)
         training.current = Pass()
         self._loss_sum.zero_()
         self._n_correct.zero_()
@@ -282,7 +280,8 @@ class Trainer:
     def _committed(self, epoch: Epoch, predictions: dict[str, Predictions]) -> Epoch:
         """The epoch with its hashes; off the clocks."""
         weights = fingerprint(self.network.state_dict())
-        columns = [(predictions[s].predicted, predictions[s].nll, predictions[s].confidence) for s in SPLITS]
+        found = [predictions[split] for split in SPLITS if split in predictions]  # a trial has no test images
+        columns = [(split.predicted, split.nll, split.confidence) for split in found]
         answers = commitments.of_predictions(columns)
         before = self.training.epochs[-1].commitment if self.training.epochs else self.commitment
         commitment = commitments.of_epoch(before, epoch, weights, answers)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from grader.checks import (
     architecture,
+    calibrated,
     checkpoint_files,
     claims,
     design,
@@ -25,6 +26,7 @@ from grader.checks import (
     seeds,
     speed,
     training,
+    trial_commitments,
     truth,
     tuning,
     whole_data,
@@ -115,6 +117,12 @@ PROPERTIES = {
         Property("loss-fits-accuracy", Level.FILE, training.loss_fits_accuracy, _COUNTS),
         Property("times-add-up", Level.FILE, training.times_add_up, (*_COUNTS, "equal-budget")),
         Property("fairly-tuned", Level.FILE, tuning.fairly_tuned, ("split-counts",)),
+        Property(
+            "trials-committed",
+            Level.FILE,
+            trial_commitments.trials_committed,
+            ("fairly-tuned", "split-counts"),
+        ),
         Property("times-possible", Level.FILE, hardware.times_possible, ("times-add-up", *_COUNTS)),
         Property("files-intact", Level.PREDICTIONS, prediction_files.files_intact),
         Property(
@@ -186,6 +194,19 @@ PROPERTIES = {
             ("same-stream", *_COUNTS),
         ),
         Property("rerun-agrees", Level.CHECKPOINTS, rerun.rerun_agrees, ("checkpoints-intact",)),
+        Property(
+            "temperature-fits",
+            Level.PREDICTIONS,
+            calibrated.temperature_fits,
+            (
+                "files-intact",
+                "recomputed",
+                "rows-plausible",
+                "best-epoch",
+                "checkpoints-intact",
+                "rerun-agrees",
+            ),
+        ),
         Property("replay-agrees", Level.REPLAY, replay.replay_agrees, ("commitments-chain",)),
         Property("b-beats-a", Level.FILE, claims.b_beats_a, _COUNTS),
         Property("c-beats-a", Level.FILE, claims.c_beats_a, _COUNTS),

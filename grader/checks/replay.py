@@ -1,14 +1,15 @@
 """Level 5: training again gives what was recorded; and level 1: the chain of commitments."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import log
 from typing import Any
 
 from grader import commitments
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
-from grader.record import SPLITS, Epoch, Run
+from grader.record import SPLITS, Metrics, Run
 from grader.replay import Passage
 
 CLOSE = 0.003
@@ -19,6 +20,9 @@ and fp32; 0.005 and more with another order, rate, seed or start."""
 FAR = {"pretrained": 0.05, "random": 0.25}
 """Difference that no rounding explains, by initial weights. From random weights rounding alone changed the
 loss of the first two epochs by up to 12%, so that only equal hashes agree."""
+
+CALM_RATE = 0.02
+"""Peak learning rate at which the tolerances were measured; it limits trials alone, which go far above it."""
 
 TIES = 4
 """Differences in the number of correct predictions that rounding makes, in standard deviations."""
@@ -80,13 +84,18 @@ def _chain_problems(evidence: Evidence, run: Run) -> Iterator[str]:
 def replay_agrees(evidence: Evidence) -> Finding:
     """Training again from the recorded start gives the recorded epochs.
 
-    Rule: a replayed epoch agrees if its weights and predictions have the recorded hashes, as on the same kind
-    of processor with as many threads and the same libraries; elsewhere, for a run from pretrained weights, if
-    its training loss differs by at most 0.3%. It disagrees if the loss differs by more than 5%, or the number
-    of correct predictions on validation or test by more than 4 times the square root of the mean number of
-    incorrect ones; for a run from random weights, in which rounding grows fast, if the loss differs by more
-    than 25%. Otherwise it is inconclusive. A start must have the recorded hash; one from random weights, on
-    the same kind of machine and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. An
+    Rule: trained again are the first epoch of each run (or as many as --replay-epochs says), the epoch after
+    a kept state, and as many epochs of one trial of each variant, drawn at random. A replayed epoch agrees if
+    its weights and predictions have the recorded hashes, as on the same kind of processor with as many
+    threads and the same libraries; elsewhere, for a run from pretrained weights, if its training loss differs
+    by at most 0.3%. It disagrees if the loss differs by more than 5%, or the number of correct predictions on
+    validation or test by more than 4 times the square root of the mean number of incorrect ones; for a run
+    from random weights, in which rounding grows fast, if the loss differs by more than 25%. Otherwise it is
+    inconclusive. A trial that is recorded as diverged where training again gives a finite loss is
+    inconclusive, and disagrees if the mean loss is below ln K, that of guessing among K classes. A trial at a
+    rate above 0.02, for which nothing was measured, disagrees only on the machine and with the libraries that
+    the results name. A start must have the recorded hash; one from random weights, on the same kind of
+    machine and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. An
     epoch that is inconclusive on the machine and with the libraries that the run names should have agreed bit
     for bit: the finding says so.
 
@@ -97,20 +106,22 @@ def replay_agrees(evidence: Evidence) -> Finding:
         if found is not None and found.states and any(found.states.values()):
             return from_problems(found.states, Level.REPLAY, "")
         return not_checked(found.failure if found else "Requires --replay.", Level.REPLAY)
-    runs = {run.name: run for run in evidence.results.runs}
     problems: dict[str, list[str]] = {}
     counts = dict.fromkeys(_Outcome, 0)
     for passage in found.passages:
-        run = runs[passage.run]
-        item = problems.setdefault(f"{run.name} from epoch {passage.first}", [])
-        item.extend(_start_problems(evidence, run, passage))
-        if not passage.epochs:
-            item.append(f"{run.name}: training again from epoch {passage.first} gave no finite loss.")
+        recorded = _recorded(evidence, passage)
+        item = problems.setdefault(f"{recorded.name} from epoch {passage.first}", [])
+        item.extend(_start_problems(evidence, recorded, passage))
+        wanted = min(found.epochs, len(recorded.epochs)) if passage.first == 1 else 1
+        if len(passage.epochs) < wanted:
+            lost = passage.first + len(passage.epochs)
+            item.append(f"{recorded.name}: training epoch {lost} again gave no finite loss.")
         for again in passage.epochs:
-            epoch = run.epochs[again["epoch"] - 1]
-            outcome, problem = _compared(epoch, again, run.init)
+            outcome, problem = _compared(recorded, again, len(evidence.results.classes))
+            if outcome is _Outcome.OTHER and recorded.is_untold and not _is_here(evidence):
+                outcome, problem = _Outcome.UNCLEAR, ""
             counts[outcome] += 1
-            item.extend([f"{run.name}, epoch {epoch.epoch}: {problem}"] if problem else [])
+            item.extend([f"{recorded.name}, epoch {again['epoch']}: {problem}"] if problem else [])
     n_unclear = counts[_Outcome.UNCLEAR]
     summary = (
         f"{counted(sum(counts.values()), 'epoch')} trained again: {counts[_Outcome.IDENTICAL]} bit for bit, "
@@ -131,15 +142,20 @@ def replay_agrees(evidence: Evidence) -> Finding:
 
 def _unclear_here(evidence: Evidence) -> str:
     """What an inconclusive replay calls for, on this machine."""
-    found, recorded = evidence.replay, evidence.results.environment
-    here = (found and found.environment) or {}
-    same = all(here.get(name) == recorded[name] for name in SAME_RESULT)
-    if same and found and found.precision == evidence.results.precision and recorded["device"] == "cpu":
+    if _is_here(evidence) and evidence.results.environment["device"] == "cpu":
         return (
             "The run names this kind of processor, these libraries and as many threads, with which an honest "
             "replay is bit-identical unless the vector instructions differ: ask where it was trained."
         )
     return "The kind of machine, number of threads and libraries of the run would settle it."
+
+
+def _is_here(evidence: Evidence) -> bool:
+    """Whether the results name this kind of machine, these libraries and this precision."""
+    found, recorded = evidence.replay, evidence.results.environment
+    here = (found and found.environment) or {}
+    same = all(here.get(name) == recorded[name] for name in SAME_RESULT)
+    return same and found is not None and found.precision == evidence.results.precision
 
 
 class _Outcome(StrEnum):
@@ -151,41 +167,97 @@ class _Outcome(StrEnum):
     OTHER = "other"
 
 
-def _compared(epoch: Epoch, again: Mapping[str, Any], init: str) -> tuple[_Outcome, str]:
+@dataclass(frozen=True)
+class _Epoch:
+    """What an epoch of a run or of a trial committed to; `figures` by split, for a trial without `test`."""
+
+    figures: Mapping[str, Metrics]
+    weights_sha256: str | None
+    predictions_sha256: str | None
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What the results say of a run or trial that was trained again."""
+
+    name: str
+    init: str
+    initial_sha256: str
+    epochs: Sequence[_Epoch]
+    is_untold: bool = False
+    """Whether its rate is one for which no tolerance was measured: near divergence rounding grows fast."""
+
+
+def _recorded(evidence: Evidence, passage: Passage) -> _Recorded:
+    results = evidence.results
+    if passage.trial is None:
+        run = next(run for run in results.runs if run.name == passage.run)
+        epochs = [
+            _Epoch(
+                {split: epoch.on(split) for split in ("train", *SPLITS)},
+                epoch.weights_sha256,
+                epoch.predictions_sha256,
+            )
+            for epoch in run.epochs
+        ]
+        return _Recorded(run.name, run.init, run.initial_sha256, epochs)
+    trial = results.tuning.trials[passage.trial] if results.tuning else None
+    variant = results.variant(trial.variant) if trial else None
+    assert trial is not None  # noqa: S101 - the grader drew them from these
+    assert variant is not None  # noqa: S101
+    epochs = [
+        _Epoch({"train": own.train, "val": val}, own.weights_sha256, own.predictions_sha256)
+        for own, val in zip(trial.commitments, trial.validation, strict=False)
+    ]
+    is_untold = trial.learning_rate > CALM_RATE
+    return _Recorded(trial.name, variant.init, trial.initial_sha256, epochs, is_untold)
+
+
+def _compared(recorded: _Recorded, again: Mapping[str, Any], n_classes: int) -> tuple[_Outcome, str]:
     """How a replayed epoch compares, and what is wrong if it is another one."""
+    expected = again["train"]["loss_sum"]
+    if again["epoch"] > len(recorded.epochs):  # a trial that diverged, it says
+        mean = expected / again["train"]["n_samples"]
+        if mean >= log(n_classes):
+            return _Outcome.UNCLEAR, ""
+        return (
+            _Outcome.OTHER,
+            f"it is recorded as diverged, but training again gives a mean loss of {mean:.3g}.",
+        )
+    epoch = recorded.epochs[again["epoch"] - 1]
     if _is_identical(epoch, again):
         return _Outcome.IDENTICAL, ""
-    loss, expected = epoch.train.loss_sum, again["train"]["loss_sum"]
+    loss = epoch.figures["train"].loss_sum
     difference = abs(loss - expected) / expected
-    if difference > FAR[init]:
+    is_pretrained = recorded.init == "pretrained"
+    if difference > FAR[recorded.init]:
         return (
             _Outcome.OTHER,
             f"the training loss was recorded as {loss:.6g}, but training again gives {expected:.6g}.",
         )
-    for split in SPLITS if init == "pretrained" else ():
-        n, n_again = epoch.on(split).n_correct, again[split]["n_correct"]
-        n_wrong = epoch.on(split).n_samples - (n + n_again) / 2
+    for split in epoch.figures.keys() - {"train"} if is_pretrained else ():
+        n, n_again = epoch.figures[split].n_correct, again[split]["n_correct"]
+        n_wrong = epoch.figures[split].n_samples - (n + n_again) / 2
         if abs(n - n_again) > max(2, TIES * n_wrong**0.5):
             return (
                 _Outcome.OTHER,
                 f"{n:,} correct predictions on {split} were recorded, but training again gives {n_again:,}.",
             )
-    return (_Outcome.CLOSE if difference <= CLOSE and init == "pretrained" else _Outcome.UNCLEAR), ""
+    return (_Outcome.CLOSE if difference <= CLOSE and is_pretrained else _Outcome.UNCLEAR), ""
 
 
-def _is_identical(epoch: Epoch, again: Mapping[str, Any]) -> bool:
+def _is_identical(epoch: _Epoch, again: Mapping[str, Any]) -> bool:
     hashes = (epoch.weights_sha256, epoch.predictions_sha256)
     return hashes == (again["weights_sha256"], again["predictions_sha256"]) and not any(
-        epoch.on(split).n_correct != again[split]["n_correct"]
-        or epoch.on(split).loss_sum != again[split]["loss_sum"]
-        for split in ("train", *SPLITS)
+        found.n_correct != again[split]["n_correct"] or found.loss_sum != again[split]["loss_sum"]
+        for split, found in epoch.figures.items()
     )
 
 
-def _start_problems(evidence: Evidence, run: Run, passage: Passage) -> Iterator[str]:
+def _start_problems(evidence: Evidence, run: _Recorded, passage: Passage) -> Iterator[str]:
     here = (evidence.replay and evidence.replay.environment) or {}
-    recorded = evidence.results.environment
-    same_platform = all(here.get(name) == recorded[name] for name in PLATFORM)
+    there = evidence.results.environment
+    same_platform = all(here.get(name) == there[name] for name in PLATFORM)
     if (
         passage.first == 1
         and (same_platform or run.init != "random")

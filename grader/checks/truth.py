@@ -1,8 +1,18 @@
 """Level 3: the labels and splits are those of the data set."""
 
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from grader.checks.whole_data import MOST_EXCLUDED
 from grader.evidence import Evidence
-from grader.findings import Finding, Level, counted, from_problems, not_checked
+from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
 from grader.record import SPLITS
+from grader.truth import Truth
+
+if TYPE_CHECKING:
+    from grader.predictions import Predictions
 
 NO_TRUTH = "Requires --labels, --dataset or --rerun."
 NO_ROWS = "There are no predictions to compare with the true labels."
@@ -37,8 +47,9 @@ def true_splits(evidence: Evidence) -> Finding:
     """Validation and test are the true splits.
 
     Rule: if the true splits are known and the run used them, every sample is in its true split, and no
-    sample of a split is missing unless the results file excludes it or the run used a subset. Whether there
-    was a reason to exclude an image, only --rerun shows.
+    sample of a split is missing unless the results file excludes it; of a subset of n, each class has n of
+    the samples that are not excluded, or all if there are fewer. Inconclusive if more than one sample, and
+    more than 1%, of a split is excluded: whether there was a reason, only --rerun shows.
 
     Source: the file given with --labels if it has a column split, or the data set itself.
     """
@@ -63,8 +74,35 @@ def true_splits(evidence: Evidence) -> Finding:
             problems[f"{run.name} {split}"] = [
                 f"{run.name}, {split}: {name!r} is not in the true {split} split." for name in foreign
             ] + [f"{run.name}, {split}: {name!r} is missing." for name in sorted(missing)]
+            if results.subset is not None:
+                problems[f"{run.name} {split}"] += [
+                    f"{run.name}, {split}: {counted(found, 'image')} of class {label}, but a subset of "
+                    f"{results.subset} has {wanted}."
+                    for label, found, wanted in _counts(rows, true - results.excluded, truth, results.subset)
+                    if found != wanted
+                ]
     if not problems:
         return not_checked(NO_ROWS, Level.TRUTH)
-    n_excluded = len(results.excluded & (truth.splits["val"] | truth.splits["test"]))
+    hidden = {split: len(results.excluded & truth.splits[split]) for split in SPLITS}
+    n_excluded = sum(hidden.values())
     but = f", but for {counted(n_excluded, 'image')} that the results exclude" if n_excluded else ""
-    return from_problems(problems, Level.TRUTH, f"Validation and test are the splits in {truth.source}{but}.")
+    summary = f"Validation and test are the splits in {truth.source}{but}."
+    finding = from_problems(problems, Level.TRUTH, summary)
+    many = [name for name, n in hidden.items() if n > max(1, MOST_EXCLUDED * len(truth.splits[name]))]
+    if finding.status is Status.HOLDS and many and not evidence.has_images:
+        n, n_all = hidden[many[0]], len(truth.splits[many[0]])
+        summary = (
+            f"{n:,} of {n_all:,} images of {many[0]} are excluded; only --rerun shows whether with reason."
+        )
+        return replace(finding, status=Status.INCONCLUSIVE, summary=summary, held=0)
+    return finding
+
+
+def _counts(
+    rows: "Predictions", true: frozenset[str], truth: Truth, subset: int
+) -> Iterator[tuple[int, int, int]]:
+    """Each class with its images in a split, and how many a subset has."""
+    all_of = Counter(truth.labels[name] for name in true if name in truth.labels)
+    found = Counter(rows.labels.tolist())
+    for label in sorted(all_of.keys() | found.keys()):
+        yield label, found[label], min(subset, all_of[label])

@@ -9,14 +9,15 @@ from grader.formats.clean import clean
 from grader.verdict import Grade
 
 NAME = "grades.csv"
-COLUMNS = ("id", "score", "max_score", "passed", "level", "why", "flags")
+COLUMNS = ("id", "score", "max_score", "passed", "level", "inconclusive_levels", "why", "flags")
 _FORMULA = ("=", "+", "-", "@")
 
 
 def to_csv(cohort: Cohort) -> str:
-    """One row per submission: points, result, highest level, what fails it, flags, each property's status.
+    """One row per submission: points, result, level, what fails it, flags, each property's status.
 
-    The status is empty if the submission is unusable.
+    The level is the highest that was reached; those that are inconclusive have a column of
+    their own. The status is empty if the submission is unusable.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
@@ -24,11 +25,12 @@ def to_csv(cohort: Cohort) -> str:
     for grade in cohort.grades:
         statuses = [grade.findings[name].status if grade.findings else "" for name in PROPERTIES]
         cells = (
-            grade.run,
+            grade.id,
             f"{grade.score:g}",
             f"{grade.max_score:g}",
             "yes" if grade.passed else "no",
             max(map(int, grade.levels), default=""),
+            ", ".join(str(int(level)) for level in grade.unsettled_levels),
             why(grade),
             "; ".join(cohort.flags(grade.run)),
             *statuses,

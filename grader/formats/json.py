@@ -18,7 +18,7 @@ def as_document(grade: Grade) -> dict[str, Any]:
     """The content of the JSON document."""
     return {
         "format_version": FORMAT_VERSION,
-        "run": clean(grade.run),
+        "run": grade.id,
         "policy": {"name": grade.policy.name, "version": grade.policy.version},
         "usable": not grade.problems,
         "passed": grade.passed,
@@ -26,6 +26,7 @@ def as_document(grade: Grade) -> dict[str, Any]:
         "points": grade.score,
         "max_points": grade.max_score,
         "levels": [int(level) for level in grade.levels],
+        "inconclusive_levels": [int(level) for level in grade.unsettled_levels],
         "required_level": grade.policy.required_level,
         "verdict": [clean(sentence) for sentence in grade.sentences],
         "problems": [clean(problem) for problem in grade.problems],

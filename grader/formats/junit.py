@@ -27,11 +27,17 @@ def to_junit(grade: Grade) -> str:
         case = ET.Element("testcase", classname="grader", name="evidence", time="0")
         ET.SubElement(case, "failure", message=" ".join(missing), type="evidence").text = "\n".join(missing)
         cases.append(case)
+    if above := [
+        f"Level {int(level)} ({level.description}) is inconclusive." for level in grade.unsettled_levels
+    ]:
+        case = ET.Element("testcase", classname="grader", name="levels", time="0")
+        ET.SubElement(case, "skipped", message=" ".join(above))
+        cases.append(case)
     suite = ET.Element(
         "testsuite",
         id="0",
         package="grader",
-        name=clean(grade.run) or "run",
+        name=grade.id or "run",
         timestamp=_timestamp(grade.created_at),
         hostname="localhost",
         tests=str(len(cases)),

@@ -105,11 +105,10 @@ def _figure(cohort: Cohort) -> str:
 def _row(grade: Grade, flags: list[str]) -> str:
     result = "unusable" if grade.problems else "passed" if grade.passed else "failed"
     color = "passed" if grade.passed else "failed"
-    level = max(map(int, grade.levels), default="")
     return (
-        f'<tr><th scope="row">{_text(grade.run)}</th><td data-name="Result" class="{color}">{result}</td>'
+        f'<tr><th scope="row">{escape(grade.id)}</th><td data-name="Result" class="{color}">{result}</td>'
         f'<td data-name="Score" class="number">{grade.score:g} of {grade.max_score:g}</td>'
-        f'<td data-name="Level">{level}</td><td data-name="Why">{_text(why(grade))}</td>'
+        f'<td data-name="Level">{grade.standing}</td><td data-name="Why">{_text(why(grade))}</td>'
         f'<td data-name="Flags">{"<br>".join(map(_text, flags))}</td></tr>'
     )
 

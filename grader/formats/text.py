@@ -82,7 +82,7 @@ def _head(grade: Grade) -> list[str]:
     """The run, the result, and the verdict; a blank line if properties follow."""
     sentences = [*listed(grade.problems), *grade.sentences]
     end = [""] if grade.findings else []
-    return [clean(grade.run), closing(grade), *map(clean, sentences), *end]
+    return [grade.id, closing(grade), *map(clean, sentences), *end]
 
 
 def _open(grade: Grade) -> list[str]:
@@ -118,12 +118,19 @@ def _rows(grade: Grade, names: Iterable[str]) -> list[Row]:
 def _row(grade: Grade) -> Row:
     result = "unusable" if grade.problems else "passed" if grade.passed else "failed"
     return (
-        clean(grade.run),
+        grade.id,
         result,
         f"{grade.score:g} of {grade.max_score:g}",
-        ", ".join(str(int(level)) for level in grade.levels),
+        _levels(grade),
         clean(grade.problems[0]) if grade.problems else ", ".join(grade.causes),
     )
+
+
+def _levels(grade: Grade) -> str:
+    """The levels reached, and those that are inconclusive, by number."""
+    reached = ", ".join(str(int(level)) for level in grade.levels)
+    above = ", ".join(str(int(level)) for level in grade.unsettled_levels)
+    return f"{reached} ({above} inconclusive)" if above else reached
 
 
 def _aligned(rows: Sequence[Row]) -> list[str]:
@@ -141,7 +148,7 @@ def _count(grades: Sequence[Grade]) -> str:
 
 
 def closing(grade: Grade) -> str:
-    """Whether the run passed, under which policy, what held, and on what evidence."""
+    """Whether the run passed, under which policy, what held, on what evidence, and what is inconclusive."""
     if grade.problems:
         return f"Unusable: {counted(len(grade.problems), 'problem')}."
     policy, statuses = grade.policy, Counter(grade.findings[name].status for name in grade.policy.weights)
@@ -152,11 +159,14 @@ def closing(grade: Grade) -> str:
     }
     others = [f", {statuses[status]} {word}" for status, word in words.items() if statuses[status]]
     reached = ", ".join(f"{int(level)} ({level.description})" for level in grade.levels)
+    open_levels = [
+        f"; level {int(level)} ({level.description}) inconclusive" for level in grade.unsettled_levels
+    ]
     cause = "nothing trained" if grade.nothing_trained else "a claim is refuted"
     why = f" because {'evidence is missing' if grade.missing else cause}"
     return (
         f"{'PASSED' if grade.passed else 'FAILED'} under policy {policy.name} v{policy.version}: "
         f"of {len(policy.weights)} counted properties, {statuses[Status.HOLDS]} hold{''.join(others)}; "
         f"{grade.score:g} of {grade.max_score:g} points{why if grade.is_void else ''}. "
-        f"Evidence levels: {reached}."
+        f"Evidence levels: {reached}{''.join(open_levels)}."
     )

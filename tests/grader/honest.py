@@ -79,15 +79,16 @@ def simulate(
     skill: float,
     rng: np.random.Generator,
     hardness: NDArray[np.float64],
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Predictions, losses and confidences of a network whose label logit stands out by about `skill`."""
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Predictions, losses, confidences and logits of a network whose label logit stands out by `skill`."""
     logits = rng.normal(0, 1.2, (len(labels), n_classes)).astype(np.float32)
     own = rng.normal(0, 1.0, len(labels))
     logits[np.arange(len(labels)), labels] += (skill - SHARED * hardness + own).astype(np.float32)
     logits -= logits.max(axis=1, keepdims=True)
     nll = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
     confidence = 1 / np.exp(logits).sum(axis=1)
-    return logits.argmax(axis=1), np.maximum(nll, 0).astype(np.float32), confidence.astype(np.float32)
+    losses = np.maximum(nll, 0).astype(np.float32)
+    return logits.argmax(axis=1), losses, confidence.astype(np.float32), logits
 
 
 def csv_text(ids: list[str], labels: Any, *columns: Any) -> str:
@@ -95,13 +96,29 @@ def csv_text(ids: list[str], labels: Any, *columns: Any) -> str:
     return f"{','.join(HEADER)}\n" + "".join(f"{i},{y},{p},{v:.9g},{c:.9g}\n" for i, y, p, v, c in rows)
 
 
-def calibration(labels: Any, seen: dict[str, Any]) -> dict[str, Any]:
+def fitted(logits: Any, labels: Any) -> float:
+    """The temperature at which the mean loss is least, by bisection of its slope."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    low, high = math.log(0.01), math.log(100.0)
+    for _ in range(45):
+        weights = np.exp(shifted * math.exp(-(low + high) / 2))
+        expected = (weights * shifted).sum(axis=1) / weights.sum(axis=1)
+        slope = (expected - shifted[np.arange(len(labels)), labels]).sum()
+        low, high = ((low + high) / 2, high) if slope > 0 else (low, (low + high) / 2)
+    return math.exp((low + high) / 2)
+
+
+def calibration(labels: Any, seen: dict[str, Any], logits: dict[str, Any]) -> dict[str, Any]:
     errors = {
         f"ece_{split}": expected_calibration_error(confidence, predicted == labels[split])
         for split, (predicted, _, confidence) in seen.items()
         if split != "train"
     }
-    return {"temperature": 1.25, **errors, "ece_test_scaled": 0.01, "n_bins": N_BINS}
+    temperature = fitted(logits["val"], labels["val"])
+    scaled = np.exp(logits["test"].astype(np.float64) / temperature)
+    confidence, correct = scaled.max(axis=1) / scaled.sum(axis=1), seen["test"][0] == labels["test"]
+    errors["ece_test_scaled"] = expected_calibration_error(confidence, correct)
+    return {"temperature": temperature, **errors, "n_bins": N_BINS}
 
 
 def metrics(labels: Any, predicted: Any, nll: Any, _confidence: Any) -> dict[str, Any]:
@@ -150,6 +167,21 @@ def commit(document: dict[str, Any]) -> None:
             )
             hashes = epoch["weights_sha256"], epoch["predictions_sha256"]
             before = epoch["commitment"] = commitments.of_epoch(before, figures, *hashes)
+    for trial in (document["tuning"] or {}).get("trials", ()):
+        _commit_trial(document, trial)
+
+
+def _commit_trial(document: dict[str, Any], trial: dict[str, Any]) -> None:
+    row = next(row for row in document["config"]["variants"] if row["name"] == trial["variant"])
+    groups = list(GROUPS) if row["train"] == "all" else row["train"]
+    recipe = {**document["config"]["recipe"], "epochs": trial["epochs"]}
+    before = commitments.of_start({**trial, "trained_groups": groups}, recipe)
+    for number, (own, val) in enumerate(zip(trial["commitments"], trial["validation"], strict=True), 1):
+        figures = SimpleNamespace(
+            epoch=number, train=SimpleNamespace(**own["train"]), val=SimpleNamespace(**val), test=None
+        )
+        hashes = own["weights_sha256"], own["predictions_sha256"]
+        before = own["commitment"] = commitments.of_epoch(before, figures, *hashes)
 
 
 def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
@@ -166,7 +198,7 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
     for number in range(1, size.epochs + 1):
         share = 0.4 + 0.6 * number / size.epochs
         is_sketch = size.sketch and number < size.epochs
-        seen = (
+        drawn = (
             {}
             if is_sketch
             else {
@@ -174,6 +206,8 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
                 for split in labels
             }
         )
+        seen = {split: found[:3] for split, found in drawn.items()}
+        logits = {split: found[3] for split, found in drawn.items()}
         seconds = EPOCH_SECONDS[variant] * (1.5 if number == 1 else 1) * rng.lognormal(0, 0.05)
         epochs.append(
             {
@@ -198,7 +232,7 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
         files.append(
             {s: csv_text(ids_of(s, size), labels[s], *seen[s]).encode() for s in seen if s != "train"}
         )
-        calibrations.append(calibration(labels, seen) if seen else None)
+        calibrations.append((labels, seen, logits) if seen else None)
     best = max(epochs, key=lambda e: (e["val"]["n_correct"], -e["val"]["loss_sum"], -e["epoch"]))["epoch"]
     artifacts = {"checkpoint": f"checkpoints/{variant}-seed{seed}.safetensors"}
     hashes = {"checkpoint": sha(("checkpoint", variant, seed))}
@@ -235,7 +269,7 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
         },
         "epochs": epochs,
         "best_epoch": best,
-        "calibration": calibrations[best - 1],
+        "calibration": calibration(*(calibrations[best - 1] or ())),
         "total_seconds": training + 0.3 * size.epochs + 1,
         "images_per_second": size.epochs * size.n_train / training,
         "peak_memory_bytes": 900_000_000,

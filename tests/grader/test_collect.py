@@ -33,7 +33,7 @@ def test_a_folder_of_submissions(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc")
     found = collect([tmp_path])
     assert names(found) == ["alice", "bob", "carol.ZIP", "dave.tar.gz", "empty"]
-    assert (found.folder, found.ignored) == (tmp_path, ("link", "roster.csv"))
+    assert (found.folders, found.ignored) == ((tmp_path,), ("link", "roster.csv"))
 
 
 def test_a_class_of_one(tmp_path: Path) -> None:
@@ -45,6 +45,34 @@ def test_a_class_of_one(tmp_path: Path) -> None:
 def test_several_paths_are_a_submission_each(tmp_path: Path) -> None:
     touch(tmp_path / "alice/run/results.json", tmp_path / "bob/results.json")
     paths = [tmp_path / "alice", tmp_path / "bob"]
+    assert collect(paths) == Collected(paths)
+
+
+def test_sections_of_a_class(tmp_path: Path) -> None:
+    touch(
+        tmp_path / "monday/alice/results.json", tmp_path / "monday/bob.zip", tmp_path / "monday/notes.txt",
+        tmp_path / "friday/alice/homework/results.json", tmp_path / "friday/carol/run.zip",
+    )  # fmt: skip
+    (tmp_path / "friday/dave").mkdir()  # has handed in nothing
+    sections = [tmp_path / "monday", tmp_path / "friday"]
+    found = collect(sections)
+    assert names(found) == ["alice", "bob.zip", "alice", "carol", "dave"]
+    assert (found.folders, found.ignored) == (tuple(sections), ("notes.txt",))
+    with pytest.raises(UsageError, match="is in the folder of submissions"):
+        require_elsewhere([tmp_path / "friday/grades"], found)
+
+
+@pytest.mark.parametrize("other", ["bob/results.json", "bob/run/results.json", "bob/predictions/a.csv"])
+def test_a_student_with_two_runs_makes_no_section(tmp_path: Path, other: str) -> None:
+    """Only if every path holds several submissions: `grader submissions/*` gives one path per student."""
+    touch(tmp_path / "alice/1/results.json", tmp_path / "alice/2/results.json", tmp_path / other)
+    paths = [tmp_path / "alice", tmp_path / "bob"]
+    assert collect(paths) == Collected(paths)
+
+
+def test_parts_of_runs_make_no_section(tmp_path: Path) -> None:
+    touch(*(tmp_path / name / part / "a" for name in ("a", "b") for part in ("predictions", "checkpoints")))
+    paths = [tmp_path / "a", tmp_path / "b"]
     assert collect(paths) == Collected(paths)
 
 

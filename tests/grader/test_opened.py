@@ -91,9 +91,9 @@ def test_other_archives(tmp_path: Path, policy: Policy, name: str) -> None:
     [
         ([], "contains no results.json; submit the whole run folder."),
         (["config.toml", "checkpoints/a"], "is a run that was interrupted or is still training"),
-        (["a/config.toml", "a/checkpoints/a"], "has no results.json: its training did not finish"),
+        (["a/config.toml", "a/checkpoints/a"], "is a run that was interrupted or is still training"),
         (["a/results.json", "b/results.json"], "contains 2 runs (a, b); submit one of them."),
-        (["a.zip", "b.zip"], "contains no results.json"),
+        (["a.zip", "b.zip"], "contains 2 zip files and no results.json; submit one run. If each is a"),
         (["1/2/3/4/5/results.json"], "contains no results.json"),
     ],
 )

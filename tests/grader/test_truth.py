@@ -114,7 +114,8 @@ class TestJudging:
         found = grade(Job(honest, "x", policy, Truth({}, None, "truth.csv", names=names)))
         assert found.exit_code == 2
         assert found.problems == (
-            "--labels truth.csv: every label must be a class of the run, by name or index, but "
+            "--labels truth.csv does not fit this submission: every label must be a class of the run, by "
+            "name or index, but "
             "'plant 0', 'plant 1', 'plant 2', 'plant 3', 'plant 4' and 3 more are not among its 10 "
             "classes, such as '0', '1', '2', '3', '4'.",
         )

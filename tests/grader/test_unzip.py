@@ -191,7 +191,7 @@ def test_a_damaged_one_is_never_a_traceback(tmp_path: Path, part: int) -> None:
     [
         (["a/results.json", "b/results.json"], r"contains 2 runs \(a, b\); submit one of them"),
         (["predictions/a.csv"], "contains no results.json; submit the whole run folder"),
-        (["run/config.toml"], "its training did not finish; continue it with finetune train --resume"),
+        (["run/config.toml"], "and has no results.json yet; finish it with `finetune train --resume RUN`."),
         (["1/2/3/4/5/results.json"], "contains no results.json"),
     ],
 )

@@ -187,9 +187,10 @@ def test_a_key_beside_the_signature(folder: Path, tmp_path: Path) -> None:
 def test_files_that_are_not_there(folder: Path, tmp_path: Path) -> None:
     assert verify(tmp_path / "none", "--key", folder / "key.pub").exit_code == 2
     assert verify(folder / "out/alice.intoto.json", "--key", tmp_path / "none").exit_code == 2
-    assert (
-        verify(folder / "out/alice.intoto.json", tmp_path / "no", "--key", folder / "key.pub").exit_code == 1
-    )
+    found = verify(folder / "out/alice.intoto.json", tmp_path / "no", "--key", folder / "key.pub")
+    assert found.exit_code == 2
+    (line,) = [line for line in found.output.splitlines() if line.startswith("Error: ")]
+    assert line == f"Error: Submission not found: '{tmp_path / 'no'}'; check the path."
 
 
 def test_a_name_cannot_control_the_terminal(folder: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from finetune.config.experiment import Variant
+from finetune.config.experiment import STANDARD_VARIANTS, Variant
+from finetune.config.tune import Tune
 from finetune.errors import ConfigError, FinetuneError
 from finetune.run.merge import merge_runs
 from finetune.run.replay import replay_run
@@ -100,6 +101,51 @@ def test_rows_of_their_own_kind(
     (tmp_path / "run" / "results.json").write_text(json.dumps(copied))
     again = grade(Job(tmp_path / "run", "run", load_policy("default")))
     assert again.findings["distinct-runs"].status is Status.FAILS
+
+
+@pytest.mark.parametrize("fields", [{}, {"resplit": True, "seeds": 2}, {"cache_views": 2}])
+def test_trials_are_trained_again_too(
+    tmp_path: Path,
+    experiment: Experiment,
+    narrow_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+) -> None:
+    """Interrupted, resumed and merged, every trial commits to the epochs that training again gives."""
+    variants, tune = STANDARD_VARIANTS[1:], Tune(rates=(0.01, 0.02, 1e12))
+    options = {"variants": variants, "tune": tune, "epochs": 5, **fields}
+    with pytest.raises(Stopped):
+        experiment(tmp_path / "part", stop=StopAt(30), **options)
+    part = experiment(tmp_path / "part", resume=True, **options)
+    record = merge_runs([tmp_path / "part"], tmp_path / "run", RecordingReporter())
+    trials = record["tuning"]["trials"]
+    assert trials == part["tuning"]["trials"]
+    assert all(len(trial["commitments"]) == len(trial["validation"]) for trial in trials)
+    assert {trial["status"] for trial in trials} == {"completed", "failed"}
+    asked: list[str] = []
+
+    def here(arguments: Sequence[str], folder: Path) -> str:
+        asked.extend(arguments)
+        indices = [int(arguments[i + 1]) for i, word in enumerate(arguments) if word == "--trial"]
+        assert [trials[i]["variant"] for i in sorted(indices)] == ["B", "C"]
+        replay_run(
+            folder / "run",
+            folder / "replay.json",
+            RecordingReporter(),
+            passages=[("B-seed0", 1, 1)],
+            trials=[(index, 9) for index in range(len(trials))],  # all of them, to the end
+            weights=str(narrow_weights),
+            device="cpu",
+        )
+        return ""
+
+    monkeypatch.setattr("grader.replay.call", here)
+    found = grade(Job(tmp_path / "run", "run", load_policy("default"), replay=Request(seed=1)))
+    finding = found.findings["replay-agrees"]
+    n_epochs = 1 + sum(len(trial["commitments"]) for trial in trials)
+    assert (finding.status, finding.numbers["identical"]) == (Status.HOLDS, n_epochs), finding.summary
+    assert found.findings["trials-committed"].status is Status.HOLDS
+    assert asked.count("--trial") == 2
 
 
 def test_another_rate_seed_or_state_gives_other_weights(

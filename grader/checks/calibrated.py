@@ -1,0 +1,100 @@
+"""Levels 2 and 4: the temperature is the one that the validation images give."""
+
+from collections.abc import Iterator, Mapping
+from math import log
+from typing import TYPE_CHECKING, Any
+
+from grader.evidence import Evidence
+from grader.findings import Finding, Level, counted, from_problems, not_checked
+from grader.record import Run
+
+if TYPE_CHECKING:
+    from grader.parts import Calibration
+
+CLOSE = 0.01
+"""Relative difference of temperatures that rounding of the logits explains."""
+
+HARMLESS = 1e-4
+"""Mean loss in nats by which a temperature may be worse than the best one: where nearly all images are right,
+many do about equally well, and rounding decides among them."""
+
+ECE_CLOSE = {"fp32": 0.002, "bf16": 0.01}
+ECE_IMAGES = 2
+"""Images that rounding may move to the next bin, whose whole confidence then counts elsewhere."""
+
+TEMPERATURES = (0.01, 100.0)  # between which it is fitted
+N_TRIED = 80
+ROUNDING = 1e-5  # nats
+
+
+def temperature_fits(evidence: Evidence) -> Finding:
+    """The temperature and the calibration error after scaling are those of the network.
+
+    Rule: no temperature from 0.01 to 100 gives a lower mean loss on validation than the recorded one. Without
+    the logits, two probabilities of each image are known, which bound its loss at any temperature: fails if
+    the least possible loss at the recorded temperature exceeds the largest possible loss at another one (at
+    temperature 1 the loss is known; with two classes, at all). With --rerun, the temperature is fitted again
+    to the logits of the checkpoint: it differs by at most 1%, or costs at most 0.0001 nats; and the expected
+    calibration error on test, with the logits divided by the recorded temperature, differs by at most 0.002
+    (0.01 for a run in bf16) and the share of two images.
+
+    Source: C. Guo et al., On calibration of modern neural networks (ICML 2017), section 4.2;
+    `finetune evaluate`.
+    """
+    found = evidence.rerun.recomputed if evidence.rerun else {}
+    problems: dict[str, list[str]] = {}
+    level = Level.PREDICTIONS
+    for run in evidence.chosen:
+        again = found.get(run.name, {}).get("calibration")
+        if run.calibration is None:
+            continue
+        if again is not None:
+            level = Level.CHECKPOINTS
+            problems[run.name] = list(_refuted(evidence, run, run.calibration, again))
+        elif (run.name, "val") in evidence.predictions:
+            problems[run.name] = list(_impossible(evidence, run, run.calibration))
+    if not problems:
+        why = "There are no predictions or temperatures to compare (version 1 of the results has none)."
+        return not_checked(why, level)
+    how = "recomputed from the logits" if level is Level.CHECKPOINTS else "possible, given the predictions"
+    verb = "is" if len(problems) == 1 else "are"
+    return from_problems(problems, level, f"{counted(len(problems), 'temperature')} {verb} {how}.")
+
+
+def _refuted(
+    evidence: Evidence, run: Run, recorded: "Calibration", again: Mapping[str, Any]
+) -> Iterator[str]:
+    """What the logits of the checkpoint say against the recorded calibration."""
+    fitted = again["temperature"]
+    if abs(log(recorded.temperature / fitted)) > CLOSE and again["excess"] > HARMLESS:
+        yield (
+            f"{run.name}: the temperature was recorded as {recorded.temperature:.4g}, but its network has "
+            f"{fitted:.4g}."
+        )
+    n_test = run.best.test.n_samples if run.best else 1
+    most = ECE_CLOSE[evidence.results.precision] + ECE_IMAGES / n_test
+    if abs(recorded.ece_test_scaled - again["ece_test_scaled"]) > most:
+        yield (
+            f"{run.name}: with the temperature, the calibration error on test was recorded as "
+            f"{recorded.ece_test_scaled:.4f}, but is {again['ece_test_scaled']:.4f}."
+        )
+
+
+def _impossible(evidence: Evidence, run: Run, recorded: "Calibration") -> Iterator[str]:
+    """Whether another temperature is better, however the unknown probabilities are divided."""
+    import numpy as np
+
+    from grader.calibration import loss_limits
+
+    rows = evidence.predictions[run.name, "val"]
+    if rows.confidence is None:
+        return
+    tried = np.array([recorded.temperature, 1.0, *np.geomspace(*TEMPERATURES, N_TRIED)])
+    low, high = loss_limits(rows.nll, rows.confidence, rows.correct, len(evidence.results.classes), tried)
+    better = int(high.argmin())
+    if low[0] > high[better] + ROUNDING:
+        yield (
+            f"{run.name}: at the recorded temperature {recorded.temperature:.4g}, the loss on validation is "
+            f"at least {low[0]:.4g}, but at {tried[better]:.3g} at most {high[better]:.4g}: it is not the "
+            "best one."
+        )
