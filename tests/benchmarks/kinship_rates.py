@@ -80,7 +80,8 @@ def main() -> None:
         n_images = pairs[0].degrees if pairs else 0
         print(  # noqa: T201
             f"{name}: {len(evidence.chosen)} runs, {n_images} degrees, {len(pairs)} pairs, "
-            f"{len(competent)} competent; rho {min(competent, default=0):.2f} to {max(competent, default=0):.2f}, "
+            f"{len(competent)} competent; rho {min(competent, default=0):.2f} to "
+            f"{max(competent, default=0):.2f}, "
             f"robust to {max((p.robust for p in pairs), default=0):.3f}; alarms {len(little)}, {len(much)} "
             f"{sorted({(p.kinship, p.first.variant, p.second.variant) for p in little + much})[:6]}"
         )
