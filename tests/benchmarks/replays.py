@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.replays record FOLDER         # honest runs, with run folders
     python -m tests.benchmarks.replays again FOLDER NAME...  # their epochs, under other conditions
-    python -m tests.benchmarks.replay_rates FOLDER           # the tables of docs/replay.md
+    python -m tests.benchmarks.replay_rates FOLDER           # the tables of docs/detection.md
 
 `--torch PYTHON` names a Python with another version of PyTorch, for the conditions that need one.
 """

@@ -1,6 +1,6 @@
 """How often C is called faster than B, in simulated jobs on machines that others use too.
 
-GRADER_SIMULATIONS sets how many jobs each figure rests on; `pytest -rP` shows the figures for docs/grading.md.
+GRADER_SIMULATIONS sets how many jobs each figure rests on; `pytest -rP` shows them, for docs/detection.md.
 """
 
 import os
@@ -18,8 +18,9 @@ from grader.findings import Status
 N = int(os.environ.get("GRADER_SIMULATIONS", "1000"))
 EPOCHS = 10
 NOISE = 0.03
-SHARED_CORE = 1.25
-"""Processor time beside a program on the other hardware thread of a core, relative to that without."""
+CACHES, THREADS = 1.1, 1.5
+"""Processor time beside a program that takes turns on the same core, and beside one on the core's other
+hardware thread, relative to that without. In the first case the time on the clock doubles."""
 
 Slowness = Callable[[np.random.Generator, int], np.ndarray]
 
@@ -59,11 +60,15 @@ LOADS: dict[str, Slowness] = {
 
 
 def job(rng: np.random.Generator, load: str, n_seeds: int, ratio: float, clock_alone: bool) -> Evidence:
-    """A, B and C with each seed, one after another, C taking `ratio` of the time of the others."""
+    """A, B and C with each seed, one after another, C taking `ratio` of the time of the others.
+
+    In half of the jobs another program takes turns on the core, in the other half it has a hardware thread.
+    """
     slowness = LOADS[load](rng, 3 * EPOCHS * n_seeds).reshape(n_seeds, 3, EPOCHS)
     work = np.array([1, 1, ratio])[:, None] * np.exp(rng.normal(0, NOISE, slowness.shape))
-    wall = work * slowness
-    cpu = work * np.where(slowness > 1, 1 + (SHARED_CORE - 1) * (slowness - 1), 1)
+    takes_turns = rng.random() < 0.5
+    busier = 1 + (slowness - 1) * ((CACHES if takes_turns else THREADS) - 1)
+    wall, cpu = work * (slowness if takes_turns else busier), work * busier
     runs: dict[str, list[Any]] = {variant: [] for variant in "ABC"}
     for seed in range(n_seeds):
         for i, variant in enumerate("ABC"):
@@ -75,7 +80,7 @@ def job(rng: np.random.Generator, load: str, n_seeds: int, ratio: float, clock_a
                 )
                 for seconds, busy in zip(wall[seed, i], cpu[seed, i], strict=True)
             ]
-            runs[variant].append(SimpleNamespace(seed=seed, epochs=epochs))
+            runs[variant].append(SimpleNamespace(seed=seed, epochs=epochs, trained_groups=()))
     return Evidence(cast("Any", SimpleNamespace(device="cpu", of=runs.__getitem__)))
 
 
