@@ -31,31 +31,31 @@ CLOTHES = {**PHOTOS, "dataset": str(DATA / "clothing")}
 LADDER = {"preset": "depth", "variants": "fc,C,layer3-up,layer1-up,B"}
 
 EXPERIMENTS: dict[str, Mapping[str, Any]] = {
-    "digits": {**DIGITS, "epochs": 4, "seeds": 8},
-    "digits, long": {**DIGITS, "epochs": 15, "seeds": 5},
+    "digits": {**DIGITS, "epochs": 4, "seeds": 6},
+    "digits, long": {**DIGITS, "epochs": 10, "seeds": 3},
     "digits, one epoch": {**DIGITS, "epochs": 1, "seeds": 8},
-    "digits, 100 images": {**DIGITS, "subset": 10, "epochs": 8, "batch_size": 20, "seeds": 8},
-    "digits, all": {**DIGITS, "subset": 200, "epochs": 3, "seeds": 5},
-    "digits, 24 px, fp32": {**DIGITS, "image_size": 24, "precision": "fp32", "epochs": 4, "seeds": 8},
-    "digits, rate 0.0001": {**DIGITS, "lr": 1e-4, "epochs": 3, "seeds": 8},
-    "digits, rate 0.001": {**DIGITS, "lr": 1e-3, "epochs": 6, "seeds": 8},
-    "digits, rate 0.1": {**DIGITS, "lr": 0.1, "epochs": 4, "seeds": 8},
-    "digits, rates of their own": {**DIGITS, "lr": {"A": 0.06, "B": 0.02, "C": 0.1}, "epochs": 5, "seeds": 8},
-    "digits, longer A": {**DIGITS, "variants": "A,B,C", "longer_scratch": 3, "epochs": 3, "seeds": 6},
+    "digits, 100 images": {**DIGITS, "subset": 10, "epochs": 5, "batch_size": 20, "seeds": 6},
+    "digits, all": {**DIGITS, "subset": 200, "epochs": 2, "seeds": 3},
+    "digits, 24 px, fp32": {**DIGITS, "image_size": 24, "precision": "fp32", "epochs": 3, "seeds": 5},
+    "digits, rate 0.0001": {**DIGITS, "lr": 1e-4, "epochs": 2, "seeds": 8},
+    "digits, rate 0.001": {**DIGITS, "lr": 1e-3, "epochs": 4, "seeds": 5},
+    "digits, rate 0.1": {**DIGITS, "lr": 0.1, "epochs": 3, "seeds": 6},
+    "digits, rates of their own": {**DIGITS, "lr": {"A": 0.06, "B": 0.02, "C": 0.1}, "epochs": 3, "seeds": 6},
+    "digits, longer A": {**DIGITS, "variants": "A,B,C", "longer_scratch": 3, "epochs": 2, "seeds": 4},
     "digits, ladder": {**DIGITS, **LADDER, "dataset": "digits", "weights": "bundled", "subset": 27}
-    | {"epochs": 4, "batch_size": 64, "lr": 0.02, "image_size": 32, "seeds": 4},
+    | {"epochs": 3, "batch_size": 64, "lr": 0.02, "image_size": 32, "seeds": 4},
     "digits, ladder, rate 0.001": {**LADDER, "dataset": "digits", "weights": "bundled", "subset": 27}
     | {"epochs": 2, "batch_size": 64, "lr": 0.001, "image_size": 32, "seeds": 4},
-    "flowers": {**FLOWERS, "subset": 4, "image_size": 32, "epochs": 6, "seeds": 5},
-    "flowers, 48 px, more": {**FLOWERS, "subset": 10, "image_size": 48, "epochs": 5, "seeds": 3},
+    "flowers": {**FLOWERS, "subset": 4, "image_size": 32, "epochs": 5, "seeds": 4},
+    "flowers, 48 px, more": {**FLOWERS, "subset": 10, "image_size": 48, "epochs": 4, "seeds": 2},
     "flowers, ladder": {**FLOWERS, **LADDER, "subset": 4, "image_size": 32, "epochs": 5, "seeds": 3},
-    "insects, 48 px": {**INSECTS, "image_size": 48, "epochs": 5, "seeds": 8},
-    "insects, 64 px, long": {**INSECTS, "image_size": 64, "epochs": 12, "seeds": 4},
-    "insects, rate 0.003": {**INSECTS, "image_size": 48, "lr": 0.003, "epochs": 4, "seeds": 8},
-    "clothes": {**CLOTHES, "subset": 30, "image_size": 48, "epochs": 5, "seeds": 8},
-    "clothes, more": {**CLOTHES, "subset": 80, "image_size": 48, "epochs": 4, "seeds": 5},
+    "insects, 48 px": {**INSECTS, "image_size": 48, "epochs": 4, "seeds": 6},
+    "insects, 64 px, long": {**INSECTS, "image_size": 64, "epochs": 6, "seeds": 3},
+    "insects, rate 0.003": {**INSECTS, "image_size": 48, "lr": 0.003, "epochs": 3, "seeds": 6},
+    "clothes": {**CLOTHES, "subset": 30, "image_size": 48, "epochs": 4, "seeds": 5},
+    "clothes, more": {**CLOTHES, "subset": 80, "image_size": 48, "epochs": 3, "seeds": 3},
     "clothes, ladder": {**CLOTHES, **LADDER, "dataset": str(DATA / "clothing"), "weights": "bundled"}
-    | {"subset": 30, "image_size": 48, "epochs": 4, "batch_size": 32, "lr": 0.02, "seeds": 4},
+    | {"subset": 30, "image_size": 48, "epochs": 3, "batch_size": 32, "lr": 0.02, "seeds": 3},
 }
 """Options of `finetune train` by name of the experiment."""
 

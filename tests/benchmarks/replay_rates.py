@@ -8,18 +8,21 @@ A pair is an epoch as recorded and as trained again; a forger's epoch stands for
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from grader.checks.replay import CLOSE, FAR, _compared
-from grader.record import SPLITS, results_from
+from grader.checks.replay import CLOSE, FAR, replay_agrees
+from grader.evidence import Evidence
+from grader.findings import Status
+from grader.record import SPLITS, Results, Run, results_from
+from grader.replay import Passage, Replay
 from tests.benchmarks.replays import HONEST, WAYS
 
 OUTCOMES = {"identical": "identical", "close": "agrees", "unclear": "unclear", "other": "refuted"}
@@ -62,11 +65,12 @@ class Compared:
 def compared(setting: Path) -> Iterator[Compared]:
     """All pairs of a setting, epoch by epoch."""
     document = json.loads((setting / "run/results.json").read_text())
-    runs = {run.name: run for run in results_from(document).runs}
+    results = results_from(document)
     for way in WAYS:
         path = setting / f"{way}.json"
-        for passage in json.loads(path.read_text())["passages"] if path.exists() else ():
-            run = runs[passage["run"]]
+        found = json.loads(path.read_text()) if path.exists() else {"passages": []}
+        for passage in found["passages"]:
+            run = next(run for run in results.runs if run.name == passage["run"])
             for i, again in enumerate(passage["epochs"]):
                 epoch = run.epochs[again["epoch"] - 1]
                 stage = "state" if passage["first"] > 1 else ("1", "2", "3 and later")[min(i, 2)]
@@ -75,13 +79,23 @@ def compared(setting: Path) -> Iterator[Compared]:
                     way,
                     run.variant,
                     stage,
-                    OUTCOMES[_compared(epoch, again, run.init)[0]],
+                    outcome_of(results, run, {**passage, "epochs": [again]}),
                     _relative(epoch.train.loss_sum, again["train"]["loss_sum"]),
                     max(_relative(epoch.on(s).loss_sum, again[s]["loss_sum"]) for s in SPLITS),
                     max(_flips(epoch.on(s), again[s]) for s in SPLITS),
                     epoch.weights_sha256 == again["weights_sha256"],
                     passage["initial_sha256"] == run.initial_sha256 if stage == "1" else None,
                 )
+
+
+def outcome_of(results: Results, run: Run, passage: dict[str, Any]) -> str:
+    """What the grader says of one replayed epoch; the start is taken for the recorded one."""
+    fields = {field.name: passage.get(field.name) for field in dataclasses.fields(Passage)}
+    again = Passage(**{**fields, "initial_sha256": run.initial_sha256})
+    found = replay_agrees(Evidence(results, replay=Replay([again])))
+    if found.status is Status.FAILS:
+        return "refuted"
+    return next(OUTCOMES[name] for name, n in found.numbers.items() if n)
 
 
 def _relative(recorded: float, again: float) -> float:
@@ -93,36 +107,28 @@ def _flips(recorded: Any, again: Any) -> float:
     return float(abs(n - n_again) / max(1.0, recorded.n_samples - (n + n_again) / 2) ** 0.5)
 
 
-def made_up(setting: Path, n: int = 1000) -> Iterator[Compared]:
+def made_up(setting: Path, n: int = 300) -> Iterator[Compared]:
     """First epochs that a script makes up: knowing only the classes, or how other seeds went."""
     document = json.loads((setting / "run/results.json").read_text())
     results = results_from(document)
     rng = np.random.default_rng(0)
-    for run in results.runs:
-        again = run.epochs[0]
-        entry = next(r for r in document["runs"] if f"{r['variant']}-seed{r['seed']}" == run.name)
-        others = [
-            r.epochs[0].train.loss_sum
-            for r in results.runs
-            if r.variant == run.variant and r.seed != run.seed
-        ]
-        guess = again.train.n_samples * np.log(len(results.classes))
-        drawn = {"made up": guess * rng.uniform(0.3, 1.1, n)}
+    for run, entry in zip(results.runs, document["runs"], strict=True):
+        again, kin = run.epochs[0], [r for r in results.runs if r.variant == run.variant and r is not run]
+        others = [other.epochs[0].train.loss_sum for other in kin]
+        drawn = {"made up": again.train.n_samples * np.log(len(results.classes)) * rng.uniform(0.3, 1.1, n)}
         if len(others) > 1:
             drawn["made up from other seeds"] = rng.normal(np.mean(others), np.std(others, ddof=1), n)
         for way, losses in drawn.items():
-            for loss in losses:
-                epoch = SimpleNamespace(
-                    weights_sha256="",
-                    predictions_sha256="",
-                    train=SimpleNamespace(loss_sum=max(loss, 1e-3), n_correct=again.train.n_correct),
-                    on={split: again.on(split) for split in SPLITS}.get,
-                )
-                outcome = _compared(epoch, entry["epochs"][0], run.init)[0]  # type: ignore[arg-type]
+            for loss in np.maximum(losses, 1e-3):
+                train = dataclasses.replace(again.train, loss_sum=float(loss))
+                epoch = dataclasses.replace(again, train=train, weights_sha256="", predictions_sha256="")
+                forged = dataclasses.replace(run, epochs=(epoch, *run.epochs[1:]))
+                passage = {"run": run.name, "first": 1, "epochs": entry["epochs"][:1]}
+                outcome = outcome_of(dataclasses.replace(results, runs=(forged,)), forged, passage)
+                loss_difference = _relative(float(loss), again.train.loss_sum)
                 yield Compared(
-                    setting.name, way, run.variant, "1", OUTCOMES[outcome],
-                    _relative(max(loss, 1e-3), again.train.loss_sum), 0.0, 0.0, False, None,
-                )  # fmt: skip
+                    setting.name, way, run.variant, "1", outcome, loss_difference, 0.0, 0.0, False, None
+                )
 
 
 def area(honest: Sequence[float], forged: Sequence[float]) -> float:

@@ -99,22 +99,24 @@ def again(folder: Path, setting: str, name: str, python: str) -> None:
 
 
 def passages_of(document: Mapping[str, Any], way: Again) -> list[tuple[str, int, int]]:
-    """The whole run of the first seed and the epochs after its states, and two epochs of the other seeds.
+    """The first epoch of every run.
 
-    A forger's first epoch, and the second with the first seed.
+    Honest: with the first seed all epochs of B and C, which start pretrained, two of A, and the epoch after
+    the first kept state.
     """
     first = document["config"]["seeds"][0]
     found = []
     for run in document["runs"]:
         name, n = f"{run['variant']}-seed{run['seed']}", len(run["epochs"])
-        if way.brief and run["seed"] != first:
-            continue
-        count = 2 if run["seed"] == first else 1
-        if not way.forger:
-            count = 2 if run["seed"] != first or way.brief else n
-            kept = run["states"] if run["seed"] == first else []
-            found += [(name, state["epoch"] + 1, 1) for state in kept]
-        found.append((name, 1, min(n, count)))
+        if run["seed"] != first:
+            if not way.brief:
+                found.append((name, 1, 1))
+        elif way.forger:
+            found.append((name, 1, 1))
+        else:
+            count = 2 if way.brief or run["init"] == "random" else n
+            found.append((name, 1, min(n, count)))
+            found += [(name, state["epoch"] + 1, 1) for state in run["states"][:1]]
     return found
 
 
