@@ -8,7 +8,7 @@ from typing import Any
 from grader import commitments
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
-from grader.record import SPLITS, Epoch, Run
+from grader.record import SPLITS, Epoch, Metrics, Run
 from grader.replay import Passage
 
 CLOSE = 0.003
@@ -21,7 +21,17 @@ FAR = {"pretrained": 0.05, "random": 0.25}
 loss of the first two epochs by up to 12%, so that only equal hashes agree."""
 
 TIES = 4
-"""Differences in the number of correct predictions that rounding makes, in standard deviations."""
+"""Differences in the number of correct predictions that no rounding explains, in standard deviations."""
+
+FEW = 2
+"""Correct predictions that rounding may tip, however few are incorrect."""
+
+CLOSE_HELD_OUT, CLOSE_TIES = 0.02, 1
+"""Differences of the losses on validation and test, and of the numbers of correct predictions in standard
+deviations, up to which rounding explains them where the training loss is close."""
+
+SAME_WEIGHTS = 0.001
+"""Difference of a loss that rounding makes in evaluation alone: identical weights differ in nothing else."""
 
 
 PLATFORM = ("platform", "device_name", "torch")
@@ -82,13 +92,15 @@ def replay_agrees(evidence: Evidence) -> Finding:
 
     Rule: a replayed epoch agrees if its weights and predictions have the recorded hashes, as on the same kind
     of processor with as many threads and the same libraries; elsewhere, for a run from pretrained weights, if
-    its training loss differs by at most 0.3%. It disagrees if the loss differs by more than 5%, or the number
-    of correct predictions on validation or test by more than 4 times the square root of the mean number of
-    incorrect ones; for a run from random weights, in which rounding grows fast, if the loss differs by more
-    than 25%. Otherwise it is inconclusive. A start must have the recorded hash; one from random weights, on
-    the same kind of machine and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. An
-    epoch that is inconclusive on the machine and with the libraries that the run names should have agreed bit
-    for bit: the finding says so.
+    its training loss differs by at most 0.3%, its losses on validation and test by at most 2%, and their
+    numbers of correct predictions by at most the square root of the mean number of incorrect ones (or 2). It
+    disagrees if the training loss differs by more than 5%, or such a number by more than 4 times that square
+    root; for a run from random weights, in which rounding grows fast, if the training loss differs by more
+    than 25%. It also disagrees if it has the recorded weights, but gives other predictions with them: losses
+    that differ by more than 0.1%, or more than 2 correct ones. Otherwise it is inconclusive. A start must
+    have the recorded hash; one from random weights, on the same kind of machine and version of PyTorch. Holds
+    if every epoch agrees, fails if one disagrees. An epoch that is inconclusive on the machine and with the
+    libraries that the run names should have agreed bit for bit: the finding says so.
 
     Source: `finetune replay`, run by the grader; tolerances measured in docs/grading.md.
     """
@@ -156,21 +168,46 @@ def _compared(epoch: Epoch, again: Mapping[str, Any], init: str) -> tuple[_Outco
     if _is_identical(epoch, again):
         return _Outcome.IDENTICAL, ""
     loss, expected = epoch.train.loss_sum, again["train"]["loss_sum"]
-    difference = abs(loss - expected) / expected
+    _, difference = _apart(epoch.train, again["train"])
     if difference > FAR[init]:
         return (
             _Outcome.OTHER,
             f"the training loss was recorded as {loss:.6g}, but training again gives {expected:.6g}.",
         )
+    if epoch.weights_sha256 == again["weights_sha256"]:
+        return _compared_with_the_same_weights(epoch, again)
+    is_close = difference <= CLOSE and init == "pretrained"
     for split in SPLITS if init == "pretrained" else ():
+        n_apart, apart = _apart(epoch.on(split), again[split])
         n, n_again = epoch.on(split).n_correct, again[split]["n_correct"]
-        n_wrong = epoch.on(split).n_samples - (n + n_again) / 2
-        if abs(n - n_again) > max(2, TIES * n_wrong**0.5):
+        deviation = (epoch.on(split).n_samples - (n + n_again) / 2) ** 0.5
+        if n_apart > max(FEW, TIES * deviation):
             return (
                 _Outcome.OTHER,
                 f"{n:,} correct predictions on {split} were recorded, but training again gives {n_again:,}.",
             )
-    return (_Outcome.CLOSE if difference <= CLOSE and init == "pretrained" else _Outcome.UNCLEAR), ""
+        is_close &= apart <= CLOSE_HELD_OUT and n_apart <= max(FEW, CLOSE_TIES * deviation)
+    return (_Outcome.CLOSE if is_close else _Outcome.UNCLEAR), ""
+
+
+def _compared_with_the_same_weights(epoch: Epoch, again: Mapping[str, Any]) -> tuple[_Outcome, str]:
+    """Training was the same bit for bit, so what the weights give differs at most by rounding."""
+    for split in ("train", *SPLITS):
+        n_apart, apart = _apart(epoch.on(split), again[split])
+        if n_apart > FEW or apart > SAME_WEIGHTS:
+            figures = f"{epoch.on(split).n_correct:,} correct and a loss of {epoch.on(split).loss_sum:.6g}"
+            return (
+                _Outcome.OTHER,
+                f"the weights are the recorded ones, but {figures} were recorded on {split}, and they give "
+                f"{again[split]['n_correct']:,} and {again[split]['loss_sum']:.6g}.",
+            )
+    return _Outcome.CLOSE, ""
+
+
+def _apart(recorded: Metrics, again: Mapping[str, Any]) -> tuple[int, float]:
+    """By how many correct predictions, and by what share of the loss, two results differ."""
+    n_apart = abs(recorded.n_correct - again["n_correct"])
+    return n_apart, abs(recorded.loss_sum - again["loss_sum"]) / max(again["loss_sum"], 1e-9)
 
 
 def _is_identical(epoch: Epoch, again: Mapping[str, Any]) -> bool:

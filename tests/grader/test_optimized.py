@@ -1,8 +1,8 @@
 """A forger who optimises: random search over consistent edits of a real run, against the grader.
 
 All want C a few points better than it was. GRADER_FORGERS sets how many try; the slow variant has 50.
-`pytest -rP` shows what fraction passes at each level, for docs/detection.md. At level 5 all epochs are trained
-again, and no checkpoints are at hand.
+`pytest -rP` shows what fraction passes at each level, for docs/detection.md. At level 5 all epochs are
+trained again, and no checkpoints are at hand.
 """
 
 import dataclasses
