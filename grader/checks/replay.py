@@ -25,7 +25,17 @@ CALM_RATE = 0.02
 """Peak learning rate at which the tolerances were measured; it limits trials alone, which go far above it."""
 
 TIES = 4
-"""Differences in the number of correct predictions that rounding makes, in standard deviations."""
+"""Differences in the number of correct predictions that no rounding explains, in standard deviations."""
+
+FEW = 2
+"""Correct predictions that rounding may tip, however few are incorrect."""
+
+CLOSE_HELD_OUT, CLOSE_TIES = 0.02, 1
+"""Differences of the losses on validation and test, and of the numbers of correct predictions in standard
+deviations, up to which rounding explains them where the training loss is close."""
+
+SAME_WEIGHTS = 0.001
+"""Difference of a loss that rounding makes in evaluation alone: identical weights differ in nothing else."""
 
 
 PLATFORM = ("platform", "device_name", "torch")
@@ -88,16 +98,18 @@ def replay_agrees(evidence: Evidence) -> Finding:
     a kept state, and as many epochs of one trial of each variant, drawn at random. A replayed epoch agrees if
     its weights and predictions have the recorded hashes, as on the same kind of processor with as many
     threads and the same libraries; elsewhere, for a run from pretrained weights, if its training loss differs
-    by at most 0.3%. It disagrees if the loss differs by more than 5%, or the number of correct predictions on
-    validation or test by more than 4 times the square root of the mean number of incorrect ones; for a run
-    from random weights, in which rounding grows fast, if the loss differs by more than 25%. Otherwise it is
-    inconclusive. A trial that is recorded as diverged where training again gives a finite loss is
-    inconclusive, and disagrees if the mean loss is below ln K, that of guessing among K classes. A trial at a
-    rate above 0.02, for which nothing was measured, disagrees only on the machine and with the libraries that
-    the results name. A start must have the recorded hash; one from random weights, on the same kind of
-    machine and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. An
-    epoch that is inconclusive on the machine and with the libraries that the run names should have agreed bit
-    for bit: the finding says so.
+    by at most 0.3%, its losses on validation and test by at most 2%, and their numbers of correct predictions
+    by at most the square root of the mean number of incorrect ones (or 2). It disagrees if the training loss
+    differs by more than 5%, or such a number by more than 4 times that square root; for a run from random
+    weights, in which rounding grows fast, if the training loss differs by more than 25%. It also disagrees if
+    it has the recorded weights, but gives other predictions with them: losses that differ by more than 0.1%,
+    or more than 2 correct ones. Otherwise it is inconclusive. A trial that is recorded as diverged where
+    training again gives a finite loss is inconclusive, and disagrees if the mean loss is below ln K, that of
+    guessing among K classes. A trial at a rate above 0.02, for which nothing was measured, disagrees only on
+    the machine and with the libraries that the results name. A start must have the recorded hash; one from
+    random weights, on the same kind of machine and version of PyTorch. Holds if every epoch agrees, fails if
+    one disagrees. An epoch that is inconclusive on the machine and with the libraries that the run names
+    should have agreed bit for bit: the finding says so.
 
     Source: `finetune replay`, run by the grader; tolerances measured in docs/grading.md.
     """
@@ -228,22 +240,48 @@ def _compared(recorded: _Recorded, again: Mapping[str, Any], n_classes: int) -> 
     if _is_identical(epoch, again):
         return _Outcome.IDENTICAL, ""
     loss = epoch.figures["train"].loss_sum
-    difference = abs(loss - expected) / expected
-    is_pretrained = recorded.init == "pretrained"
+    _, difference = _apart(epoch.figures["train"], again["train"])
     if difference > FAR[recorded.init]:
         return (
             _Outcome.OTHER,
             f"the training loss was recorded as {loss:.6g}, but training again gives {expected:.6g}.",
         )
-    for split in epoch.figures.keys() - {"train"} if is_pretrained else ():
-        n, n_again = epoch.figures[split].n_correct, again[split]["n_correct"]
-        n_wrong = epoch.figures[split].n_samples - (n + n_again) / 2
-        if abs(n - n_again) > max(2, TIES * n_wrong**0.5):
+    if epoch.weights_sha256 == again["weights_sha256"]:
+        return _compared_with_the_same_weights(epoch, again)
+    held_out = epoch.figures.keys() - {"train"} if recorded.init == "pretrained" else ()
+    is_close = difference <= CLOSE and recorded.init == "pretrained"
+    for split in held_out:
+        figures = epoch.figures[split]
+        n_apart, apart = _apart(figures, again[split])
+        n, n_again = figures.n_correct, again[split]["n_correct"]
+        deviation = (figures.n_samples - (n + n_again) / 2) ** 0.5
+        if n_apart > max(FEW, TIES * deviation):
             return (
                 _Outcome.OTHER,
                 f"{n:,} correct predictions on {split} were recorded, but training again gives {n_again:,}.",
             )
-    return (_Outcome.CLOSE if difference <= CLOSE and is_pretrained else _Outcome.UNCLEAR), ""
+        is_close &= apart <= CLOSE_HELD_OUT and n_apart <= max(FEW, CLOSE_TIES * deviation)
+    return (_Outcome.CLOSE if is_close else _Outcome.UNCLEAR), ""
+
+
+def _compared_with_the_same_weights(epoch: _Epoch, again: Mapping[str, Any]) -> tuple[_Outcome, str]:
+    """Training was the same bit for bit, so what the weights give differs at most by rounding."""
+    for split, figures in epoch.figures.items():
+        n_apart, apart = _apart(figures, again[split])
+        if n_apart > FEW or apart > SAME_WEIGHTS:
+            return (
+                _Outcome.OTHER,
+                f"the weights are the recorded ones, but {figures.n_correct:,} correct and a loss of "
+                f"{figures.loss_sum:.6g} were recorded on {split}, and they give "
+                f"{again[split]['n_correct']:,} and {again[split]['loss_sum']:.6g}.",
+            )
+    return _Outcome.CLOSE, ""
+
+
+def _apart(recorded: Metrics, again: Mapping[str, Any]) -> tuple[int, float]:
+    """By how many correct predictions, and by what share of the loss, two results differ."""
+    n_apart = abs(recorded.n_correct - again["n_correct"])
+    return n_apart, abs(recorded.loss_sum - again["loss_sum"]) / max(again["loss_sum"], 1e-9)
 
 
 def _is_identical(epoch: _Epoch, again: Mapping[str, Any]) -> bool:

@@ -13,11 +13,17 @@ from grader.stats import Interval
 CLEAR_IN_ONE_JOB = 0.75
 """With one seed nothing tells how much the times of two runs differ by themselves."""
 
+CLEAR_TO_THE_PROCESSOR = 0.65
+"""With one or two seeds, of CPU times. A program on a core's other hardware thread lengthens them by
+half, and equal work then has a ratio of 0.67 (docs/detection.md)."""
+
 CLEAR_OVER_SEEDS = 0.9
 """Differences below a tenth do not count: in the course of a job, a machine's speed drifts by as much."""
 
 BUSY_SPREAD = 1.5  # slowest epoch of a run to its fastest
 BUSY_CORES = 0.85  # CPU time per second of a run's median epoch, relative to its best epoch
+
+BUSY_CONTROL = 1.15  # A's time to B's or the reverse: both train every layer
 
 MIN_SECONDS = 1e-6
 
@@ -32,11 +38,12 @@ def c_faster(evidence: Evidence) -> Finding:
     One seed: C is faster in this job if the ratio is at most 0.75 and three quarters of C's epochs (at least
     two) take less time than three quarters of B's. Two seeds: each by itself. More: C is faster if the
     interval of the ratio C to B, paired by seed, with Student's t on the logarithms, is below 0.9. Slower:
-    the same with C and B exchanged. On a CPU, CPU time must agree, by a ratio of at most 0.9, because
-    other programs lengthen the wall-clock time but hardly the CPU time; where it is not recorded, C
-    is never called slower, and one seed is judged only if no epoch took 1.5 times as long as another one of
-    its run. Holds if faster, fails if slower, otherwise inconclusive. Epochs are no independent samples,
-    since the load of a machine persists from one to the next.
+    the same with C and B exchanged. On a CPU, CPU time must agree, by a ratio of at most 0.9, or 0.65 with
+    one or two seeds, because other programs lengthen the wall-clock time more than the CPU time; where it is
+    not recorded, C is never called slower, and one seed is judged only if no epoch took 1.5 times as long as
+    another one of its run. Nor is one seed judged if an epoch of A took over 1.15 times as long as one of B,
+    or the reverse: they do the same work. Holds if faster, fails if slower, otherwise inconclusive. Epochs
+    are no independent samples, since the load of a machine persists from one to the next.
 
     Source: "Student", Biometrika 6 (1908) 1-25; false rates simulated under load in docs/grading.md.
     """
@@ -49,7 +56,9 @@ def c_faster(evidence: Evidence) -> Finding:
     ratio = _ratio(pairs, _wall, confidence)
     cpu = _ratio(pairs, _cpu, confidence).estimate if on_cpu else None
     signs = list(dict.fromkeys(sign for pair in pairs for epochs in pair for sign in _signs_of_load(epochs)))
-    status = _status(pairs, confidence, on_cpu, is_busy=bool(signs))
+    control = _sign_of_control(evidence) if len(pairs) == 1 else []
+    signs = control + signs
+    status = Status.INCONCLUSIVE if control else _status(pairs, confidence, on_cpu, is_busy=bool(signs))
     waits = [sum(e.data_wait_seconds for e in es) / sum(_wall(es)) for es in _pooled(pairs)]
     summary = f"An epoch of C takes {ratio.estimate:.2f} times as long as one of B"
     summary += f" ({ratio.low:.2f} to {ratio.high:.2f})" if isfinite(ratio.high) else " in this job"
@@ -98,7 +107,8 @@ def _status(pairs: Sequence[Pair], confidence: float, on_cpu: bool, is_busy: boo
     swapped = [(b, c) for c, b in pairs]
     for status, ordered in ((Status.HOLDS, pairs), (Status.FAILS, swapped)):
         if on_cpu:
-            confirmed = _ratio(ordered, _cpu, confidence).estimate <= CLEAR_OVER_SEEDS
+            clear = CLEAR_OVER_SEEDS if len(pairs) > 2 else CLEAR_TO_THE_PROCESSOR
+            confirmed = _ratio(ordered, _cpu, confidence).estimate <= clear
         else:
             confirmed = status is Status.HOLDS and not (is_busy and len(pairs) == 1)
         if confirmed and _is_clear(ordered, _ratio(ordered, _wall, confidence)):
@@ -131,6 +141,21 @@ def _signs_of_load(epochs: Epochs) -> list[str]:
     if cores and median(cores) < BUSY_CORES * max(cores):
         found.append(f"A run got {max(cores):.2f} cores in its best epoch, but {median(cores):.2f} in most.")
     return found
+
+
+def _sign_of_control(evidence: Evidence) -> list[str]:
+    """The machine's speed changed if A and B, which do the same work, took different times."""
+    control = [
+        (_timed(a), _timed(b)) for a, b in evidence.pairs("A", "B") if a.trained_groups == b.trained_groups
+    ]
+    for a, b in control:
+        if a and b:
+            x, y = median(_wall(a)), median(_wall(b))
+            if max(x, y) > BUSY_CONTROL * min(x, y):
+                return [
+                    f"An epoch of A took {x:.3g} s and one of B {y:.3g} s, although both train every layer."
+                ]
+    return []
 
 
 def _why_not(signs: Sequence[str], n_seeds: int) -> str:

@@ -140,24 +140,27 @@ class TestCAgainstB:
 Times = list[float]
 
 
-def speed(seeds: list[tuple[Times, Times]], cpu: tuple[float, float] | None = (1.0, 1.0)) -> Finding:
-    """What c-faster says of times of C and B by seed.
+def speed(
+    seeds: list[tuple[Times, ...]], cpu: tuple[float, float] | tuple[float, float, float] | None = (1.0, 1.0)
+) -> Finding:
+    """What c-faster says of times of C and B, and perhaps A, by seed.
 
     Args:
-        seeds: Training seconds of the epochs of C and of B.
-        cpu: Processor seconds of each of C's and B's epochs; None if they are not recorded.
+        seeds: Training seconds of the epochs of C and of B, and of A if it was trained.
+        cpu: Processor seconds of each of their epochs; None if they are not recorded.
     """
     runs = [
         SimpleNamespace(
             variant=variant,
             seed=seed,
+            trained_groups=("layer4", "fc") if variant == "C" else ("all",),
             epochs=[
                 SimpleNamespace(train_seconds=t, data_wait_seconds=0.1 * t, train_cpu_seconds=cpu and cpu[i])
                 for t in times[i]
             ],
         )
         for seed, times in enumerate(seeds)
-        for i, variant in enumerate("CB")
+        for i, variant in enumerate("CBA"[: len(times)])
     ]
     results = SimpleNamespace(
         device="cpu", of=lambda name: [run for run in runs if run.variant == name], runs=runs
@@ -177,11 +180,11 @@ class TestSpeed:
         ("factor", "status"),
         [
             (0.5, Status.HOLDS),
-            (0.74, Status.HOLDS),
-            (0.8, Status.INCONCLUSIVE),
+            (0.64, Status.HOLDS),
+            (0.7, Status.INCONCLUSIVE),
             (1.0, Status.INCONCLUSIVE),
-            (1.25, Status.INCONCLUSIVE),
-            (1.5, Status.FAILS),
+            (1.5, Status.INCONCLUSIVE),
+            (1.6, Status.FAILS),
         ],
     )
     def test_one_seed_needs_a_clear_ratio(self, factor: float, status: Status) -> None:
@@ -226,6 +229,19 @@ class TestSpeed:
     def test_neighbours_of_b_make_c_no_faster(self, cpu: tuple[float, float] | None) -> None:
         found = speed([(EVEN, [9.0, 8.0, 2.5, 9.5, 4.0])], cpu)
         assert found.status is Status.INCONCLUSIVE
+
+    @pytest.mark.parametrize("cpu", [(0.5, 1.0, 1.0), None])
+    @pytest.mark.parametrize(("a", "status"), [(1.1, Status.HOLDS), (1.3, Status.INCONCLUSIVE)])
+    def test_a_must_take_as_long_as_b_in_one_job(
+        self, cpu: tuple[float, float, float] | None, a: float, status: Status
+    ) -> None:
+        """They do the same work, so that a difference is the machine's."""
+        for of_a, of_b in ((a, 1.0), (1.0, a)):
+            times = (scaled(0.5), scaled(of_b), scaled(of_a))
+            found = speed([times], cpu)
+            assert found.status is status
+            assert ("although both train every layer" in found.summary) is (status is not Status.HOLDS)
+        assert speed([times] * 3, cpu).status is Status.HOLDS
 
     def test_slower_by_the_clock_alone_is_no_failure(self) -> None:
         assert speed([(scaled(2.0), EVEN)], None).status is Status.INCONCLUSIVE

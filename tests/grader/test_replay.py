@@ -131,6 +131,41 @@ def test_predictions_that_training_does_not_give(replayed: Replayed) -> None:
     assert found.is_void
 
 
+@pytest.mark.parametrize(("n", "status"), [(2, Status.HOLDS), (20, Status.INCONCLUSIVE), (60, Status.FAILS)])
+def test_a_close_training_loss_leaves_little_room_for_predictions(
+    replayed: Replayed, n: int, status: Status
+) -> None:
+    change = EACH + "e['weights_sha256'] = ''; e['test']['n_correct'] -= {}"
+    assert agrees(replayed(of_pretrained(change.format(n)))).status is status
+
+
+@pytest.mark.parametrize("factor", [1.01, 1.05])
+def test_a_close_training_loss_leaves_little_room_for_other_losses(replayed: Replayed, factor: float) -> None:
+    change = EACH + f"e['weights_sha256'] = ''; e['val']['loss_sum'] *= {factor}"
+    wanted = Status.HOLDS if factor < 1.02 else Status.INCONCLUSIVE
+    assert agrees(replayed(of_pretrained(change))).status is wanted
+
+
+@pytest.mark.parametrize("what", ["['test']['n_correct'] -= 3", "['val']['loss_sum'] *= 1.002"])
+@pytest.mark.parametrize("variant", ["A", "C"])
+def test_the_recorded_weights_must_give_the_recorded_figures(
+    replayed: Replayed, what: str, variant: str
+) -> None:
+    """Whoever trains honestly and then improves the predictions is caught, for random starts too."""
+    change = f"{EACH}e['predictions_sha256'] = ''; e{what}"
+    found = agrees(
+        replayed(change.replace("in passages", f"in [p for p in passages if p['run'][0] == '{variant}']"))
+    )
+    assert found.status is Status.FAILS
+    assert f"{variant}-seed0, epoch 1: the weights are the recorded ones, but" in found.summary
+
+
+def test_rounding_in_evaluation_alone(replayed: Replayed) -> None:
+    change = EACH + "e['predictions_sha256'] = ''; e['test']['loss_sum'] *= 1.00001"
+    found = agrees(replayed(change))
+    assert (found.status, found.numbers["close"]) == (Status.HOLDS, 3)
+
+
 @pytest.mark.parametrize(
     ("elsewhere", "status"),
     [
