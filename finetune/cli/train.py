@@ -58,7 +58,11 @@ NEWEST = Path("newest")
     metavar="[RUN]",
     help="Resume an interrupted run; without RUN, the newest unfinished one in runs/.",
 )
-@click.option("--quiet", is_flag=True, help="Print warnings and the verdict only.  [default: off]")
+@click.option(
+    "--quiet",
+    is_flag=True,
+    help="Print warnings and the verdict only, with a line on what does not hold.  [default: off]",
+)
 @click.option(
     "--log-format",
     type=click.Choice(LOG_FORMATS),

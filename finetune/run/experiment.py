@@ -23,7 +23,7 @@ from finetune.run.heads import put_head
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.progress import Progress
 from finetune.run.records import Document, Json, Pair, Shard
-from finetune.run.report import answer_lines, doubt_lines, start_line, summary, verdict_facts
+from finetune.run.report import answer_lines, doubt_lines, doubt_summary, start_line, summary, verdict_facts
 from finetune.run.saving import Saving
 from finetune.run.states import kept_states
 from finetune.run.tracking import Tracking, open_tracking
@@ -111,8 +111,7 @@ def _tune_and_run(
     """Run the trials, if there are any, and then the final runs; `seconds` were spent before."""
     progress, reporter = None, watch.reporter
     if prepared.config.tune:
-        splits = prepared.record["dataset"]["splits"]
-        progress = Progress(prepared.config, pairs, splits, reporter, peers, watch)
+        progress = Progress(watch, peers)
         train = partial(_trial, prepared, folder, reporter, stop, world, progress)
         prepared, earlier = tune(prepared, folder, train, progress, world, peers)
         seconds += earlier
@@ -158,7 +157,7 @@ def _run_all(
         tracking.ended(entry)
         folder.remove_checkpoints(entry)
         if progress:
-            progress.run_ended(variant.name, seed)
+            progress.run_ended()
 
 
 def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tracking | None = None) -> None:
@@ -175,10 +174,11 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
     """
     files = f"Results: {folder.results_file}   "
     found: JudgedRun | None = None
-    answer, doubts = list[str](), list[str]()
+    answer, doubts, in_short = list[str](), list[str](), ""
     try:
         (found,) = judged([folder.path])
         answer, doubts = answer_lines(found.grade), doubt_lines(found.grade)
+        in_short = doubt_summary(found.grade, folder.path)
         reporter.event("verdict", verdict_facts(found.grade, results_from(record)))
         write_report([found], folder.report_file)
         files += f"Report: {folder.report_file}   "
@@ -192,8 +192,7 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
     for line in answer:
         reporter.answer(line)
     reporter.table(summary(results_from(record)))
-    for line in doubts:
-        reporter.say(line)
+    reporter.doubts(doubts, in_short)
     reporter.say(f"{files}Grade: grader {folder.path}")
     if found:
         tracking = tracking or open_tracking(folder.config().track, folder.path, record, reporter)
@@ -281,7 +280,7 @@ def _trial(
     network, start, _ = fit.begin(prepared, variant, plan.seed, rate, put)
 
     def epoch_ended(epoch: Epoch, best: Network | None) -> None:
-        progress.epoch_ended(trial.variant, epoch)
+        progress.epoch_ended(epoch)
         if best is not None:
             heads.keep(trial, epoch.epoch, best)
 
