@@ -42,7 +42,6 @@ UNFIT = " does not fit this submission: "
 REMEDIES = {
     "complete": "finish the training (finetune train --resume RUN), or merge its parts (finetune merge)",
     "as-required": "train the experiment that the policy asks for",
-    "long-enough": "train for more epochs (--epochs)",
     "c-faster": "time the training on a machine that does nothing else",
     "test-close-to-validation": "look for test images among those trained on",
 }
@@ -93,7 +92,7 @@ def advice(grade: Judged) -> list[str]:
             "before comparing the variants: other rates (rates in [tune]), more epochs (--epochs) or more "
             "images."
         ]
-    if findings["statistics-settled"].status is Status.FAILS or scope.cut_short:
+    if Status.FAILS in (findings["statistics-settled"].status, findings["long-enough"].status):
         return ["To do: train for more epochs (--epochs), or on more images, before comparing the variants."]
     if grade.failing:
         name = grade.failing[0]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from grader.checks.learning import at_chance, cut_short
+from grader.checks.learning import at_chance
 from grader.evidence import Evidence
 from grader.findings import Finding, Status, in_points, in_words
 
@@ -21,7 +21,6 @@ class Scope:
         n_seeds: Seeds that completed.
         resplit: Whether every seed has a split of its own.
         at_chance: Variants that never learned more than the most frequent class.
-        cut_short: Variants that still improved fast in the last epoch, with the gain in validation accuracy.
         diverged: Names of runs that failed.
         n_completed: Runs that completed.
     """
@@ -31,7 +30,6 @@ class Scope:
     n_seeds: int = 1
     resplit: bool = False
     at_chance: tuple[str, ...] = ()
-    cut_short: Mapping[str, float] | None = None
     diverged: tuple[str, ...] = ()
     n_completed: int = 1
 
@@ -58,7 +56,6 @@ def scope_of(evidence: Evidence, findings: Mapping[str, Finding]) -> Scope:
         n_seeds=len({run.seed for run in completed}),
         resplit=results.resplit,
         at_chance=tuple(at_chance(evidence)),
-        cut_short=cut_short(evidence),
         diverged=tuple(run.name for run in results.runs if run.status != "completed"),
         n_completed=len(completed),
     )
@@ -75,9 +72,9 @@ def cautions(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
             f"Caution: {names} never became clearly better on validation than guessing the most frequent "
             f"class, so a comparison with {names} says nothing about what training could reach."
         )
-    if scope.cut_short:
-        gains = in_words([f"{name} by {100 * gain:.1f} points" for name, gain in scope.cut_short.items()])
-        yield f"Caution: training ended while validation accuracy still rose in the last epoch ({gains})."
+    length = findings["long-enough"]
+    if length.status is Status.FAILS:
+        yield f"Caution: {length.summary}"
 
 
 def pretraining(findings: Mapping[str, Finding], scope: Scope, confidence: float) -> Iterator[str]:
@@ -196,9 +193,9 @@ def depth(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
     finding = findings["smallest-sufficient"]
     rows = [name.removesuffix(P_OF_ROW) for name in finding.numbers if name.endswith(P_OF_ROW)]
     if rows and set(rows) <= set(scope.at_chance):
-        yield "How deep to train cannot be told, because no row of the ladder has learned."
+        yield "How many layers must be trained cannot be told, because no row of the ladder has learned."
     elif finding.numbers:
-        yield f"How deep to train: {finding.summary}"
+        yield finding.summary
 
 
 def reach(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:

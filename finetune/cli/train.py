@@ -68,7 +68,7 @@ NEWEST = Path("newest")
     cls=Option,
     group="Output",
     is_flag=True,
-    help="Print warnings and the verdict only.  [default: off]",
+    help="Print warnings and the verdict only, with a line on what does not hold.  [default: off]",
 )
 @click.option(
     "--log-format",

@@ -20,7 +20,7 @@ from torchvision.models import ResNet18_Weights
 from finetune.errors import WeightsError, did_you_mean, listed
 from finetune.network.network import State
 from finetune.network.resnet18 import HEAD
-from finetune.network.wrapped import nested, unwrapped, why_refused
+from finetune.network.wrapped import HARMLESS, nested, unwrapped, why_refused
 from finetune.system.download import downloading
 
 IMAGENET_URL: str = ResNet18_Weights.IMAGENET1K_V1.url
@@ -150,7 +150,7 @@ def _read(path: Path) -> tuple[State, str, str]:
         if path.suffix == ".safetensors":
             loaded = safetensors.torch.load(content)
         else:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), torch.serialization.safe_globals(list(HARMLESS)):
                 warnings.simplefilter("ignore")  # remarks on old formats and on bytes that make no sense
                 loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except MemoryError:
@@ -159,7 +159,8 @@ def _read(path: Path) -> tuple[State, str, str]:
         if refused := why_refused(error):
             raise WeightsError(
                 f"The weights file {path} contains more than tensors ({refused}), and loading that could run "
-                "code; save the weights alone: torch.save(model.state_dict(), 'weights.pth')."
+                "code; save the weights alone: torch.save(model.state_dict(), 'weights.pth'); of a file that "
+                "you trust, torch.load(..., weights_only=False) gives the state dict."
             ) from error
         reason = str(error).strip().split("\n")[0]
         raise WeightsError(

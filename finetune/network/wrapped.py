@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import pathlib
 import re
 from collections.abc import Collection, Mapping
 
@@ -13,6 +15,17 @@ NESTED = ("state_dict", "model_state_dict", "model_state", "model", "network", "
 
 NUMBERED = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4", "9": "fc"}
 """Names of torchvision's layers by their position in nn.Sequential(*network.children())."""
+
+HARMLESS = (
+    (argparse.Namespace, "argparse.Namespace"),
+    *(
+        (kind, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")  # since Python 3.13
+        for kind, name in ((pathlib.PurePosixPath, "PosixPath"), (pathlib.PureWindowsPath, "WindowsPath"))
+    ),
+)
+"""Options and paths, which training scripts save beside the weights: what stands in for them, and their name
+in the file. To make them runs no code of the file."""
 
 DEEPEST = 3
 

@@ -9,8 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from finetune.report import figures
-from finetune.report.contents import flat, scope, shown
+from finetune.report.contents import scope
 from finetune.report.judged import JudgedRun
+from finetune.report.settings import DASH, Setting, flat, setting, value_text
 from grader import stats
 from grader.evidence import Evidence
 from grader.findings import MINUS
@@ -42,19 +43,24 @@ def comparison_context(runs: Sequence[JudgedRun]) -> Values:
     }
 
 
-def differing(runs: Sequence[JudgedRun]) -> list[tuple[str, list[str]]]:
-    """Settings, images, weights and machines that are not the same in all runs: name, and value in each."""
+def differing(runs: Sequence[JudgedRun]) -> list[tuple[Setting, list[str]]]:
+    """Settings, images, weights and machines that are not the same in all runs: what, and value in each."""
+    rows = []
+    names = [", ".join(variant.name for variant in run.results.variants) for run in runs]
+    if len(set(names)) > 1:
+        rows.append((Setting("variants", "--variants"), names))
     tables = [
         flat({part: run.document[part] for part in PARTS if run.document[part] is not None}) for run in runs
     ]
-    keys = dict.fromkeys(key for table in tables for key in table)
-    rows = [(key, [shown(table[key]) if key in table else "\N{EN DASH}" for table in tables]) for key in keys]
-    return [(_title(key), values) for key, values in rows if len(set(values)) > 1]
-
-
-def _title(key: str) -> str:
-    path = key.removeprefix("config.").removeprefix("recipe.")
-    return "peak learning rate" if path == "lr" else path.replace("_", " ").replace(".", ", ")
+    for path in dict.fromkeys(path for table in tables for path in table):
+        found, known = [table[path] for table in tables if path in table], setting(path)
+        if known is None or all(value == found[0] for value in found):
+            continue
+        texts = {id(table): value_text(path, table[path]) for table in tables if path in table}
+        if len(set(texts.values())) == 1:  # they differ in digits that are not shown elsewhere
+            texts = {id(table): str(table[path]) for table in tables if path in table}
+        rows.append((known, [texts.get(id(table), DASH) for table in tables]))
+    return rows
 
 
 def _forest(runs: Sequence[JudgedRun], names: Sequence[str]) -> Markup | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from finetune.report.figures import SPLITS
 from finetune.report.gallery import Thumbnails, confident_mistakes, disagreements
 from finetune.report.judged import JudgedRun, VariantRow
 from finetune.report.near_duplicates import near_values
+from finetune.report.settings import flat, setting, value_text
 from grader.errors import UnusableError
 from grader.files import read_bytes
 from grader.findings import MINUS, Status, counted
@@ -186,10 +186,7 @@ def _classes(run: JudgedRun) -> Values:
 def _setup(run: JudgedRun) -> Values:
     document, n_classes = run.document, len(run.results.classes)
     excluded = document["dataset"]["excluded"]
-    timings = {f"{k.removesuffix('_seconds')}, seconds": f"{v:.1f}" for k, v in document["timings"].items()}
-    tool = {k: v for k, v in document["tool"].items() if k != "name" and v is not None}
-    if "git_commit" in tool:
-        tool["git_commit"] = tool["git_commit"][:12]
+    tool = {key: value for key, value in document["tool"].items() if value is not None}
     command = shlex.join(["finetune", "train", "--preset", f"{run.folder.absolute().name}/config.toml"])
     return {
         "layer_groups": [(group, count(of_groups(n_classes, (group,)))) for group in GROUPS],
@@ -198,19 +195,23 @@ def _setup(run: JudgedRun) -> Values:
         "excluded": excluded[:MOST_EXCLUDED],
         "n_excluded": len(excluded),
         "recipe": [
-            (words(key), shown(value))
-            for key, value in flat(document["config"]).items()
-            if not key.startswith("variants.")  # the tables above have them
+            # The tables above have the variants.
+            *_facts({"config": {k: v for k, v in document["config"].items() if k != "variants"}})
         ],
         "environment": [
-            (words(key), shown(value))
-            for part in (document["environment"], tool, timings)
-            for key, value in part.items()
+            *_facts({"environment": document["environment"], "tool": tool, "timings": document["timings"]})
         ],
         "can_repeat": (run.folder / "config.toml").is_file(),
         "command": command,
         "hashes": list(_hashes(run)),
     }
+
+
+def _facts(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Values of the results, with their names in words."""
+    for path, value in flat(parts).items():
+        if (known := setting(path)) is not None:
+            yield known.words, value_text(path, value)
 
 
 def _hashes(run: JudgedRun) -> Iterator[tuple[str, str]]:
@@ -229,29 +230,3 @@ def _hashes(run: JudgedRun) -> Iterator[tuple[str, str]]:
         if one.artifacts:
             for artifact in (one.artifacts.checkpoint, *map(one.artifacts.predictions, ("val", "test"))):
                 yield artifact.path, artifact.sha256
-
-
-def flat(part: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, with paths such as `recipe.lr` for keys; variants by name."""
-    found: dict[str, Any] = {}
-    for key, value in part.items():
-        if key == "variants":
-            value = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in value}
-        path = f"{prefix}.{key}" if prefix else key
-        found |= flat(value, path) if isinstance(value, Mapping) and value else {path: value}
-    return found
-
-
-def words(key: str) -> str:
-    """A key of the results in words."""
-    name = key.rpartition(".")[2]
-    return "peak learning rate" if name == "lr" else name.replace("_", " ")
-
-
-def shown(value: Any) -> str:
-    """A value of the results in words."""
-    if value is None:
-        return "none"
-    if isinstance(value, list):
-        return ", ".join(map(shown, value)) or "none"
-    return json.dumps(value) if isinstance(value, bool) else str(value)

@@ -20,6 +20,7 @@ from grader.load import load
 from grader.output import names_of
 from grader.policy import load_policy
 from grader.record import Results, Run, VariantConfig
+from grader.unfinished import is_told_how_to_finish, require_finished
 from grader.verdict import Grade
 
 POLICY = "default"
@@ -151,7 +152,7 @@ def judged(paths: Sequence[Path]) -> list[JudgedRun]:
         paths: run folders, or their results files.
 
     Raises:
-        RunFolderError: the grader cannot use one of them.
+        RunFolderError: the grader cannot use one of them, or it is unfinished.
     """
     return [_judged(path, name) for path, name in zip(paths, names_of(paths), strict=True)]
 
@@ -160,10 +161,13 @@ def _judged(path: Path, name: str) -> JudgedRun:
     policy = load_policy(POLICY)
     try:
         submission = load(path)
+        require_finished(submission)
         evidence = gather(submission, policy.thresholds)
         evidence = replace(evidence, checkpoints=read_checkpoints(submission))  # as `grader` does
         grade = graded(evidence, name, policy)
     except UnusableError as error:
+        if is_told_how_to_finish(error.problems[0]):
+            raise RunFolderError(f"A report needs runs that have ended, but {error.problems[0]}") from error
         raise RunFolderError(
             f"A report needs run folders that the grader can read, but {path} is none "
             f"({error.problems[0].rstrip('.')}); name another folder."

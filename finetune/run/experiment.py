@@ -24,7 +24,7 @@ from finetune.run.heads import put_head
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.progress import Progress
 from finetune.run.records import Document, Json, Pair, Shard
-from finetune.run.report import answer_lines, doubt_lines, start_line, summary, verdict_facts
+from finetune.run.report import answer_lines, doubt_lines, doubt_summary, start_line, summary, verdict_facts
 from finetune.run.saving import Saving
 from finetune.run.tracking import Tracking, open_tracking
 from finetune.run.trial_heads import TrialHeads
@@ -127,8 +127,7 @@ class _Job:
         """Run the trials, if any, then the final runs that have not ended; `seconds` were spent before."""
         progress, record = None, prepared.record
         if prepared.config.tune:
-            splits = record["dataset"]["splits"]
-            progress = Progress(prepared.config, pairs, splits, self.reporter, self.peers, self.watch)
+            progress = Progress(self.watch, self.peers)
             trial = partial(self.trial, prepared, progress)
             prepared, earlier = tune(prepared, self.folder, trial, progress, self.world, self.peers)
             seconds += earlier
@@ -145,7 +144,7 @@ class _Job:
             self.tracking.ended(entry)
             self.folder.remove_checkpoints(entry)
             if progress:
-                progress.run_ended(variant.name, seed)
+                progress.run_ended()
 
     def run(self, prepared: Prepared, variant: Variant, seed: int) -> Json:
         """Train one variant with one seed, from its checkpoint if it has one; its entry in the results."""
@@ -205,7 +204,7 @@ class _Job:
         network, start, _ = fit.begin(prepared, variant, plan.seed, rate, put)
 
         def epoch_ended(epoch: Epoch, best: Network | None) -> None:
-            progress.epoch_ended(trial.variant, epoch)
+            progress.epoch_ended(epoch)
             if best is not None:
                 heads.keep(trial, epoch.epoch, best)
 
@@ -233,10 +232,11 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
     """
     files = f"Results: {folder.results_file}   "
     found: JudgedRun | None = None
-    answer, doubts = list[str](), list[str]()
+    answer, doubts, in_short = list[str](), list[str](), ""
     try:
         (found,) = judged([folder.path])
         answer, doubts = answer_lines(found.grade), doubt_lines(found.grade)
+        in_short = doubt_summary(found.grade, folder.path)
         reporter.event("verdict", verdict_facts(found.grade, results_from(record)))
         write_report([found], folder.report_file)
         files += f"Report: {folder.report_file}   "
@@ -250,8 +250,7 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
     for line in answer:
         reporter.answer(line)
     reporter.table(summary(results_from(record)))
-    for line in doubts:
-        reporter.say(line)
+    reporter.doubts(doubts, in_short)
     reporter.say(f"{files}Grade: grader {folder.path}")
     if found:
         tracking = tracking or open_tracking(folder.config().track, folder.path, record, reporter)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from finetune.config.experiment import Variant
 from finetune.training.record import Epoch
-from grader.findings import rate_text
+from grader.findings import Status, rate_text
 from grader.record import Results
 from grader.verdict import NO_NETWORK, Grade
 
@@ -75,6 +76,16 @@ def doubt_lines(grade: Grade) -> list[str]:
     if near is not None and near.numbers.get("n_test") and near not in told:
         told.append(near)
     return [f"{finding.status} {finding.name}: {finding.summary}" for finding in told]
+
+
+def doubt_summary(grade: Grade, folder: Path) -> str:
+    """The same in one line, for those who want no more; empty if all that was checked holds."""
+    parts = []
+    for status in (Status.FAILS, Status.INCONCLUSIVE):
+        names = [finding.name for finding in grade.unsettled if finding.status is status]
+        if names:
+            parts.append(f"{status}: {', '.join(names)}")
+    return f"{'; '.join(parts).capitalize()} (grader {folder} says why)." if parts else ""
 
 
 def verdict_facts(grade: Grade, results: Results) -> dict[str, Any]:

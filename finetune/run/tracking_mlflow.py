@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ConfigError
-from finetune.report.contents import flat, shown
 from finetune.report.judged import JudgedRun
+from finetune.report.settings import flat, shown
 from finetune.run.records import Document, Json, run_stem
 from finetune.system.files import write_atomically
 

@@ -14,10 +14,10 @@ from PIL import Image
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from finetune.report.contents import flat, shown
 from finetune.report.gallery import Thumbnails, confident_mistakes
 from finetune.report.judged import JudgedRun
 from finetune.report.page import plain
+from finetune.report.settings import flat, shown
 from finetune.run.records import Document, Json, run_stem
 
 FOLDER = "tensorboard"

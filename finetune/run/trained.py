@@ -19,6 +19,7 @@ from grader.grade import Job, grade
 from grader.parts import Artifact
 from grader.policy import load_policy
 from grader.record import Results, Run
+from grader.unfinished import is_told_how_to_finish
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,16 @@ def _advised(folder: RunFolder, usable: list[Run]) -> tuple[str, str]:
     names = {run.variant for run in usable}
     if len(names) == 1:
         return usable[0].variant, ""
-    advised = grade(Job(folder.path, folder.path.name, load_policy("default"))).advised
-    if advised in names:
-        return advised, "the verdict favors it"
+    found = grade(Job(folder.path, folder.path.name, load_policy("default")))
+    if found.advised in names:
+        return found.advised, "the verdict favors it"
     best = max(usable, key=_score)
-    return (
-        best.variant,
-        f"the verdict favors none, and it has the highest validation accuracy ({_score(best):.1%})",
+    why = (
+        "there is no verdict yet"
+        if any(map(is_told_how_to_finish, found.problems))
+        else "the verdict favors none"
     )
+    return best.variant, f"{why}, and it has the highest validation accuracy ({_score(best):.1%})"
 
 
 def load_network(folder: RunFolder, artifact: Artifact, n_classes: int, device: torch.device) -> Network:

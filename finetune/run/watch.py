@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune.config.experiment import ExperimentConfig
-from finetune.run.progress import Pace, duration
+from finetune.run.pace import TimeLeft, duration
 from finetune.run.records import Document, Json, Pair
 from finetune.run.tuning import Trial
 from finetune.system.console import Reporter
@@ -25,6 +25,9 @@ FIXED_WIDTH = 62
 """Columns of the table without the longest name and the bar."""
 
 BAR_WIDTH = (6, 30)
+
+SOON = 3.0
+"""Seconds left, below which an estimate is no better than a word."""
 
 
 @dataclass
@@ -66,18 +69,12 @@ class Watch:
         self.config = config
         self.reporter = reporter
         self.n_samples = {name: s["n_samples"] for name, s in record["dataset"]["splits"].items()}
-        epochs = {v.name: config.epochs_of(v) for v in config.variants}
-        self.left = {pair: epochs[pair[0]] for pair in pairs}
-        """Epochs that each final run still has before it."""
-        self.rows = {name: Row() for name in epochs}
+        self.left = TimeLeft(config, pairs, self.n_samples)
+        self.rows = {v.name: Row() for v in config.variants}
         for name, row in self.rows.items():
-            if not any(pair[0] == name for pair in self.left):
+            if not any(pair[0] == name for pair in self.left.runs):
                 row.doing = "done"
-        self.trial_epochs: Callable[[], Mapping[str, int]] = dict
-        """Epochs of trials that have not ended, by variant."""
-        self.n_processes = 1
-        self.pace = Pace(config.variants)
-        self._trials = dict.fromkeys(epochs, 0)
+        self._trials = dict.fromkeys(self.rows, 0)
         self._facts: dict[str, Any] = {}
         self._row = Row()
         self._estimate: tuple[float, float] | None = None  # when it was made, and the seconds left then
@@ -112,7 +109,7 @@ class Watch:
         """A final run of a variant is next."""
         before = self._facts.get("stage"), self._facts.get("variant")
         self._begin("run", variant, seed, learning_rate, epochs, f"seed {seed}")
-        if before != ("run", variant) and seed == min(s for name, s in self.left if name == variant):
+        if before != ("run", variant) and seed == min(s for name, s in self.left.runs if name == variant):
             self._row.best = None  # that of its trials, at another number of epochs
 
     def _begin(
@@ -136,13 +133,15 @@ class Watch:
     def epoch_ended(self, epoch: Epoch, _best: object = None) -> None:
         """Take an epoch of the training under way into account, and tell of it."""
         facts, row = self._facts, self._row
-        self.pace.add(facts["variant"], epoch)
+        self.left.pace.add(facts["variant"], epoch)
         row.epoch = epoch.epoch
         row.images_per_second = epoch.train.n_samples / max(epoch.train_seconds, 1e-9)
         row.best = max(row.best or 0.0, epoch.val.accuracy)
         if facts["stage"] == "run":
-            self.left[facts["variant"], facts["seed"]] = row.epochs - epoch.epoch
-        self._estimate = time.monotonic(), self._seconds()
+            self.left.runs[facts["variant"], facts["seed"]] = row.epochs - epoch.epoch
+        else:
+            self.left.under_way = facts["variant"], epoch.epoch
+        seconds = self._estimated()
         self.reporter.event(
             "epoch",
             {
@@ -154,13 +153,14 @@ class Watch:
                 "train_seconds": epoch.train_seconds,
                 "evaluation_seconds": epoch.evaluation_seconds,
                 "images_per_second": row.images_per_second,
-                "seconds_left": self._estimate[1],
+                "seconds_left": seconds,
             },
         )
 
     def trial_ended(self, outcome: Json) -> None:
         """Tell how a trial went; `outcome` is its entry in the results."""
-        self._facts["stage"] = "ended"
+        self._facts["stage"], self.left.under_way = "ended", None
+        self._estimated()
         scores = [e["n_correct"] / e["n_samples"] for e in outcome["validation"]]
         self.reporter.event(
             "trial",
@@ -173,24 +173,19 @@ class Watch:
 
     def run_ended(self, variant: str, seed: int, failed: bool) -> None:
         """A final run has ended."""
-        self.left.pop((variant, seed), None)
-        if not any(name == variant for name, _ in self.left):
+        self.left.runs.pop((variant, seed), None)
+        if not any(name == variant for name, _ in self.left.runs):
             self.rows[variant].doing = "failed" if failed else "done"
-        if self._estimate:
-            self._estimate = time.monotonic(), self._seconds()
+        self._estimated()
 
-    def _seconds(self) -> float:
-        """Left for the whole job at the pace so far."""
-        val, test = self.n_samples["val"], self.n_samples["test"]
-        trials = dict(self.trial_epochs())
-        if self._facts["stage"] == "trial" and self._facts["variant"] in trials:
-            trials[self._facts["variant"]] -= self._row.epoch
-        of_trials = sum(max(0, n) * self.pace.seconds(name, val) for name, n in trials.items())
-        of_runs = sum(n * self.pace.seconds(name, val + test) for (name, _), n in self.left.items())
-        return of_trials / self.n_processes + of_runs
+    def _estimated(self) -> float | None:
+        """Estimate the seconds that are left, and remember when that was."""
+        seconds = self.left.seconds()
+        self._estimate = None if seconds is None else (time.monotonic(), seconds)
+        return seconds
 
-    def render(self, width: int, stopping: bool) -> RenderableType:
-        """The table of variants, and the time left."""
+    def render(self, width: int, stopping: bool, ended: bool = False) -> RenderableType:
+        """The table of variants and, unless the job has ended early, the time left."""
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         widest = min(NAME_WIDTH, max(len("variant"), *map(len, self.rows)))
         table.add_column("variant", width=widest, no_wrap=True)
@@ -211,13 +206,20 @@ class Watch:
                 "" if row.images_per_second is None else f"{row.images_per_second:,.0f}",
                 "" if row.best is None else f"{row.best:.1%}",
             )
+        if ended:
+            return table
         return Group(table, Text("Stopping after this step..." if stopping else self._time_left()))
 
     def _time_left(self) -> str:
         if self._estimate is None:
             return "The time left is known after the first epoch."
         made, seconds = self._estimate
-        return f"About {duration(seconds - (time.monotonic() - made))} left for the whole job."
+        if seconds == 0:
+            return "Training has ended; the results are being written."
+        left = seconds - (time.monotonic() - made)
+        return (
+            "The job is about to end." if left < SOON else f"About {duration(left)} left for the whole job."
+        )
 
 
 def _metrics(split: str, metrics: Metrics | None) -> dict[str, float | None]:

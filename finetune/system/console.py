@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -25,8 +25,8 @@ STOPPING = "Stopping after this step (a second signal stops at once, without a c
 class Watched(Protocol):
     """What a live display shows of a job."""
 
-    def render(self, width: int, stopping: bool) -> RenderableType:
-        """The job as it stands, for a terminal of that many columns."""
+    def render(self, width: int, stopping: bool, ended: bool = False) -> RenderableType:
+        """The job as it stands, or as it stood when it `ended` early, for a terminal of that many columns."""
 
     def advance(self, n_images: int) -> None:
         """Count images that were trained on."""
@@ -63,6 +63,11 @@ class Reporter:
     def answer(self, text: str) -> None:
         """Print a sentence of the verdict."""
         self.say(text)
+
+    def doubts(self, lines: Sequence[str], in_short: str) -> None:  # noqa: ARG002 - for a quiet reporter
+        """Print what does not hold or cannot be told, a line for each; `in_short` is all of it in one."""
+        for line in lines:
+            self.say(line)
 
     def event(self, name: str, facts: Mapping[str, Any]) -> None:
         """Take note of something that programs want to know; it has been printed in words."""

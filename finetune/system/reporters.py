@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -49,7 +49,7 @@ class LiveReporter(Reporter):
     def __init__(self, console: Console | None = None) -> None:
         super().__init__(console)
         self._job: Watched | None = None
-        self._stopping = False
+        self._stopping = self._ended = False
 
     def detail(self, text: str) -> None:
         """Nothing: the table shows it."""
@@ -65,7 +65,7 @@ class LiveReporter(Reporter):
         """Show the job while the block runs; if that ends early, its last state stays on the screen."""
 
         def render() -> RenderableType:
-            return job.render(self.console.width, self._stopping)
+            return job.render(self.console.width, self._stopping, self._ended)
 
         live = Live(
             console=self.console,
@@ -81,7 +81,7 @@ class LiveReporter(Reporter):
                 try:
                     yield
                 except BaseException:
-                    live.transient = False
+                    live.transient, self._ended = False, True
                     raise
         finally:
             self._job = None
@@ -141,6 +141,11 @@ class QuietReporter(SilentReporter):
         """A line on standard output."""
         sys.stdout.write(f"{printable(text)}\n")
         sys.stdout.flush()
+
+    def doubts(self, lines: Sequence[str], in_short: str) -> None:  # noqa: ARG002 - one line is enough
+        """All of it in one line."""
+        if in_short:
+            self.answer(in_short)
 
 
 class JsonReporter(SilentReporter):

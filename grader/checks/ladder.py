@@ -52,12 +52,12 @@ def smallest_sufficient(evidence: Evidence) -> Finding:
     )
     sufficient = [row for row, p in zip(rows, adjusted, strict=True) if p < alpha]
     numbers = {f"{row}_adjusted_p": p for row, p in zip(rows, adjusted, strict=True)} | {"margin": margin}
-    within = f"within {100 * margin:g} points of every other row"
+    of, within = f"of {', '.join(rows)}", f"within {100 * margin:g} points of every other row"
     if sufficient and sufficient[0] != rows[-1]:
-        summary = f"{sufficient[0]} suffices: the smallest of {', '.join(rows)} that is {within}."
+        summary = f"{sufficient[0]} suffices: {of}, it is the smallest that is shown to be {within}."
         return Finding(Status.HOLDS, level, summary, lines, numbers, len(sufficient), len(rows))
-    summary = f"Of {', '.join(rows)}, "
-    summary += f"only {rows[-1]} is shown to be {within}." if sufficient else f"none is shown to be {within}."
+    known = f"only {rows[-1]}, which trains the most layers, is" if sufficient else "none is"
+    summary = f"How many layers must be trained is open: {of}, {known} shown to be {within}."
     return Finding(Status.INCONCLUSIVE, level, summary, lines, numbers, len(sufficient), len(rows))
 
 

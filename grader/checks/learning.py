@@ -1,6 +1,8 @@
 """How training progressed; for information in the bundled policies."""
 
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import log, sqrt
 from statistics import fmean
 
@@ -12,9 +14,6 @@ from grader.record import Epoch, Results, Run
 from grader.trials import label
 
 POINT = 0.01
-FAST = 0.05
-"""A gain in validation accuracy in the last epoch by which a training was clearly cut short."""
-
 FLAT = 0.2
 """A share of the peak learning rate below which a curve flattens whether or not training was long enough."""
 
@@ -59,45 +58,99 @@ def a_learns(evidence: Evidence) -> Finding:
 def long_enough(evidence: Evidence) -> Finding:
     """Training was long enough: no variant was still improving at the end.
 
-    Rule: a variant's plateau starts at the last epoch in which its validation accuracy (mean over seeds) rose
-    more than one point above the accuracy at the previous such epoch. Fails if a variant's plateau starts in
-    the last epoch. Otherwise holds if the learning rate was still above a fifth of its peak, and is
-    inconclusive if it had fallen below: as the rate goes to zero every curve flattens, so that a plateau
-    shows nothing; only a longer training does.
+    Rule: fails if the validation accuracy of a variant in its last epoch (mean over seeds) is above that of
+    every earlier epoch by more than a point and by more than chance, z sqrt(2 p (1 - p) / n): p is the best
+    earlier accuracy, n the validation images of all seeds, z the normal quantile of the confidence; an epoch
+    is compared with another one as if each had images of its own. A gain of more than a point that could be
+    chance is inconclusive. If there is none, it holds if the learning rate was still above a fifth of its
+    peak, and is inconclusive if it had fallen below: as the rate goes to zero every curve flattens, so that a
+    plateau shows nothing; only a longer training does. A plateau starts at the last epoch that rose more than
+    a point above the previous such epoch.
 
     Source: the definition of the experiment; K. He, R. Girshick and P. Dollar, Rethinking ImageNet
     Pre-training (2019), on schedules that end too early for random weights.
     """
-    plateaus: dict[str, tuple[int, int]] = {}
-    for name in dict.fromkeys(run.variant for run in evidence.chosen):
-        accuracy = validation_curve(evidence, name)
-        if len(accuracy) >= 2:
-            plateaus[name] = (plateau(accuracy), len(accuracy))
-    if not plateaus:
+    endings = {
+        name: _ending(evidence, name) for name in dict.fromkeys(run.variant for run in evidence.chosen)
+    }
+    found = {name: ending for name, ending in endings.items() if ending is not None}
+    if not found:
         return not_checked("At least two epochs are needed.", Level.FILE)
-    improving = [name for name, (last, n) in plateaus.items() if last == n]
+    improving = {name: ending for name, ending in found.items() if ending.rises and not ending.by_chance}
+    unclear = {name: ending for name, ending in found.items() if ending.rises and ending.by_chance}
     share = max(run.epochs[-1].learning_rate / run.learning_rate for run in evidence.chosen if run.epochs)
     if improving:
-        names = " and ".join(filter(None, (", ".join(improving[:-1]), improving[-1])))
-        verb = "was" if len(improving) == 1 else "were"
-        status, summary = Status.FAILS, f"Too short: {names} {verb} still improving in the last epoch."
+        status, summary = Status.FAILS, f"{_rose(improving, 'still improved')}, so training was too short."
+    elif unclear:
+        status, summary = Status.INCONCLUSIVE, f"{_rose(unclear, 'improved')}, which could be chance. "
+        summary += "A longer training would tell (--epochs)."
     elif share < FLAT:
         status = Status.INCONCLUSIVE
         summary = f"No variant improved in the last epoch, at {share:.0%} of the peak rate: there every "
         summary += "curve flattens. Only a longer training would tell (--epochs, --longer-scratch)."
     else:
         status, summary = Status.HOLDS, "Long enough: no variant was still improving in the last epoch."
+    early = {name: ending for name, ending in found.items() if ending.plateau < ending.n_epochs}
     return Finding(
         status,
         Level.FILE,
         summary,
-        tuple(
-            f"{name}: plateau from epoch {last} of {n}." for name, (last, n) in plateaus.items() if last < n
-        ),
-        numbers={f"{name}_plateau_epoch": last for name, (last, _) in plateaus.items()},
-        held=len(plateaus) - len(improving),
-        judged=len(plateaus),
+        tuple(f"{name}: plateau from epoch {e.plateau} of {e.n_epochs}." for name, e in early.items()),
+        numbers={
+            **{f"{name}_plateau_epoch": ending.plateau for name, ending in found.items()},
+            **{f"{name}_last_gain": ending.gain for name, ending in found.items()},
+        },
+        held=len(found) - len(improving),
+        judged=len(found),
     )
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How the validation accuracy of a variant ended, means over the seeds.
+
+    Attributes:
+        n_epochs: All its epochs.
+        plateau: The epoch from which it rose no more.
+        gain: Accuracy in the last epoch minus the highest before, -1 to 1.
+        chance: By how much it rises by sampling alone, at the policy's confidence.
+    """
+
+    n_epochs: int
+    plateau: int
+    gain: float
+    chance: float
+
+    @property
+    def rises(self) -> bool:
+        """Whether the last epoch gained more than a point, beyond rounding."""
+        return self.gain > POINT + 1e-9
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether sampling alone could have given the gain."""
+        return self.gain <= self.chance
+
+
+def _ending(evidence: Evidence, name: str) -> _Ending | None:
+    """How a variant ended; None with a single epoch."""
+    accuracy = validation_curve(evidence, name)
+    if len(accuracy) < 2:
+        return None
+    before, n = max(accuracy[:-1]), sum(run.epochs[-1].val.n_samples for run in evidence.of(name))
+    spread = sqrt(2 * before * max(0.0, 1 - before) / max(1, n))  # forged counts can exceed the images
+    chance = stats.normal_quantile(evidence.thresholds.confidence) * spread
+    return _Ending(len(accuracy), plateau(accuracy), accuracy[-1] - before, chance)
+
+
+def _rose(endings: Mapping[str, _Ending], verb: str) -> str:
+    """Such as `A and B improved in the last epoch (by 3.1 and 2.0 points)`."""
+    gains = [f"{100 * ending.gain:.1f}" for ending in endings.values()]
+    return f"{_and(list(endings))} {verb} in the last epoch (by {_and(gains)} points)"
+
+
+def _and(parts: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
 def statistics_settled(evidence: Evidence) -> Finding:
@@ -206,22 +259,6 @@ def at_chance(evidence: Evidence) -> list[str]:
             learned |= m is not None and stats.wilson(m.n_correct, m.n_samples, confidence).low > chance
         if evidence.of(name) and not learned:
             found.append(name)
-    return found
-
-
-def cut_short(evidence: Evidence) -> dict[str, float]:
-    """Variants whose validation accuracy (mean over seeds) rose fast in the last epoch, with the gain."""
-    found: dict[str, float] = {}
-    for name in dict.fromkeys(run.variant for run in evidence.chosen):
-        accuracy = validation_curve(evidence, name)
-        if len(accuracy) < 2:
-            continue
-        gain, before = accuracy[-1] - max(accuracy[:-1]), max(accuracy[:-1])
-        n = sum(run.epochs[-1].val.n_samples for run in evidence.of(name))
-        # Standard deviation of the gain from sampling alone; forged counts can exceed the number of images.
-        chance = sqrt(2 * before * max(0.0, 1 - before) / max(1, n))
-        if gain > max(FAST, chance):
-            found[name] = gain
     return found
 
 

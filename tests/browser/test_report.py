@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ import pytest
 
 from finetune.report.judged import judged
 from finetune.report.page import write_report
+from tests.browser.programs import MissingProgramError, installed
 from tests.builders.reports import HOSTILE, simulated_run
 from tests.grader.honest import Size
 
-HERE = Path(__file__).parent
 WIDTHS = (1280, 768, 375)
 PAGES = ("hostile", "flowers", "comparison")
 
@@ -31,22 +30,12 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="session")
 def programs(request: pytest.FixtureRequest) -> tuple[str, Path]:
     """Chromium, and a folder with look.mjs and the packages that it needs."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
-    if chromium is None or missing:
-        pytest.skip(f"needs {', '.join([*missing, *([] if chromium else ['chromium'])])} on the PATH")
     assert request.config.cache is not None
     folder = request.config.cache.mkdir("browser")
-    for name in ("package.json", "package-lock.json", "look.mjs"):
-        shutil.copy(HERE / name, folder)
-    installed = folder / "node_modules" / ".package-lock.json"
-    if not installed.exists() or installed.stat().st_mtime < (HERE / "package-lock.json").stat().st_mtime:
-        done = subprocess.run(
-            ["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, text=True, timeout=180
-        )
-        if done.returncode:
-            pytest.skip(f"npm could not install playwright-core and axe-core: {done.stderr[-200:]}")
-    return chromium, folder
+    try:
+        return installed(folder), folder
+    except MissingProgramError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -159,7 +159,14 @@ class TestLearning:
             (
                 (10, 50),
                 Status.FAILS,
-                "Too short: A, B and C were still improving in the last epoch.",
+                "A, B and C still improved in the last epoch (by 40.0, 40.0 and 40.0 points), so training "
+                "was too short.",
+            ),
+            (
+                (10, 40, 45),  # of 100 images, twice
+                Status.INCONCLUSIVE,
+                "A, B and C improved in the last epoch (by 5.0, 5.0 and 5.0 points), which could be chance. "
+                "A longer training would tell (--epochs).",
             ),
             ((10,), Status.NOT_CHECKED, "At least two epochs are needed."),
         ],
@@ -169,6 +176,13 @@ class TestLearning:
     ) -> None:
         found: Finding = learning.long_enough(changed(self.rising(*counts)))
         assert (found.status, found.summary) == (status, summary)
+
+    def test_a_gain_beyond_chance_by_the_images_of_all_seeds(self, changed: Changed) -> None:
+        """At 40% of 200 images, 1.96 sqrt(2 p (1 - p) / n) is 9.6 points."""
+        assert learning.long_enough(changed(self.rising(10, 40, 49))).status is Status.INCONCLUSIVE
+        found = learning.long_enough(changed(self.rising(10, 40, 50)))
+        assert found.status is Status.FAILS
+        assert found.numbers["C_last_gain"] == pytest.approx(0.1)
 
     def test_the_run_with_the_fewest_epochs_sets_the_length(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:

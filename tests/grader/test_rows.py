@@ -99,7 +99,11 @@ class TestLadder:
         ("skill", "status", "words"),
         [
             ({"fc": 2.0, "C": 6.5, "L3": 6.5, "B": 6.5}, Status.HOLDS, "C suffices"),
-            ({"fc": 2.0, "C": 3.0, "L3": 4.0, "B": 8.5}, Status.INCONCLUSIVE, "only B is shown to be within"),
+            (
+                {"fc": 2.0, "C": 3.0, "L3": 4.0, "B": 8.5},
+                Status.INCONCLUSIVE,
+                "only B, which trains the most layers, is shown",
+            ),
         ],
     )
     def test_names_the_smallest(
@@ -123,7 +127,7 @@ class TestLadder:
         finding = found.findings["smallest-sufficient"]
         assert finding.status is status, finding.details
         assert words in finding.summary
-        assert any(sentence.startswith("How deep to train: ") for sentence in found.verdict)
+        assert finding.summary in found.verdict
         assert failing(found) == []
         # A is missing: not judged, and no failure.
         assert found.findings["roles"].status is Status.HOLDS

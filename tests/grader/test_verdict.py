@@ -1,5 +1,6 @@
 """The variant that the verdict favors is the one that its sentence names."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from grader.advice import advice
 from grader.findings import Finding, Level, Status
 from grader.grade import Job, grade
 from grader.policy import Policy, load_policy
-from grader.sentences import Scope, choice, depth, favored, pretraining
+from grader.sentences import Scope, cautions, choice, depth, favored, pretraining
 from grader.verdict import Grade
 from tests.grader import honest as simulated
 
@@ -74,6 +75,7 @@ def found_of(low: float, high: float, is_faster: bool = True) -> dict[str, Findi
         "c-against-b": finding(status, **gap, margin=0.02),
         "c-faster": finding(Status.HOLDS if is_faster else Status.INCONCLUSIVE, ratio=0.5),
         "statistics-settled": finding(Status.HOLDS),
+        "long-enough": finding(Status.HOLDS),
         "smallest-sufficient": finding(Status.HOLDS, fc_adjusted_p=0.01, B_adjusted_p=0.01),
         "complete": finding(Status.HOLDS),
     }
@@ -105,6 +107,16 @@ def test_a_choice_follows_from_what_is_settled(
     assert ("has the advantage" in untuned) == (variant is not None or "either" in end)
 
 
+@pytest.mark.parametrize("status", list(Status))
+def test_that_training_was_too_short_is_said_where_the_property_fails(status: Status) -> None:
+    found = found_of(0.01, 0.05) | {"long-enough": finding(status)}
+    is_told = list(cautions(found, SETTLED)) == ["Caution: summary"]
+    lenient = replace(load_policy("default"), weights={})
+    todo = advice(Grade("run", lenient, found, tuple(Level), scope=SETTLED))
+    is_advised = any("train for more epochs" in sentence for sentence in todo)
+    assert is_told == is_advised == (status is Status.FAILS)
+
+
 @pytest.mark.parametrize("names", [("C",), ("B", "C"), ("A", "B", "C")])
 def test_nothing_is_said_for_networks_that_did_not_learn(names: tuple[str, ...]) -> None:
     found, scope = found_of(0.01, 0.05), Scope(is_tuned=True, n_seeds=3, at_chance=names)
@@ -119,6 +131,6 @@ def test_nothing_is_said_for_networks_that_did_not_learn(names: tuple[str, ...])
 
 def test_a_ladder_none_of_whose_rows_learned() -> None:
     found = found_of(0.01, 0.05)
-    assert list(depth(found, Scope(at_chance=("fc",)))) == ["How deep to train: summary"]
+    assert list(depth(found, Scope(at_chance=("fc",)))) == ["summary"]
     (sentence,) = depth(found, Scope(at_chance=("fc", "B")))
     assert "no row of the ladder has learned" in sentence

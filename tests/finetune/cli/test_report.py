@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.reports import simulated_run
+from grader.grade import Job, grade
+from grader.policy import load_policy
+from tests.builders.reports import edit_results, simulated_run
 from tests.builders.runs import Command
 
 
@@ -59,6 +61,23 @@ def test_a_damaged_results_file(finetune: Command, run: Path) -> None:
     assert err.count("\n") == 1
     (run / "results.json").write_text("\0" * 100)
     assert finetune("report", str(run))[0] == 2
+
+
+@pytest.mark.parametrize("n_ended", [0, 2])
+def test_an_unfinished_run_is_refused_as_by_the_grader(finetune: Command, run: Path, n_ended: int) -> None:
+    (run / "state").mkdir()
+    (run / "config.toml").write_text("")
+    if n_ended:
+        edit_results(run, lambda document: document.update(runs=document["runs"][:n_ended]))
+    else:
+        (run / "results.json").unlink()
+    code, out, err = finetune("report", str(run))
+    assert (code, out) == (2, "")
+    assert "is a run that was interrupted or is still training" in err
+    assert err.endswith(f"finish it with `finetune train --resume {run}`.\n")
+    assert not (run / "report.html").exists()
+    (problem,) = grade(Job(run, "run", load_policy("default"))).problems
+    assert err == f"Error: A report needs runs that have ended, but {problem}\n"
 
 
 def test_damaged_predictions(finetune: Command, run: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import fractions
+import pathlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,19 @@ def test_the_network_is_found(
     assert found.source == f"last{suffix}"
 
 
+def test_options_and_paths_beside_the_weights(tmp_path: Path, state: State) -> None:
+    """torchvision's reference scripts save their arguments, and Lightning what a module was made with."""
+
+    class OnWindows:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return pathlib.WindowsPath, ("C:/runs",)
+
+    options = argparse.Namespace(lr=0.1, out=Path("runs"), data=OnWindows())
+    assert same(load(tmp_path / "checkpoint.pth", {"model": state, "epoch": 3, "args": options}), state)
+    saved = lightning(state) | {"hyper_parameters": {"folder": tmp_path, "options": options}}
+    assert same(load(tmp_path / "last.ckpt", saved), state)
+
+
 def test_a_head_of_several_layers_is_dropped(tmp_path: Path, state: State) -> None:
     body = {n: t for n, t in state.items() if not n.startswith("fc.")}
     head = nn.Sequential(nn.Dropout(), nn.Linear(32, 10)).state_dict()
@@ -141,9 +156,9 @@ class TestWhatIsNotUnderstood:
         assert "must hold one network, but it holds 2, with names that begin with student., teacher.;" in said
 
     def test_names_the_python_object_that_is_not_loaded(self, tmp_path: Path, state: State) -> None:
-        said = refused(tmp_path / "x.ckpt", {"state_dict": state, "args": argparse.Namespace(lr=0.1)})
+        said = refused(tmp_path / "x.ckpt", {"state_dict": state, "lr": fractions.Fraction(1, 10)})
         assert (
-            "x.ckpt contains more than tensors (argparse.Namespace), and loading that could run code; "
+            "x.ckpt contains more than tensors (fractions.Fraction), and loading that could run code; "
             in said
         )
         assert "torch.save(model.state_dict()" in said

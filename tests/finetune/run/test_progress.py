@@ -1,20 +1,25 @@
-"""How long a tuned job still takes, from epochs whose seconds are known."""
+"""What is said of a tuned job, and how long it still takes, from epochs whose seconds are known."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from finetune.config.experiment import STANDARD_VARIANTS, Variant
 from finetune.config.tune import Tune
-from finetune.run.progress import Pace, Progress, duration, step_cost
-from finetune.run.tuning import Key
+from finetune.run.pace import Pace, duration, step_cost
+from finetune.run.progress import Progress
+from finetune.run.tuning import Key, Trial
+from finetune.run.watch import Watch
 from finetune.training.record import Epoch, Metrics
 from tests.builders.config import tiny_config
 from tests.builders.runs import RecordingReporter
 
 A, B, C = STANDARD_VARIANTS
 FC = Variant(name="fc", init="pretrained", train=("fc",))
-SPLITS = {"train": {"n_samples": 100}, "val": {"n_samples": 10}, "test": {"n_samples": 30}}
+N_SAMPLES = {"train": 100, "val": 10, "test": 30}
+RECORD: Any = {"dataset": {"splits": {name: {"n_samples": n} for name, n in N_SAMPLES.items()}}}
 
 
 def epoch(seconds: float, evaluation: float, with_test: bool = False) -> Epoch:
@@ -51,20 +56,53 @@ def test_a_variant_that_has_not_trained_is_estimated_from_the_others() -> None:
     assert pace.seconds("C", 0) == pytest.approx(step_cost(C) * (2.0 + 9.0 / step_cost(B)) / 2)
 
 
-def test_the_whole_job_is_what_its_epochs_take() -> None:
+def test_the_rest_of_the_job_is_what_its_epochs_take() -> None:
     """E = 8: five trials of two epochs and two of four for each variant; then two final runs."""
     reporter = RecordingReporter()
     config = tiny_config(variants=(B, C), tune=Tune(), epochs=8)
-    progress = Progress(config, [("B", 0), ("C", 0)], SPLITS, reporter)
-    outcomes: dict[Key, object] = {}
-    progress.begin(outcomes)  # type: ignore[arg-type]
-    progress.epoch_ended("B", epoch(3.0, 1.0))
-    trials, runs = 2 * (5 * 2 + 2 * 4), 2 * 8
-    training = (3.0 + 3.0 * step_cost(C) / step_cost(B)) / 2
-    expected = (trials + runs) * training + 0.1 * (trials * 10 + runs * 40)
-    assert progress.seconds_left() == pytest.approx(expected)
+    watch = Watch(config, [("B", 0), ("C", 0)], RECORD, reporter)
+    progress = Progress(watch)
+    outcomes: dict[Key, Any] = {}
+    progress.begin(outcomes)
+    assert watch.left.seconds() is None
+    trial = Trial("B", 1, Tune().rates[0], 2)
+    progress.trial_begins(trial)
+    progress.epoch_ended(epoch(3.0, 1.0))
+    share = step_cost(C) / step_cost(B)
+    seconds = (17 + 8) * 3.0 + (18 + 8) * 3.0 * share + 0.1 * ((17 + 18) * 10 + 2 * 8 * 40)
+    assert watch.left.seconds() == pytest.approx(seconds)
     assert "36 epochs of trials" in reporter.said[0]
-    assert reporter.said[1] == f"  At the pace of this epoch the whole job takes about {duration(expected)}."
-    progress.epoch_ended("C", epoch(1.0, 1.0))
-    progress.run_ended("B", 0)
-    assert len(reporter.said) == 3  # the pace is told once, then what is left
+    told = f"  At the pace of this epoch the rest of the job takes about {duration(seconds)}."
+    assert reporter.said[-1] == told
+
+    outcomes[trial.key] = {
+        "variant": "B",
+        "for_seed": None,
+        "round": 1,
+        "learning_rate": trial.learning_rate,
+        "epochs": 2,
+        "status": "completed",
+        "validation": [{"n_correct": 1, "n_samples": 10, "loss_sum": 1.0}] * 2,
+        "train_seconds": 6.0,
+    }
+    progress.trial_ended(trial, outcomes)
+    seconds -= 3.0 + 0.1 * 10  # its second epoch
+    assert reporter.said[-1] == f"  About {duration(seconds)} left."
+
+
+def test_the_epochs_of_final_runs_count_for_the_pace() -> None:
+    reporter = RecordingReporter()
+    config = tiny_config(variants=(B, C), tune=Tune(), epochs=4)
+    watch = Watch(config, [("B", 0), ("C", 0)], RECORD, reporter)
+    progress = Progress(watch)
+    watch.left.trials = dict  # all have ended
+    watch.run_begins("B", 0, 0.01, 4)
+    watch.epoch_ended(epoch(200.0, 0.0, with_test=True))
+    watch.run_ended("B", 0, failed=False)
+    progress.run_ended()
+    left = duration(4 * 200.0 * step_cost(C) / step_cost(B))
+    assert reporter.said[-1] == f"  About {left} left."
+    watch.run_ended("C", 0, failed=False)
+    n_said = len(reporter.said)
+    progress.run_ended()
+    assert len(reporter.said) == n_said

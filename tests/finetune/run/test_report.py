@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from rich.console import Console
 from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig
 from finetune.run.experiment import report
 from finetune.run.folder import RunFolder
-from finetune.run.report import epoch_line, start_line, summary
+from finetune.run.report import doubt_summary, epoch_line, start_line, summary
 from finetune.run.tuning import Trial
 from finetune.system.console import Reporter
 from finetune.training.record import Epoch, Metrics
 from grader.checks.learning import one_rate
 from grader.evidence import Evidence
+from grader.findings import Status
 from grader.grade import graded
+from grader.policy import load_policy
 from grader.record import results_from
 from tests.builders.runs import RecordingReporter
 
@@ -76,6 +79,18 @@ def test_the_screen_and_the_page_share_one_judgment(
     assert judged == ["run"]
     assert any(line.startswith("Scope: ") for line in reporter.said)
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_what_does_not_hold_in_one_line(finished: Finished) -> None:
+    found = graded(Evidence(results_from(finished[2])), "run", load_policy("default"))
+    line = doubt_summary(found, finished[0])
+    assert line.endswith(f" (grader {finished[0]} says why).")
+    for finding in found.unsettled:
+        assert finding.name in line
+    assert line.startswith("Fails: ")
+    assert line.index("one-rate") < line.index("; inconclusive: ") < line.index("c-against-b")
+    holding = {name: replace(f, status=Status.HOLDS) for name, f in found.findings.items()}
+    assert doubt_summary(replace(found, findings=holding), finished[0]) == ""
 
 
 def test_a_rate_is_shown_alike_everywhere(finished: Finished) -> None:

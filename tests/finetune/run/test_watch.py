@@ -12,7 +12,7 @@ from rich.console import Console
 from finetune.config.experiment import STANDARD_VARIANTS
 from finetune.config.tune import Tune
 from finetune.run.experiment import run_experiment
-from finetune.run.progress import step_cost
+from finetune.run.pace import step_cost
 from finetune.run.tuning import Trial
 from finetune.run.watch import Watch
 from finetune.system.signals import StopRequest
@@ -93,12 +93,28 @@ class TestTimeLeft:
 
     def test_of_trials_too(self) -> None:
         job = watch(tune=Tune(rates=(0.01, 0.02)))
-        job.trial_epochs = lambda: {"A": 6, "C": 6}
+        job.left.trials = lambda: {"A": 6, "C": 6}
         job.trial_begins(Trial("A", 1, 0.01, 2))
         job.epoch_ended(epoch(1, is_trial=True))
         # 11 epochs of trials with the evaluation of one split, and eight of runs with that of two.
         left = 9 * 2.0 + 10 * 2.0 * SHARE + 11 * 0.5 + 8 * 1.0
         assert job.reporter.of("epoch")[0]["seconds_left"] == pytest.approx(left)  # type: ignore[attr-defined]
+
+    def test_in_words_at_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 100.0
+        monkeypatch.setattr("finetune.run.watch.time.monotonic", lambda: now)
+        job = watch()
+        job.run_begins("A", 0, 0.02, 4)
+        job.run_ended("A", 0, failed=True)
+        job.run_begins("C", 0, 0.02, 4)
+        job.epoch_ended(epoch(3, seconds=3.0))
+        assert shown(job)[-1] == "About 4 s left for the whole job."
+        now += 2.5
+        assert shown(job)[-1] == "The job is about to end."
+        now += 60.0
+        assert shown(job)[-1] == "The job is about to end."
+        job.epoch_ended(epoch(4, seconds=3.0))
+        assert shown(job)[-1] == "Training has ended; the results are being written."
 
 
 class TestTable:
@@ -132,6 +148,15 @@ class TestTable:
         assert "trial 2" in shown(job)[1]
         job.run_begins("A", 0, 0.01, 4)
         assert "%" not in shown(job)[1]
+
+    def test_a_job_that_was_stopped_has_no_time_left(self) -> None:
+        job = watch()
+        job.run_begins("A", 0, 0.02, 4)
+        job.epoch_ended(epoch(1))
+        text = io.StringIO()
+        Console(file=text, width=80).print(job.render(80, False, ended=True))
+        assert "left" not in text.getvalue()
+        assert "1/4" in text.getvalue()
 
     def test_a_signal_is_acknowledged(self) -> None:
         assert shown(watch(), stopping=True)[-1] == "Stopping after this step..."

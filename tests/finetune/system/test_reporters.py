@@ -28,8 +28,9 @@ class Job:
     def __init__(self) -> None:
         self.images = 0
 
-    def render(self, width: int, stopping: bool) -> RenderableType:
-        return Text(f"{self.images} images at {width}{', stopping' if stopping else ''}")
+    def render(self, width: int, stopping: bool, ended: bool = False) -> RenderableType:
+        state = ", ended" if ended else ", stopping" if stopping else ""
+        return Text(f"{self.images} images at {width}{state}")
 
     def advance(self, n_images: int) -> None:
         self.images += n_images
@@ -102,6 +103,7 @@ class TestLive:
         with live(removed).watching(Job()):
             pass
         assert not kept.getvalue().endswith("\x1b[2K")
+        assert kept.getvalue().endswith("0 images at 80, ended\n\x1b[?25h")  # no time left any more
         assert removed.getvalue().endswith("\x1b[2K")
 
     def test_stopping_is_drawn_not_written_into_the_table(self, capfd: pytest.CaptureFixture[str]) -> None:
@@ -136,8 +138,11 @@ class TestQuiet:
         reporter.event("epoch", {"epoch": 1})
         reporter.warn("B failed.\x1b[31m")
         reporter.answer("Pretraining pays.")
+        reporter.doubts(["fails one-rate: ...", "inconclusive c-faster: ..."], "Fails: one-rate.")
+        reporter.doubts([], "")
         said = capsys.readouterr()
-        assert (said.out, said.err) == ("Pretraining pays.\n", "B failed.\\x1b[31m\n")
+        assert said.out == "Pretraining pays.\nFails: one-rate.\n"
+        assert said.err == "B failed.\\x1b[31m\n"
 
 
 class TestJson:
