@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from grader.findings import Finding, Level, Status, counted
-from grader.likeness import Group, groups_of, listed
+from grader.findings import Finding, Level, Status, counted, in_words
+from grader.likeness import MOST_NAMED, Group, groups_of
 from grader.reference import Reference, implausible
 from grader.traces import Traces
 from grader.verdict import Grade
@@ -31,13 +31,14 @@ class Cohort:
     def flags(self, name: str) -> list[str]:
         """What asks for a look at a submission, without full stops."""
         groups = [group for group in self.groups if name in group.members]
-        found = [f"as {listed([m for m in group.members if m != name])}: {group.text}" for group in groups]
+        others = [[m for m in group.members if m != name] for group in groups]
+        found = [f"as {in_words(m, MOST_NAMED)}: {g.text}" for m, g in zip(others, groups, strict=True)]
         return found + list(self.remarks.get(name, ()))
 
     @property
     def looks(self) -> list[str]:
         """The same for the whole class, each group once."""
-        found = [f"{listed(group.members)}: {group.text}" for group in self.groups]
+        found = [f"{in_words(group.members, MOST_NAMED)}: {group.text}" for group in self.groups]
         return found + [f"{name}: {text}" for name, texts in self.remarks.items() for text in texts]
 
 
@@ -79,9 +80,8 @@ def _judged(
         others = [name for name in group.members if name in seeds and seeds[name] != seeds[grade.run]]
         refuted = all(by_name[name].refuted for name in others)
         if others and (grade.refuted or not refuted):
-            problems.append(
-                f"{listed(group.runs)}: as {listed(others)}, with another prescribed seed: {group.text}."
-            )
+            runs, names = (in_words(found, MOST_NAMED) for found in (group.runs, others))
+            problems.append(f"{runs}: as {names}, with another prescribed seed: {group.text}.")
     holds = f"None of the {counted(len(grades) - 1, 'other submission')} has the same runs."
     finding = Finding(
         Status.FAILS if problems else Status.HOLDS,

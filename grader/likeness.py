@@ -47,7 +47,7 @@ class Group:
     @property
     def text(self) -> str:
         """What is the same, and what it means."""
-        runs = listed(self.runs)
+        runs = in_words(self.runs, MOST_NAMED)
         match self.kind:
             case "times":
                 return (
@@ -58,15 +58,10 @@ class Group:
                 if self.seeds_differ:
                     why = "honest runs with different seeds had at most 0.92"
                 return f"nearly the same losses ({runs}; {self.what[0]}): {why}"
-        same = f"the same {listed(self.what)} ({runs})"
+        same = f"the same {in_words(self.what, MOST_NAMED)} ({runs})"
         if self.seeds_differ:
             return f"{same} under different seeds: no honest trainings agree like that"
         return f"{same}: honest runs with one seed on one kind of machine do, too"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in a sentence, few of many."""
-    return in_words(names, MOST_NAMED)
 
 
 Link = tuple[str, str, bool]  # a kind of mark, the name of a run that has it, and whether its seeds differ

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from grader.collect import collect, require_elsewhere
 from grader.errors import UsageError
+from grader.findings import in_words
 from grader.formats.clean import clean
 from grader.grade import Job
 from grader.inputs import dataset_from, reference_runs, require_outside, students_from, truth_from
-from grader.likeness import listed
+from grader.likeness import MOST_NAMED
 from grader.load import newest_run
 from grader.output import Target, names_of, targets
 from grader.policy import BUNDLED, load_policy
@@ -137,7 +138,7 @@ def planned(options: Options) -> Plan:
         reference,
         reference_of(list(reference.values())) if reference else None,
         signer,
-        [f"Ignored, since neither folder nor zip file: {clean(listed(collected.ignored))}."]
+        [f"Ignored, since neither folder nor zip file: {clean(in_words(collected.ignored, MOST_NAMED))}."]
         if collected.ignored
         else [],
     )
