@@ -37,9 +37,9 @@ class Thresholds:
     require: Mapping[str, str | int | bool] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evidence:
-    """Everything known about a submission.
+    """Everything known about a submission; equal only to itself, so that what follows from it can be cached.
 
     Attributes:
         results: The results file.

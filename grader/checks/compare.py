@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from statistics import fmean
 
 from grader import means, stats
@@ -70,12 +70,18 @@ class Comparison:
         return (1 - low) / 2
 
 
-def compare(evidence: Evidence, first: str, second: str) -> Comparison | None:
-    """Compare two variants; None if they completed no seed in common."""
+@lru_cache(maxsize=1)  # each question asks for one of them, and all count for its correction
+def _tested(evidence: Evidence) -> dict[tuple[str, str], Comparison]:
+    """The pairs of variants that completed a seed in common, compared by themselves."""
     longer = longer_scratch(evidence)
     pairs = (*PAIRS, ("B", longer)) if longer else PAIRS
     found = {pair: unadjusted(evidence, *pair) for pair in pairs}
-    tested = {pair: comparison for pair, comparison in found.items() if comparison is not None}
+    return {pair: comparison for pair, comparison in found.items() if comparison is not None}
+
+
+def compare(evidence: Evidence, first: str, second: str) -> Comparison | None:
+    """Compare two variants; None if they completed no seed in common."""
+    tested = _tested(evidence)
     if (first, second) not in tested:
         return None
     alpha = 1 - evidence.thresholds.confidence

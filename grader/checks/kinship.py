@@ -1,7 +1,8 @@
 """Level 2: networks trained on the same images are related, but no copies of one another."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations
 from math import atanh, exp, sqrt, tanh
 from typing import TYPE_CHECKING
@@ -110,7 +111,7 @@ def networks_differ(evidence: Evidence) -> Finding:
     Source: measured on honest runs (docs/grading.md); P. J. Rousseeuw and C. Croux, Alternatives to the
     median absolute deviation, JASA 88 (1993) 1273-1283.
     """
-    pairs = list(_pairs(evidence))
+    pairs = _pairs(evidence)
     problems = {
         pair.name: [f"{pair.name}: most of their losses are nearly the same (rho = {pair.robust:.3f})."]
         if pair.robust_at_least > MOST_RELATED[pair.kinship]
@@ -129,8 +130,13 @@ def _finding(problems: dict[str, list[str]], found: list[float], holds: str) -> 
     return replace(finding, numbers={"lowest": low, "highest": high})
 
 
-def _pairs(evidence: Evidence) -> Iterator[Pair]:
+@lru_cache(maxsize=1)  # for both properties
+def _pairs(evidence: Evidence) -> Sequence[Pair]:
     """All pairs of runs with the same held-out images."""
+    return tuple(_compared(evidence))
+
+
+def _compared(evidence: Evidence) -> Iterator[Pair]:
     import numpy as np
 
     n_classes = len(evidence.results.classes)
