@@ -20,13 +20,17 @@ FAR = {"pretrained": 0.05, "random": 0.25}
 """Difference that no rounding explains, by initial weights. From random weights rounding alone changed the
 loss of the first two epochs by up to 12%, so that only equal hashes agree."""
 
+FAR_LATER = 1.0
+"""The same for the epochs after the first one of a passage. Differences grow from epoch to epoch while losses
+fall: between bf16 and fp32, B's differed by 29% in the sixth epoch (docs/detection.md)."""
+
 TIES = 4
 """Differences in the number of correct predictions that no rounding explains, in standard deviations."""
 
 FEW = 2
 """Correct predictions that rounding may tip, however few are incorrect."""
 
-CLOSE_HELD_OUT, CLOSE_TIES = 0.02, 1
+CLOSE_HELD_OUT, CLOSE_TIES = 0.05, 1
 """Differences of the losses on validation and test, and of the numbers of correct predictions in standard
 deviations, up to which rounding explains them where the training loss is close."""
 
@@ -92,17 +96,19 @@ def replay_agrees(evidence: Evidence) -> Finding:
 
     Rule: a replayed epoch agrees if its weights and predictions have the recorded hashes, as on the same kind
     of processor with as many threads and the same libraries; elsewhere, for a run from pretrained weights, if
-    its training loss differs by at most 0.3%, its losses on validation and test by at most 2%, and their
+    its training loss differs by at most 0.3%, its losses on validation and test by at most 5%, and their
     numbers of correct predictions by at most the square root of the mean number of incorrect ones (or 2). It
     disagrees if the training loss differs by more than 5%, or such a number by more than 4 times that square
     root; for a run from random weights, in which rounding grows fast, if the training loss differs by more
-    than 25%. It also disagrees if it has the recorded weights, but gives other predictions with them: losses
-    that differ by more than 0.1%, or more than 2 correct ones. Otherwise it is inconclusive. A start must
-    have the recorded hash; one from random weights, on the same kind of machine and version of PyTorch. Holds
-    if every epoch agrees, fails if one disagrees. An epoch that is inconclusive on the machine and with the
-    libraries that the run names should have agreed bit for bit: the finding says so.
+    than 25%; for epochs after the first one that is replayed, if it differs by more than 100%. It also
+    disagrees if it has the recorded weights, but gives other figures with them: losses that differ by more
+    than 0.1%, or more than 2 correct predictions. Shares are of the smaller loss. Otherwise it is
+    inconclusive. A start must have the recorded hash; one from random weights, on the same kind of machine
+    and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. An epoch that is inconclusive
+    on the machine and with the libraries that the run names should have agreed bit for bit: the finding says
+    so.
 
-    Source: `finetune replay`, run by the grader; tolerances measured in docs/grading.md.
+    Source: `finetune replay`, run by the grader; tolerances measured in docs/detection.md.
     """
     found = evidence.replay
     if found is None or found.failure:
@@ -120,7 +126,7 @@ def replay_agrees(evidence: Evidence) -> Finding:
             item.append(f"{run.name}: training again from epoch {passage.first} gave no finite loss.")
         for again in passage.epochs:
             epoch = run.epochs[again["epoch"] - 1]
-            outcome, problem = _compared(epoch, again, run.init)
+            outcome, problem = _compared(epoch, again, run.init, is_first=epoch.epoch == passage.first)
             counts[outcome] += 1
             item.extend([f"{run.name}, epoch {epoch.epoch}: {problem}"] if problem else [])
     n_unclear = counts[_Outcome.UNCLEAR]
@@ -163,13 +169,13 @@ class _Outcome(StrEnum):
     OTHER = "other"
 
 
-def _compared(epoch: Epoch, again: Mapping[str, Any], init: str) -> tuple[_Outcome, str]:
+def _compared(epoch: Epoch, again: Mapping[str, Any], init: str, is_first: bool) -> tuple[_Outcome, str]:
     """How a replayed epoch compares, and what is wrong if it is another one."""
     if _is_identical(epoch, again):
         return _Outcome.IDENTICAL, ""
     loss, expected = epoch.train.loss_sum, again["train"]["loss_sum"]
     _, difference = _apart(epoch.train, again["train"])
-    if difference > FAR[init]:
+    if difference > (FAR[init] if is_first else FAR_LATER):
         return (
             _Outcome.OTHER,
             f"the training loss was recorded as {loss:.6g}, but training again gives {expected:.6g}.",
@@ -181,7 +187,7 @@ def _compared(epoch: Epoch, again: Mapping[str, Any], init: str) -> tuple[_Outco
         n_apart, apart = _apart(epoch.on(split), again[split])
         n, n_again = epoch.on(split).n_correct, again[split]["n_correct"]
         deviation = (epoch.on(split).n_samples - (n + n_again) / 2) ** 0.5
-        if n_apart > max(FEW, TIES * deviation):
+        if is_first and n_apart > max(FEW, TIES * deviation):
             return (
                 _Outcome.OTHER,
                 f"{n:,} correct predictions on {split} were recorded, but training again gives {n_again:,}.",
@@ -205,9 +211,10 @@ def _compared_with_the_same_weights(epoch: Epoch, again: Mapping[str, Any]) -> t
 
 
 def _apart(recorded: Metrics, again: Mapping[str, Any]) -> tuple[int, float]:
-    """By how many correct predictions, and by what share of the loss, two results differ."""
+    """By how many correct predictions, and by what share of the smaller loss, two results differ."""
+    smaller = max(1e-9, min(recorded.loss_sum, again["loss_sum"]))
     n_apart = abs(recorded.n_correct - again["n_correct"])
-    return n_apart, abs(recorded.loss_sum - again["loss_sum"]) / max(again["loss_sum"], 1e-9)
+    return n_apart, abs(recorded.loss_sum - again["loss_sum"]) / smaller
 
 
 def _is_identical(epoch: Epoch, again: Mapping[str, Any]) -> bool:
