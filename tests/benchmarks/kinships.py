@@ -1,7 +1,7 @@
 """How alike the losses of separately trained networks are: the calibration of `grader/checks/kinship.py`.
 
-    python -m tests.benchmarks.kinships train FOLDER [NAME...]   # many small honest runs
-    python -m tests.benchmarks.kinships table FOLDER             # the tables of docs/detection.md
+    python -m tests.benchmarks.kinships FOLDER [NAME...]       # many small honest runs
+    python -m tests.benchmarks.kinship_rates FOLDER [RUN...]   # what they share, for docs/detection.md
 
 Each experiment is one submission: its variants with its seeds, on the same held-out images.
 """
