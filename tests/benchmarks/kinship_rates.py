@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -33,25 +34,30 @@ def alarms(pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
     return little, [p for p in pairs if p.robust_at_least > MOST_RELATED[p.kinship]]
 
 
-def with_copy(evidence: Evidence, original: Any, jitter: float, rng: np.random.Generator) -> Evidence:
-    """One run, and a copy of it under its sibling's name with jittered losses, a tenth of them drawn anew.
+def with_copy(
+    evidence: Evidence, original: Any, kind: str, jitter: float | None, rng: np.random.Generator
+) -> Evidence:
+    """One run, and a copy of it with jittered losses, a tenth of them drawn anew, submitted as its kin.
 
-    A jitter below 0 deals the losses out at random within each class and among right and wrong answers.
+    Without jitter, losses and answers are dealt out at random within each class instead.
     """
-    copy = SimpleNamespace(**{**vars(original), "name": "copy"})
+    changes = {
+        "siblings": {"init": "pretrained"},
+        "half-siblings": {"init": "random"},
+        "cousins": {"seed": original.seed + 1000},
+        "strangers": {"init": "random" if original.init == "pretrained" else "pretrained"},
+    }
+    same = {"init": changes[kind]["init"]} if "siblings" in kind else {}
+    original = SimpleNamespace(**{**vars(original), **same})
+    copy = SimpleNamespace(**{**vars(original), **changes[kind], "name": "copy"})
     predictions = {}
     for split in SPLITS:
         mine = evidence.predictions[original.name, split]
         nll = mine.nll.copy()
-        if jitter < 0:
-            for label in np.unique(mine.labels):
-                for right in (False, True):
-                    members = np.flatnonzero((mine.labels == label) & (mine.correct == right))
-                    nll[members] = rng.permutation(nll[members])
-            dealt = rng.permutation  # answers, too: a dealt loss goes with a dealt answer
+        if jitter is None:
             for label in np.unique(mine.labels):
                 members = np.flatnonzero(mine.labels == label)
-                nll[members] = dealt(nll[members])
+                nll[members] = rng.permutation(nll[members])
         else:
             nll *= np.exp(rng.normal(0, jitter, len(nll)))
             drawn = rng.random(len(nll)) < CHANGED
@@ -120,12 +126,13 @@ def main() -> None:
         )
         for pair in pairs:
             by_kinship[pair.kinship].append(pair)
+        size = "over 500 images" if n_images > 400 else "153 to 160 images"
         for run in evidence.chosen if pairs else ():
-            for jitter in (-1.0, *JITTERS):
-                found = list(_pairs(with_copy(evidence, run, jitter, rng)))
-                if found and (found[0].competent or jitter >= 0):
+            for kind, jitter in product(LEAST_RELATED, (None, *JITTERS)):
+                found = list(_pairs(with_copy(evidence, run, kind, jitter, rng)))
+                if found and (found[0].competent or jitter is not None):
                     little, much = alarms(found)
-                    caught[jitter].append(bool(little if jitter < 0 else much))
+                    caught[size, kind, jitter].append(bool(little if jitter is None else much))
     print(f"\n{runs} runs\n")  # noqa: T201
     for kind, pairs in sorted(by_kinship.items()):
         little, much = alarms(pairs)
@@ -137,8 +144,9 @@ def main() -> None:
             f"robust {max(p.robust for p in pairs):.4f} (lower limit "
             f"{max(p.robust_at_least for p in pairs):.4f}); alarms {len(little)}, {len(much)}"
         )
-    for jitter, found in sorted(caught.items()):
-        print(f"{'dealt' if jitter < 0 else f'jitter {jitter}'}: {sum(found)} of {len(found)} caught")  # noqa: T201
+    for (size, kind, jitter), found in caught.items():
+        how = "dealt at random" if jitter is None else f"copied with a jitter of {jitter:.0%}"
+        print(f"{size}, {kind}, {how}: {sum(found)} of {len(found)} caught")  # noqa: T201
 
 
 if __name__ == "__main__":
