@@ -18,6 +18,7 @@ OWN_SUBJECT = {
     "tests/grader/test_examples.py",  # examples/
     "tests/grader/test_false_alarms.py",  # what no check may say of an honest run
     "tests/grader/test_forgeries.py",
+    "tests/grader/test_levels.py",  # the evidence that a level takes
     "tests/grader/test_fuzz.py",
     "tests/grader/test_hostile.py",
     "tests/grader/test_optimized.py",  # a forger who optimizes
@@ -27,6 +28,9 @@ OWN_SUBJECT = {
     "tests/grader/test_story_rows.py",  # the same, of rows beside A, B and C
     "tests/grader/test_tuning.py",  # checks/tuning.py
     "tests/grader/test_simulation.py",  # what intervals and tests promise
+    "tests/grader/test_speed_simulation.py",  # checks/speed.py on machines that others use, too
+    "tests/grader/test_temperature.py",  # checks/calibrated.py
+    "tests/grader/test_trial_commitments.py",  # checks/trial_commitments.py, and trials in a replay
 }
 """Test modules in tests/finetune and tests/grader whose subject is not one module of the product."""
 FILE_LINES = 300

@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 
+from grader.checks import kinship
 from grader.checks.kinship import LEAST_RELATED, MOST_RELATED, Pair, _pairs
-from grader.evidence import Evidence
+from grader.evidence import Evidence, Thresholds, gather
+from grader.load import load
 from grader.predictions import Predictions
 from grader.record import SPLITS
 from tests.benchmarks.kinships import evidence_of
@@ -31,25 +34,30 @@ def alarms(pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
     return little, [p for p in pairs if p.robust_at_least > MOST_RELATED[p.kinship]]
 
 
-def with_copy(evidence: Evidence, original: Any, jitter: float, rng: np.random.Generator) -> Evidence:
-    """One run, and a copy of it under its sibling's name with jittered losses, a tenth of them drawn anew.
+def with_copy(
+    evidence: Evidence, original: Any, kind: str, jitter: float | None, rng: np.random.Generator
+) -> Evidence:
+    """One run, and a copy of it with jittered losses, a tenth of them drawn anew, submitted as its kin.
 
-    A jitter below 0 deals the losses out at random within each class and among right and wrong answers.
+    Without jitter, losses and answers are dealt out at random within each class instead.
     """
-    copy = SimpleNamespace(**{**vars(original), "name": "copy"})
+    changes = {
+        "siblings": {"init": "pretrained"},
+        "half-siblings": {"init": "random"},
+        "cousins": {"seed": original.seed + 1000},
+        "strangers": {"init": "random" if original.init == "pretrained" else "pretrained"},
+    }
+    same = {"init": changes[kind]["init"]} if "siblings" in kind else {}
+    original = SimpleNamespace(**{**vars(original), **same})
+    copy = SimpleNamespace(**{**vars(original), **changes[kind], "name": "copy"})
     predictions = {}
     for split in SPLITS:
         mine = evidence.predictions[original.name, split]
         nll = mine.nll.copy()
-        if jitter < 0:
-            for label in np.unique(mine.labels):
-                for right in (False, True):
-                    members = np.flatnonzero((mine.labels == label) & (mine.correct == right))
-                    nll[members] = rng.permutation(nll[members])
-            dealt = rng.permutation  # answers, too: a dealt loss goes with a dealt answer
+        if jitter is None:
             for label in np.unique(mine.labels):
                 members = np.flatnonzero(mine.labels == label)
-                nll[members] = dealt(nll[members])
+                nll[members] = rng.permutation(nll[members])
         else:
             nll *= np.exp(rng.normal(0, jitter, len(nll)))
             drawn = rng.random(len(nll)) < CHANGED
@@ -60,20 +68,51 @@ def with_copy(evidence: Evidence, original: Any, jitter: float, rng: np.random.G
     return Evidence(cast("Any", results), predictions)
 
 
-def honest(paths: list[Path]) -> Iterator[tuple[str, Evidence, list[Pair]]]:
-    for path in paths:
-        evidence = evidence_of(path)
-        yield path.stem, evidence, list(_pairs(evidence))
+def pooled(folders: list[Path]) -> Iterator[tuple[str, Evidence]]:
+    """The runs in these folders, by the images that they were evaluated on."""
+    pools: dict[tuple[str, ...], tuple[list[Any], dict[tuple[str, str], Predictions]]] = {}
+    names: dict[tuple[str, ...], str] = {}
+    for folder in folders:
+        evidence = gather(load(folder), Thresholds())
+        for run in evidence.chosen:
+            rows = [evidence.predictions.get((run.name, split)) for split in SPLITS]
+            if None in rows:
+                continue
+            ids = rows[0].sample_ids + rows[1].sample_ids  # type: ignore[union-attr]
+            runs, predictions = pools.setdefault(ids, ([], {}))
+            names[ids] = f"{evidence.results.dataset_name}, {len(ids)} images"
+            name = f"{folder.name}/{run.name}"
+            head = evidence.results.has_head(run)
+            plain = {"variant": run.variant, "seed": run.seed, "init": run.init, "head": head}
+            runs.append(SimpleNamespace(name=name, best=1, n_classes=len(evidence.results.classes), **plain))
+            for split, found in zip(SPLITS, rows, strict=True):
+                predictions[name, split] = found  # type: ignore[assignment]
+    for ids, (runs, predictions) in pools.items():
+        results = SimpleNamespace(classes=range(runs[0].n_classes), runs=runs, has_head=lambda run: run.head)
+        yield names[ids], Evidence(cast("Any", results), predictions)
+
+
+def honest(folder: Path, folders: list[Path]) -> Iterator[tuple[str, Evidence, list[Pair]]]:
+    trained = [(path.stem, evidence_of(path)) for path in sorted(folder.glob("*.npz"))]
+    for name, evidence in (*trained, *pooled(folders)):
+        pairs = [
+            pair
+            for pair in _pairs(evidence)
+            if (pair.first.variant, pair.first.seed) != (pair.second.variant, pair.second.seed)
+        ]
+        yield name, evidence, pairs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("runs", nargs="*", type=Path)
     options = parser.parse_args()
+    kinship.MOST_RUNS = 1000
     rng = np.random.default_rng(0)
     by_kinship: dict[str, list[Pair]] = defaultdict(list)
     runs, caught = 0, defaultdict(list)
-    for name, evidence, pairs in honest(sorted(options.folder.glob("*.npz"))):
+    for name, evidence, pairs in honest(options.folder, options.runs):
         runs += len(evidence.chosen)
         little, much = alarms(pairs)
         competent = [p.correlation for p in pairs if p.competent]
@@ -87,25 +126,27 @@ def main() -> None:
         )
         for pair in pairs:
             by_kinship[pair.kinship].append(pair)
+        size = "over 500 images" if n_images > 400 else "153 to 160 images"
         for run in evidence.chosen if pairs else ():
-            for jitter in (-1.0, *JITTERS):
-                found = list(_pairs(with_copy(evidence, run, jitter, rng)))
-                if found and (found[0].competent or jitter >= 0):
+            for kind, jitter in product(LEAST_RELATED, (None, *JITTERS)):
+                found = list(_pairs(with_copy(evidence, run, kind, jitter, rng)))
+                if found and (found[0].competent or jitter is not None):
                     little, much = alarms(found)
-                    caught[jitter].append(bool(little if jitter < 0 else much))
+                    caught[size, kind, jitter].append(bool(little if jitter is None else much))
     print(f"\n{runs} runs\n")  # noqa: T201
-    for kinship, pairs in sorted(by_kinship.items()):
+    for kind, pairs in sorted(by_kinship.items()):
         little, much = alarms(pairs)
         competent = [p for p in pairs if p.competent]
         print(  # noqa: T201
-            f"{kinship}: {len(pairs)} pairs, {len(competent)} competent; "
+            f"{kind}: {len(pairs)} pairs, {len(competent)} competent; "
             f"rho {min((p.correlation for p in competent), default=0):.3f} "
             f"(upper limit {min((p.at_most for p in competent), default=0):.3f}), "
             f"robust {max(p.robust for p in pairs):.4f} (lower limit "
             f"{max(p.robust_at_least for p in pairs):.4f}); alarms {len(little)}, {len(much)}"
         )
-    for jitter, found in sorted(caught.items()):
-        print(f"{'dealt' if jitter < 0 else f'jitter {jitter}'}: {sum(found)} of {len(found)} caught")  # noqa: T201
+    for (size, kind, jitter), found in caught.items():
+        how = "dealt at random" if jitter is None else f"copied with a jitter of {jitter:.0%}"
+        print(f"{size}, {kind}, {how}: {sum(found)} of {len(found)} caught")  # noqa: T201
 
 
 if __name__ == "__main__":

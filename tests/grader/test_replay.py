@@ -101,6 +101,16 @@ def test_rounding_from_pretrained_weights(replayed: Replayed, factor: float, sta
     assert ("the training loss was recorded as" in agrees(found).summary) == (status is Status.FAILS)
 
 
+@pytest.mark.parametrize(
+    ("factor", "status"),
+    [(0.7, Status.INCONCLUSIVE), (1.4, Status.INCONCLUSIVE), (0.45, Status.FAILS), (2.1, Status.FAILS)],
+)
+def test_differences_grow_from_epoch_to_epoch(replayed: Replayed, factor: float, status: Status) -> None:
+    """An honest run, trained again in other arithmetic, differed by 29% in its sixth epoch."""
+    change = ROUNDED.format(f"({factor} if e['epoch'] > 1 else 1)")
+    assert agrees(replayed(of_pretrained(change), epochs=3)).status is status
+
+
 @pytest.mark.parametrize(("factor", "status"), [(1.0, Status.INCONCLUSIVE), (1.5, Status.FAILS)])
 def test_from_random_weights_only_equal_hashes_agree(
     replayed: Replayed, factor: float, status: Status
@@ -139,10 +149,10 @@ def test_a_close_training_loss_leaves_little_room_for_predictions(
     assert agrees(replayed(of_pretrained(change.format(n)))).status is status
 
 
-@pytest.mark.parametrize("factor", [1.01, 1.05])
+@pytest.mark.parametrize("factor", [1.03, 1.07])
 def test_a_close_training_loss_leaves_little_room_for_other_losses(replayed: Replayed, factor: float) -> None:
     change = EACH + f"e['weights_sha256'] = ''; e['val']['loss_sum'] *= {factor}"
-    wanted = Status.HOLDS if factor < 1.02 else Status.INCONCLUSIVE
+    wanted = Status.HOLDS if factor < 1.05 else Status.INCONCLUSIVE
     assert agrees(replayed(of_pretrained(change))).status is wanted
 
 
