@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from finetune.config.experiment import ExperimentConfig
 from finetune.data.decode import UNREADABLE, open_image
 from finetune.data.prepare import prepare_images
-from finetune.data.sources import WHOLE
+from finetune.data.sources import WHOLE, ImageSource
 from finetune.data.split_dataset import SplitDataset, split_dataset, without
+from finetune.data.splits import Splits
 from finetune.errors import DataError
 from finetune.run import environment
 from finetune.run.folder import RunFolder
@@ -27,7 +29,7 @@ from finetune.training.calibration import Recalibration
 from finetune.training.evaluate import evaluate
 from finetune.training.features import FrozenPrefix
 from finetune.training.requirements import require_memory_to_evaluate
-from grader.record import SPLITS, Results
+from grader.record import SPLITS, Results, Run
 from grader.rerun import RECOMPUTED_NAME
 
 
@@ -80,19 +82,30 @@ def evaluate_run(
         recomputed["runs"][entry.name] = recomputation.of(entry, network)
         prefix = FrozenPrefix(network, config.recipe, precision)
         splits, images = split.of_seed(entry.seed, sources, threads)
-        again = Recalibration(entry.calibration.temperature if entry.calibration else None)
-        correct = {}
-        for name, source in images.items():
-            part = splits.by_name[name]
-            features, keep = prefix.held_out(name, source, WHOLE), again.keep(name)
-            labels = torch.from_numpy(part.labels())
-            predictions = evaluate(network, features, labels, precision, keep=keep)
-            correct[name] = predictions.predicted == part.labels()
-            write_atomically(output / f"{entry.name}-{name}.csv", predictions_csv(part.samples, predictions))
-            reporter.say(f"{entry.name} {name}: {predictions.metrics(part.labels()).accuracy:.1%}")
-        calibration = again.record(splits.by_name["val"].labels(), correct["test"])
+        calibration = _predict(entry, prefix, splits, images, output, reporter)
         recomputed["runs"][entry.name]["calibration"] = calibration
     write_atomically(output / RECOMPUTED_NAME, json.dumps(recomputed).encode())
+
+
+def _predict(
+    run: Run,
+    prefix: FrozenPrefix,
+    splits: Splits,
+    images: Mapping[str, ImageSource],
+    output: Path,
+    reporter: Reporter,
+) -> dict[str, float]:
+    """Write the predictions of a run's network for validation and test; its calibration computed again."""
+    again = Recalibration(run.calibration.temperature if run.calibration else None)
+    correct = {}
+    for name, source in images.items():
+        part = splits.by_name[name]
+        features, labels = prefix.held_out(name, source, WHOLE), torch.from_numpy(part.labels())
+        predictions = evaluate(prefix.network, features, labels, prefix.precision, keep=again.keep(name))
+        correct[name] = predictions.predicted == part.labels()
+        write_atomically(output / f"{run.name}-{name}.csv", predictions_csv(part.samples, predictions))
+        reporter.say(f"{run.name} {name}: {predictions.metrics(part.labels()).accuracy:.1%}")
+    return again.record(splits.by_name["val"].labels(), correct["test"])
 
 
 def _split(config: ExperimentConfig, results: Results, workers: int) -> SplitDataset:

@@ -87,10 +87,13 @@ def replay_agrees(evidence: Evidence) -> Finding:
     Source: `finetune replay`, run by the grader; tolerances measured in docs/detection.md.
     """
     found = evidence.replay
-    if found is None or found.failure:
-        if found is not None and found.states and any(found.states.values()):
-            return from_problems(found.states, Level.REPLAY, "")
-        return not_checked(found.failure if found else "Requires --replay.", Level.REPLAY)
+    if found is None:
+        return not_checked("Requires --replay.", Level.REPLAY)
+    if found.failure:
+        altered = {path: problems for path, problems in (found.states or {}).items() if problems}
+        return (
+            from_problems(altered, Level.REPLAY, "") if altered else not_checked(found.failure, Level.REPLAY)
+        )
     problems: dict[str, list[str]] = {}
     counts = dict.fromkeys(Outcome, 0)
     for passage in found.passages:

@@ -102,8 +102,8 @@ class TestWhole:
         assert (
             "Tuning (halving): 3 peak learning rates from 0.01 to 0.04 for A, C; 6 epochs of trials" in said
         )
-        assert said.count("whole job takes about") == 1
-        assert said.index("whole job takes about") < said.index("Trial, round 1: A at 0.02")
+        assert said.count("rest of the job takes about") == 1
+        assert said.index("rest of the job takes about") < said.index("Trial, round 1: A at 0.02")
         assert "C: learning rate 0.0" in said
 
 
@@ -335,7 +335,7 @@ class TestShard:
     def test_resumed_alone_it_cannot_train_all_trials(self, narrow_weights: Path, tmp_path: Path) -> None:
         config = tiny_config(weights=str(narrow_weights), **TINY)
         shard = Shard((("A", 0),))
-        with pytest.raises(RunFolderError, match="repeat the command that began the run"):
+        with pytest.raises(RunFolderError, match="repeat the command that started the run"):
             run_experiment(config, tmp_path / "run", RecordingReporter(), StopRequest(), shard=shard)
 
 
