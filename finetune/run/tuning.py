@@ -88,7 +88,7 @@ def rounds_of(mode: str, epochs: int) -> tuple[Round, ...]:
     """
     if mode == "full":
         return (Round(epochs, 1),)
-    quarter, half = -(-epochs // 4), -(-epochs // 2)
+    quarter, half = max(1, (epochs + 2) // 4), (epochs + 1) // 2  # rounded, halves up
     return (Round(half, 1),) if quarter == half else (Round(quarter, 2), Round(half, 1))
 
 

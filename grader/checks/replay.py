@@ -7,7 +7,7 @@ from grader import commitments
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
 from grader.record import SPLITS, Run
-from grader.replay import Passage
+from grader.replay import Passage, Replay
 from grader.replayed import Outcome, Recorded, compared, recorded
 
 PLATFORM = ("platform", "device_name", "torch")
@@ -94,6 +94,27 @@ def replay_agrees(evidence: Evidence) -> Finding:
         return (
             from_problems(altered, Level.REPLAY, "") if altered else not_checked(found.failure, Level.REPLAY)
         )
+    problems, counts = _compare_all(evidence, found)
+    n_unclear = counts[Outcome.UNCLEAR]
+    summary = (
+        f"{counted(sum(counts.values()), 'epoch')} trained again: {counts[Outcome.IDENTICAL]} bit for bit, "
+    )
+    summary += f"{counts[Outcome.CLOSE]} but for rounding, {n_unclear} too sensitive to rounding to tell."
+    finding = from_problems(problems, Level.REPLAY, summary)
+    if finding.status is Status.HOLDS and n_unclear:
+        summary += f" {_unclear_here(evidence)}"
+        finding = replace(finding, status=Status.INCONCLUSIVE, summary=summary)
+    notes = [f"--replay-seed {found.seed} repeats the draws."]
+    if found.omitted:
+        notes.append(f"Left out for lack of time: {', '.join(found.omitted)}.")
+    if found.dependent:
+        notes.append(f"Left out, because their head comes from another run: {', '.join(found.dependent)}.")
+    numbers = {"identical": counts[Outcome.IDENTICAL], "close": counts[Outcome.CLOSE], "unclear": n_unclear}
+    return replace(finding, details=(*finding.details, *notes), numbers=numbers)
+
+
+def _compare_all(evidence: Evidence, found: Replay) -> tuple[dict[str, list[str]], dict[Outcome, int]]:
+    """The problems of each passage, and how many epochs compare in which way."""
     problems: dict[str, list[str]] = {}
     counts = dict.fromkeys(Outcome, 0)
     for passage in found.passages:
@@ -111,22 +132,7 @@ def replay_agrees(evidence: Evidence) -> Finding:
                 outcome, problem = Outcome.UNCLEAR, ""
             counts[outcome] += 1
             item.extend([f"{run.name}, epoch {again['epoch']}: {problem}"] if problem else [])
-    n_unclear = counts[Outcome.UNCLEAR]
-    summary = (
-        f"{counted(sum(counts.values()), 'epoch')} trained again: {counts[Outcome.IDENTICAL]} bit for bit, "
-    )
-    summary += f"{counts[Outcome.CLOSE]} but for rounding, {n_unclear} too sensitive to rounding to tell."
-    finding = from_problems(problems, Level.REPLAY, summary)
-    if finding.status is Status.HOLDS and n_unclear:
-        summary += f" {_unclear_here(evidence)}"
-        finding = replace(finding, status=Status.INCONCLUSIVE, summary=summary)
-    notes = [f"--replay-seed {found.seed} repeats the draws."]
-    if found.omitted:
-        notes.append(f"Left out for lack of time: {', '.join(found.omitted)}.")
-    if found.dependent:
-        notes.append(f"Left out, because their head comes from another run: {', '.join(found.dependent)}.")
-    numbers = {"identical": counts[Outcome.IDENTICAL], "close": counts[Outcome.CLOSE], "unclear": n_unclear}
-    return replace(finding, details=(*finding.details, *notes), numbers=numbers)
+    return problems, counts
 
 
 def _unclear_here(evidence: Evidence) -> str:

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import ceil, log
+from math import floor, log
 
 from grader.checks.trial_terms import has_learned, shared_problems, validation_of
 from grader.evidence import Evidence
@@ -24,17 +24,17 @@ def fairly_tuned(evidence: Evidence) -> Finding:
     """Every variant's peak learning rate was tuned alike, on validation alone, and its final runs use it.
 
     Rule: every variant has one trial per rate of the shared grid in round 1, and later rounds have exactly
-    the survivors. Rounds are those of the mode: halving trains ceil(E/4) epochs and keeps two rates, then
-    ceil(E/2) and keeps one, in one round if the two are equal; full trains E epochs; E is the variant's
-    epochs. If each seed has a split of its own, each seed has trials of its own. Survivors and choices are
-    recomputed from the validation counts: the best epoch of each trial (accuracy, then loss), ranked by
-    correct predictions, then lower loss, then lower rate; failed trials drop out. A winner at the edge of all
-    rates tried extends the variant's grid by one equal step, in every round, at most twice; a winner that is
-    still at the edge after two is inconclusive, and so is a search in which no trial of any variant became
-    better than the most frequent class. All trials share one seed, which no final run has; they have
-    the same start for pretrained variants, the same training images for the same epochs, and one evaluation
-    of the whole validation split per epoch. A variant whose head comes from another one has trials if that
-    one has a choice, and they start from one head. Final runs use the chosen rate and name its trial.
+    the survivors. Rounds are those of the mode: halving trains E/4 epochs (rounded, halves up, at least 1)
+    and keeps two rates, then E/2 and keeps one, in one round if the two are equal; full trains E epochs; E is
+    the variant's epochs. If each seed has a split of its own, each seed has trials of its own. Survivors and
+    choices are recomputed from the validation counts: the best epoch of each trial (accuracy, then loss),
+    ranked by correct predictions, then lower loss, then lower rate; failed trials drop out. A winner at the
+    edge of all rates tried extends the variant's grid by one equal step, in every round, at most twice; a
+    winner that is still at the edge after two is inconclusive, and so is a search in which no trial of any
+    variant became better than the most frequent class. All trials share one seed, which no final run has;
+    they have the same start for pretrained variants, the same training images for the same epochs, and one
+    evaluation of the whole validation split per epoch. A variant whose head comes from another one has trials
+    if that one has a choice, and they start from one head. Final runs use the chosen rate and name its trial.
     Trials have no test results. A variant with a learning rate of its own in config is not tuned.
 
     Source: Godbole et al., Deep Learning Tuning Playbook (2023); Jamieson and Talwalkar, Non-stochastic Best
@@ -111,7 +111,7 @@ def summary_of(tuning: Tuning) -> str:
 
 def _rounds(mode: str, epochs: int) -> list[tuple[int, int]]:
     """Epochs and rates kept, per round, of a variant with so many epochs."""
-    quarter, half = ceil(epochs / 4), ceil(epochs / 2)
+    quarter, half = max(1, floor(epochs / 4 + 0.5)), floor(epochs / 2 + 0.5)
     if mode == "full":
         return [(epochs, 1)]
     return [(half, 1)] if quarter == half else [(quarter, KEPT), (half, 1)]

@@ -1,7 +1,7 @@
 """An honest tuned run: trials that chose each variant's rate, before an honest run's final trainings."""
 
 import json
-from math import ceil, exp, log
+from math import exp, log
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def tune(
     """
     epochs, n_val = document["config"]["recipe"]["epochs"], document["dataset"]["splits"]["val"]["n_samples"]
     n_train = document["dataset"]["splits"]["train"]["n_samples"]
-    rounds = [(epochs, 1)] if mode == "full" else [(ceil(epochs / 4), 2), (ceil(epochs / 2), 1)]
+    rounds = [(epochs, 1)] if mode == "full" else [(max(1, (epochs + 2) // 4), 2), ((epochs + 1) // 2, 1)]
     rounds = rounds[-1:] if mode == "halving" and rounds[0][0] == rounds[1][0] else rounds
     trials: list[dict[str, Any]] = []
     choices = []

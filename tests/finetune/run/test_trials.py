@@ -68,7 +68,7 @@ class TestWhole:
     ) -> None:
         record = experiment(tmp_path / "run", **{**TINY, "epochs": 5, "variants": (C,)})
         n_trials = len(record["tuning"]["trials"])
-        assert {t.recipe.epochs for t in trained[:n_trials]} == {2, 3}
+        assert {t.recipe.epochs for t in trained[:n_trials]} == {1, 3}
         assert [t.recipe.epochs for t in trained[n_trials:]] == [5]
         for trainer, trial in zip(
             sorted(trained[:3], key=lambda t: t.peak), record["tuning"]["trials"][:3], strict=True

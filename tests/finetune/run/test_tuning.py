@@ -66,9 +66,12 @@ class TestGrid:
         assert 0.003 < RATES[0] < 0.01 < RATES[-1] < 0.33
 
     @pytest.mark.parametrize(
-        ("epochs", "expected"), [(1, (1,)), (2, (1,)), (3, (1, 2)), (5, (2, 3)), (30, (8, 15))]
+        ("epochs", "expected"),
+        [(1, (1,)), (2, (1,)), (3, (1, 2)), (5, (1, 3)), (6, (2, 3)), (9, (2, 5)), (30, (8, 15))],
     )
-    def test_epochs_of_halving_round_up(self, epochs: int, expected: tuple[int, ...]) -> None:
+    def test_epochs_of_halving_are_rounded_with_halves_up(
+        self, epochs: int, expected: tuple[int, ...]
+    ) -> None:
         assert tuple(r.epochs for r in rounds_of("halving", epochs)) == expected
         assert [r.epochs for r in rounds_of("full", epochs)] == [epochs]
 
