@@ -24,6 +24,8 @@ GPU_DATA ?= ../shared/data
 smoke: .venv/installed
 	out=runs/smoke-$$(date +%Y%m%d-%H%M%S); $(BIN)/finetune train --preset smoke --out $$out && $(BIN)/grader $$out && echo "Report: $$out/report.html"
 
+# With bytecode even where Python is told to write none: each process would compile Hypothesis and the tests anew.
+test: export PYTHONDONTWRITEBYTECODE =
 test: check
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal -m "not slow and not container" --benchmark-disable
 

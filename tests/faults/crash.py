@@ -1,6 +1,6 @@
 """Kill an experiment at random instants, again and again, and compare what it ends with.
 
-Run as `python -m tests.faults.crash FOLDER KILLS SEED [--narrow]`; the last line is a JSON object of figures.
+Run as `python -m tests.faults.crash FOLDER KILLS SEED`; the last line is a JSON object of figures.
 One process imports everything and forks a child for each attempt, so an attempt costs no imports; the child
 runs the experiment as the command line does and dies by SIGKILL. Every third kill waits for a file that is
 half written. A checkpoint is written after every step, far more often than in earnest.
@@ -24,14 +24,12 @@ from typing import Any
 import torch
 
 from finetune.config.presets import load_preset
-from finetune.network import resnet18
 from finetune.network.weights import read_state
-from finetune.run import environment, experiment, saving
+from finetune.run import environment, saving
 from finetune.run.experiment import run_experiment
 from finetune.system.signals import StopRequest
 from grader.schema import schema_problems
 from tests.builders.config import tiny_config
-from tests.builders.networks import narrow_stages, write_weights
 from tests.builders.runs import RecordingReporter
 from tests.compare_runs import file_digests, without_times
 from tests.machine import use_one_core
@@ -134,18 +132,13 @@ def _runs(out: Path) -> list[Any]:
         return []
 
 
-def main(folder: str, kills: str, seed: str, *options: str) -> None:
+def main(folder: str, kills: str, seed: str) -> None:
     """Run it as the module's documentation says."""
     torch.set_num_threads(1)
     gc.freeze()  # what is imported is no garbage, and each child would look for some in it
     saving.CHECKPOINT_SECONDS = 0.0
     environment.SOURCE_TREE = Path("/nonexistent")
-    weights = "bundled"
-    if "--narrow" in options:
-        resnet18.stages = narrow_stages
-        experiment.write_report = lambda _, path: path.write_bytes(b"a page")  # takes most of the time
-        weights = str(write_weights(Path(folder).with_suffix(".safetensors")))
-    print(json.dumps(crash(Path(folder), int(kills), int(seed), weights)))  # noqa: T201 - its answer
+    print(json.dumps(crash(Path(folder), int(kills), int(seed), "bundled")))  # noqa: T201 - its answer
 
 
 if __name__ == "__main__":
