@@ -179,7 +179,7 @@ class TestStop:
             os.close(terminal)
         assert code == 130, shown
         assert "--resume" in shown
-        assert (project.runs / "interrupted" / "checkpoints").is_dir()
+        assert list((project.runs / "interrupted" / "state").glob("*.safetensors"))
 
     def test_right_after_the_start_ends_at_once(self, project: Project, name: str) -> None:
         self.start(project, name, "runs/stopped-at-once")
