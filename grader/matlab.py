@@ -38,15 +38,18 @@ def read_matrices(content: bytes) -> "dict[str, NDArray[np.generic]]":
 def _matrices(content: bytes) -> Iterator[bytes]:
     for kind, body in _elements(content, align=1):
         if kind == COMPRESSED:
-            inflater = zlib.decompressobj()
-            inflated = inflater.decompress(body, MOST_BYTES)
-            if not inflater.eof:
-                raise ValueError("a compressed matrix is too large or cut off")
-            yield from _matrices(inflated)
-        elif kind == MATRIX:
-            yield body
-        else:
+            ((kind, body),) = _elements(_inflated(body), align=8)
+        if kind != MATRIX:
             raise ValueError(f"an element of kind {kind} instead of a matrix")
+        yield body
+
+
+def _inflated(body: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    inflated = inflater.decompress(body, MOST_BYTES)
+    if not inflater.eof:
+        raise ValueError("a compressed matrix is too large or cut off")
+    return inflated
 
 
 def _matrix(body: bytes) -> "tuple[str, NDArray[np.generic]]":

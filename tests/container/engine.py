@@ -129,8 +129,12 @@ class Project:
     compose: tuple[str, ...]
     name: str = field(default_factory=lambda: f"finetune-test-{os.getpid()}")
 
-    def __call__(self, *arguments: str, timeout: float = 600) -> Done:
-        return run(*self.compose, "--project-name", self.name, *arguments, timeout=timeout, cwd=self.folder)
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        return (*self.compose, "--project-name", self.name, *arguments)
+
+    def __call__(self, *arguments: str, timeout: float = 600, **environment: str) -> Done:
+        environ = {**os.environ, **environment}
+        return run(*self.command(*arguments), timeout=timeout, cwd=self.folder, env=environ)
 
     def service(self, name: str, *arguments: str, timeout: float = 600) -> Done:
         """`docker compose run --rm NAME ARGUMENT...`, with no terminal."""

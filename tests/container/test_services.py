@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -103,6 +104,28 @@ def test_train_on_a_host_without_a_gpu_ends_before_it_starts(project: Project) -
     assert "gpu-check-else-use-train-cpu" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "reserved"), [({}, "0"), ({"GPUS": "0,1"}, "0,1"), ({"GPUS": "all"}, "all")]
+)
+def test_gpus_are_those_of_the_variable(project: Project, given: dict[str, str], reserved: str) -> None:
+    name = f"{project.name}-gpus"
+    try:
+        # Where there is no GPU the container is made, but does not start.
+        project("run", "--no-deps", "-T", "--name", name, "train", "--help", **given)
+        asked = json.loads(
+            checked(docker("inspect", "--format", "{{json .HostConfig.DeviceRequests}}", name))
+        )
+    finally:
+        docker("rm", "--force", name)
+    assert [(one["Driver"], one["DeviceIDs"]) for one in asked] == [("nvidia", [reserved])]
+
+
+def test_released_images_are_named_by_variables(project: Project) -> None:
+    named = {f"{name}_IMAGE": f"registry.example/x:1-{name}" for name in ("FINETUNE", "GRADER")}
+    shown = checked(project("--profile", "run", "config", **named))
+    assert set(re.findall(r"image: (\S+)", shown)) == set(named.values())
+
+
 class TestStop:
     """`docker stop` is what an operator, a reboot and Kubernetes do."""
 
@@ -141,6 +164,23 @@ class TestStop:
         assert run["status"] == "completed"
         assert [epoch["epoch"] for epoch in run["epochs"]] == list(range(1, 9))
 
+    def test_ctrl_c_in_a_terminal_does_the_same(self, project: Project, name: str) -> None:
+        out = "runs/interrupted"
+        command = project.command("run", "--rm", "--name", name, "train-cpu", *self.ARGUMENTS, "--out", out)
+        terminal, of_program = pty.openpty()
+        streams = {"stdin": of_program, "stdout": of_program, "stderr": of_program}
+        try:
+            with subprocess.Popen(command, cwd=project.folder, **streams) as process:
+                os.close(of_program)
+                shown = answer(terminal, b"1/8", b"\x03")
+                code = process.wait(60)
+        finally:
+            docker("rm", "--force", name)
+            os.close(terminal)
+        assert code == 130, shown
+        assert "--resume" in shown
+        assert list((project.runs / "interrupted" / "state").glob("*.safetensors"))
+
     def test_right_after_the_start_ends_at_once(self, project: Project, name: str) -> None:
         self.start(project, name, "runs/stopped-at-once")
         try:
@@ -148,6 +188,19 @@ class TestStop:
         finally:
             docker("rm", "--force", name)
         assert code == 143, log
+
+
+def answer(terminal: int, text: bytes, keys: bytes) -> str:
+    """Press keys in a terminal as soon as it shows a text; all that it showed until its program ended."""
+    shown = b""
+    while True:
+        try:
+            shown += os.read(terminal, 65536)
+        except OSError:  # how Linux says that nobody writes any more
+            return shown.decode(errors="replace")
+        if keys and text in shown:
+            os.write(terminal, keys)
+            keys = b""
 
 
 def follow_until(name: str, text: str) -> None:
