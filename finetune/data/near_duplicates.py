@@ -58,7 +58,7 @@ def found_line(splits: Splits) -> str:
     near = splits.near
     if near is None:
         return (
-            f"Near-duplicates: not sought, because the images are smaller than {SIDE} pixels or uniform; "
+            f"Near-duplicates: not looked for, because the images are smaller than {SIDE} pixels or uniform; "
             "byte-identical images are never in two splits."
         )
     if not near.n_val + near.n_test:

@@ -24,6 +24,9 @@ NAME_WIDTH = 14
 FIXED_WIDTH = 62
 """Columns of the table without the longest name and the bar."""
 
+DOING_WIDTH = len("trial 10")
+"""Of the column that says what a variant does, so that the others stay where they are."""
+
 BAR_WIDTH = (6, 30)
 
 SOON = 3.0
@@ -189,7 +192,7 @@ class Watch:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         widest = min(NAME_WIDTH, max(len("variant"), *map(len, self.rows)))
         table.add_column("variant", width=widest, no_wrap=True)
-        table.add_column("", no_wrap=True)
+        table.add_column("", no_wrap=True, min_width=DOING_WIDTH)
         table.add_column("", no_wrap=True)
         for name in ("epochs", "learning rate", "images/s", "best val"):
             table.add_column(name, justify="right", no_wrap=True)

@@ -245,7 +245,7 @@ class TestCacheLimit:
 
 
 TOO_SMALL = (
-    "Near-duplicates: not sought, because the images are smaller than 32 pixels or uniform; byte-identical "
+    "Near-duplicates: not looked for, because the images are smaller than 32 pixels or uniform; byte-identical "
     "images are never in two splits."
 )
 
