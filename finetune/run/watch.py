@@ -24,6 +24,7 @@ NAME_WIDTH = 14
 FIXED_WIDTH = 62
 """Columns of the table without the longest name and the bar."""
 
+WAITING = "waiting"
 DOING_WIDTH = len("trial 10")
 """Of the column that says what a variant does, so that the others stay where they are."""
 
@@ -47,7 +48,7 @@ class Row:
         best: highest validation accuracy so far, of trials or of final runs; 0 to 1.
     """
 
-    doing: str = "waiting"
+    doing: str = WAITING
     epochs: int = 0
     epoch: int = 0
     images: int = 0
@@ -162,7 +163,7 @@ class Watch:
 
     def trial_ended(self, outcome: Json) -> None:
         """Tell how a trial went; `outcome` is its entry in the results."""
-        self._facts["stage"], self.left.under_way = "ended", None
+        self._facts["stage"], self.left.under_way, self._row.doing = "ended", None, WAITING
         self._estimated()
         scores = [e["n_correct"] / e["n_samples"] for e in outcome["validation"]]
         self.reporter.event(
@@ -177,8 +178,8 @@ class Watch:
     def run_ended(self, variant: str, seed: int, failed: bool) -> None:
         """A final run has ended."""
         self.left.runs.pop((variant, seed), None)
-        if not any(name == variant for name, _ in self.left.runs):
-            self.rows[variant].doing = "failed" if failed else "done"
+        is_last = not any(name == variant for name, _ in self.left.runs)
+        self.rows[variant].doing = ("failed" if failed else "done") if is_last else WAITING
         self._estimated()
 
     def _estimated(self) -> float | None:

@@ -245,8 +245,8 @@ class TestCacheLimit:
 
 
 TOO_SMALL = (
-    "Near-duplicates: not looked for, because the images are smaller than 32 pixels or uniform; byte-identical "
-    "images are never in two splits."
+    "Near-duplicates: not looked for, because the images are smaller than 32 pixels or uniform; "
+    "byte-identical images are never in two splits."
 )
 
 
