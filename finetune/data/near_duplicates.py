@@ -58,8 +58,8 @@ def found_line(splits: Splits) -> str:
     near = splits.near
     if near is None:
         return (
-            f"Near-duplicates: not searched for, because the images are smaller than {SIDE} pixels or "
-            "uniform; byte-identical images are never in two splits."
+            f"Near-duplicates: not looked for, because the images are smaller than {SIDE} pixels or uniform; "
+            "byte-identical images are never in two splits."
         )
     if not near.n_val + near.n_test:
         return f"Near-duplicates: none across the splits among {counted(near.n_compared, 'image')}."

@@ -162,7 +162,7 @@ def lines(info: Json) -> list[str]:
         ] or ["GPU: none that PyTorch can use"]
     for weights in info["weights"]:
         size = weights["n_bytes"]
-        where = f"not there yet, downloaded to {weights['path']}"
+        where = f"not there yet, downloaded when needed to {weights['path']}"
         shown.append(f"Weights {weights['name']}: {where if size is None else _of(size, weights['path'])}")
     for dataset in info["datasets"]:
         path = dataset["path"]

@@ -50,7 +50,7 @@ class Progress:
             f"{', on the split of each seed' * self.config.resplit}; "
             f"{n_epochs} epochs of trials on validation alone, "
             "more where the best rate is the lowest or highest; then "
-            f"{len(runs)} run{'s' * (len(runs) != 1)} with {sum(runs.values())} epochs."
+            f"{len(runs)} run{'s' * (len(runs) != 1)} with {sum(runs.values())} epochs in all."
         )
 
     def trial_begins(self, trial: Trial) -> None:

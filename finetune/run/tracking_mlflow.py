@@ -33,6 +33,9 @@ RUNS_FILE = "mlflow.json"
 """In the run folder: which runs of the store are the job's, so that a resumed job goes on with them."""
 
 EXPERIMENT = "finetune"
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Lets MLflow 3 open the experiment with its runs and metrics; without it, with pages on prompts and traces."""
+
 LONGEST = 500
 """Characters of a parameter or tag; the smallest limit of MLflow's stores."""
 
@@ -136,7 +139,8 @@ class MLflow:
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        return str(self._client.create_experiment(name, artifact_location=artifacts))
+        made = self._client.create_experiment(name, artifact_location=artifacts, tags=KIND)
+        return str(made)
 
     def _run(self, stem: str, run: Json | None = None) -> str:
         """The id of a run in the store: as remembered, or of one that is created now."""

@@ -40,7 +40,8 @@ class TensorBoard:
 
     def __init__(self, out: Path, config: Json) -> None:
         self.folder = out / FOLDER
-        self._recipe = {key: shown(value) for key, value in flat(config["recipe"]).items()}
+        # TensorBoard shows the first few by name: what sets runs apart comes before what the recipe fixes.
+        self._recipe = {f"recipe/{key}": shown(value) for key, value in flat(config["recipe"]).items()}
         self._written: dict[str, int] = {}
         self._writers: dict[str, SummaryWriter] = {}
 

@@ -24,6 +24,10 @@ NAME_WIDTH = 14
 FIXED_WIDTH = 62
 """Columns of the table without the longest name and the bar."""
 
+WAITING = "waiting"
+DOING_WIDTH = len("trial 10")
+"""Of the column that says what a variant does, so that the others stay where they are."""
+
 BAR_WIDTH = (6, 30)
 
 SOON = 3.0
@@ -44,7 +48,7 @@ class Row:
         best: highest validation accuracy so far, of trials or of final runs; 0 to 1.
     """
 
-    doing: str = "waiting"
+    doing: str = WAITING
     epochs: int = 0
     epoch: int = 0
     images: int = 0
@@ -159,7 +163,7 @@ class Watch:
 
     def trial_ended(self, outcome: Json) -> None:
         """Tell how a trial went; `outcome` is its entry in the results."""
-        self._facts["stage"], self.left.under_way = "ended", None
+        self._facts["stage"], self.left.under_way, self._row.doing = "ended", None, WAITING
         self._estimated()
         scores = [e["n_correct"] / e["n_samples"] for e in outcome["validation"]]
         self.reporter.event(
@@ -174,8 +178,8 @@ class Watch:
     def run_ended(self, variant: str, seed: int, failed: bool) -> None:
         """A final run has ended."""
         self.left.runs.pop((variant, seed), None)
-        if not any(name == variant for name, _ in self.left.runs):
-            self.rows[variant].doing = "failed" if failed else "done"
+        is_last = not any(name == variant for name, _ in self.left.runs)
+        self.rows[variant].doing = ("failed" if failed else "done") if is_last else WAITING
         self._estimated()
 
     def _estimated(self) -> float | None:
@@ -189,7 +193,7 @@ class Watch:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         widest = min(NAME_WIDTH, max(len("variant"), *map(len, self.rows)))
         table.add_column("variant", width=widest, no_wrap=True)
-        table.add_column("", no_wrap=True)
+        table.add_column("", no_wrap=True, min_width=DOING_WIDTH)
         table.add_column("", no_wrap=True)
         for name in ("epochs", "learning rate", "images/s", "best val"):
             table.add_column(name, justify="right", no_wrap=True)

@@ -60,7 +60,7 @@ def near_duplicates_do_not_decide(evidence: Evidence) -> Finding:
     """
     results = evidence.results
     if not results.near_duplicates:
-        return not_checked("No images were compared: too small, too uniform, or not sought.", Level.FILE)
+        return not_checked("No images were compared: too small, too uniform, or not looked for.", Level.FILE)
     unknown = _unknown(evidence)
     if unknown:
         return Finding(

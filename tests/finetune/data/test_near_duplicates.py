@@ -119,7 +119,7 @@ def test_too_small_to_tell() -> None:
     reporter = RecordingReporter()
     split, _, _ = prepare_images(config, split_dataset(config), reporter)
     assert split.splits.near is None
-    assert any("Near-duplicates: not searched for" in line for line in reporter.said)
+    assert any("Near-duplicates: not looked for" in line for line in reporter.said)
 
 
 def test_reported_by_default(photos: Path) -> None:

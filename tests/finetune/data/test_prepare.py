@@ -248,7 +248,7 @@ class TestCacheLimit:
 
 
 TOO_SMALL = (
-    "Near-duplicates: not searched for, because the images are smaller than 32 pixels or uniform; "
+    "Near-duplicates: not looked for, because the images are smaller than 32 pixels or uniform; "
     "byte-identical images are never in two splits."
 )
 

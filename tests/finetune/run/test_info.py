@@ -54,7 +54,7 @@ def test_weights_and_data_sets(here: Path) -> None:
     assert bundled["n_bytes"] > 10**7
     assert imagenet["n_bytes"] is None
     shown = info.lines(found)
-    assert f"Weights imagenet: not there yet, downloaded to {imagenet['path']}" in shown
+    assert f"Weights imagenet: not there yet, downloaded when needed to {imagenet['path']}" in shown
     assert f"Data set flowers102: not in {here / 'flowers-102'}, downloaded when needed" in shown
     (here / "flowers-102" / "jpg").mkdir(parents=True)
     Path(imagenet["path"]).parent.mkdir(parents=True)

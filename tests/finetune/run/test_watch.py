@@ -138,6 +138,21 @@ class TestTable:
         _, a, c, _ = shown(job)
         assert (a.split()[1], c.split()[1]) == ("failed", "done")
 
+    def test_a_row_waits_between_its_trainings(self) -> None:
+        job = watch(seeds=2, tune=Tune(rates=(0.01, 0.02)))
+        job.trial_begins(Trial("A", 1, 0.01, 2))
+        job.epoch_ended(epoch(1, is_trial=True))
+        assert shown(job)[1].split()[1:3] == ["trial", "1"]
+        outcome = {"variant": "A", "round": 1, "learning_rate": 0.01, "epochs": 2, "status": "completed"}
+        job.trial_ended(outcome | {"validation": [], "train_seconds": 1.0})
+        assert shown(job)[1].split()[1] == "waiting"
+        job.run_begins("A", 0, 0.01, 4)
+        job.run_ended("A", 0, failed=False)
+        assert shown(job)[1].split()[1] == "waiting"
+        job.run_begins("A", 1, 0.01, 4)
+        job.run_ended("A", 1, failed=False)
+        assert shown(job)[1].split()[1] == "done"
+
     def test_a_final_run_forgets_what_trials_reached(self) -> None:
         job = watch(tune=Tune(rates=(0.01, 0.02)))
         job.trial_begins(Trial("A", 1, 0.01, 2))
