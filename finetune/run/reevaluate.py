@@ -80,7 +80,7 @@ def evaluate_run(
         recomputed["runs"][entry.name] = recomputation.of(entry, network)
         prefix = FrozenPrefix(network, config.recipe, precision)
         splits, images = split.of_seed(entry.seed, sources, threads)
-        again = Recalibration(entry.calibration and entry.calibration.temperature)
+        again = Recalibration(entry.calibration.temperature if entry.calibration else None)
         correct = {}
         for name, source in images.items():
             part = splits.by_name[name]
