@@ -23,10 +23,10 @@ def trials_committed(evidence: Evidence) -> Finding:
     Rule: a trial has a commitment for each of its evaluations: the chain of `commitments-chain`, over
     training and validation, whose first link follows from variant, tuning seed, start, rate and recipe with
     the trial's epochs. Training counts all images of its split, and its loss_sum is at least
-    (n_samples − n_correct) * ln 2. Weights have other hashes after each epoch; those of a trial are not those
-    of a trial at another rate (of at least 0.00001), of another variant or on another split, and not those of
-    a final run, which has another seed. Shows that the file is consistent with itself; --replay trains a
-    trial of each variant again.
+    (n_samples − n_correct) * ln 2. At rates of at least 0.00001, weights have other hashes after each epoch;
+    those of a trial are not those of a trial at another rate, on another split or with another start or
+    other trained layers, and not those of a final run, which has another seed. Shows that the file is
+    consistent with itself; --replay trains a trial of each variant again.
 
     Source: the results schema; `grader/commitments.py`.
     """
@@ -75,9 +75,16 @@ def _problems(results: Results, trial: Trial) -> Iterator[str]:
             yield f"{where}: {found}, but the split has {n_images:,}."
         elif train.loss_sum < (least := (n_images - train.n_correct) * log(2)) * (1 - RELATIVE):
             yield f"{where}: training loss_sum {train.loss_sum:.4g}, but at least {least:.4g}."
-        if own.weights_sha256 in hashes:
+        if own.weights_sha256 in hashes and trial.learning_rate >= LEAST_RATE:
             yield f"{where}: the weights are those of an earlier epoch."
         hashes.add(own.weights_sha256)
+
+
+def _network(results: Results, trial: Trial) -> tuple[object, ...]:
+    """What is the same where two trials of different lengths are one training until their warm-ups end."""
+    variant = results.variant(trial.variant)
+    own = (variant.init, variant.train, variant.norm, variant.head) if variant else (trial.variant,)
+    return (*own, trial.for_seed, trial.learning_rate)
 
 
 def _shared_weights(results: Results, trials: tuple[Trial, ...]) -> Iterator[str]:
@@ -87,8 +94,8 @@ def _shared_weights(results: Results, trials: tuple[Trial, ...]) -> Iterator[str
     for trial in trials:
         for number, own in enumerate(trial.commitments, 1):
             other = owners.setdefault(own.weights_sha256, trial)
-            differ = other.target != trial.target or other.learning_rate != trial.learning_rate
+            differ = _network(results, other) != _network(results, trial)
             if differ and max(other.learning_rate, trial.learning_rate) >= LEAST_RATE:
                 yield f"{trial.name}, epoch {number}: the weights are those of {other.name}."
-            if own.weights_sha256 in finals:
+            if own.weights_sha256 in finals and trial.learning_rate >= LEAST_RATE:
                 yield f"{trial.name}, epoch {number}: the weights are those of {finals[own.weights_sha256]}."

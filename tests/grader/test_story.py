@@ -269,6 +269,28 @@ class TestWholeData:
         assert self.flowers(drop=3, excluded=3).status is Status.HOLDS
         assert self.flowers(subset=20).status is Status.HOLDS
 
+    @pytest.mark.parametrize(("drop", "status"), [(2, Status.HOLDS), (3, Status.FAILS), (17, Status.FAILS)])
+    def test_exclusions_of_a_small_test_split(self, drop: int, status: Status) -> None:
+        """Of 1,797 digits 17 may be excluded, but not all of them from the 272 test images."""
+        train = [n * 70 // 100 for n in DIGITS]
+        val = [(n - part) // 2 for n, part in zip(DIGITS, train, strict=True)]
+        test = [n - a - b for n, a, b in zip(DIGITS, train, val, strict=True)]
+        for i in range(drop):
+            test[i % 10] -= 1
+        counts = {"train": train, "val": val, "test": test}
+        results = dataclasses.replace(
+            load(SMOKE).results,
+            dataset_name="digits",
+            splits={name: Split(sum(n), tuple(n), name) for name, n in counts.items()},
+            split_rule="70-15-15",
+            subset=None,
+            excluded=frozenset(f"digit-{i:05d}" for i in range(drop)),
+        )
+        found = whole_data(Evidence(results))
+        assert found.status is status
+        why = f"test: exclusions leave out {drop} images of {sum(test) + drop}; at most 2"
+        assert found.summary.startswith(why) is (status is Status.FAILS)
+
     def test_any_shares(self) -> None:
         results = load(SMOKE).results
         counts = {"train": [n * 80 // 100 for n in DIGITS]}

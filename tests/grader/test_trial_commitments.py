@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from grader import rerun
+from grader.checks.trial_commitments import trials_committed
+from grader.evidence import Evidence
 from grader.findings import Status
 from grader.grade import Job, grade
 from grader.load import load
@@ -164,11 +166,20 @@ def test_rates_too_small_to_matter_may_give_one_result(tuned: Path, tmp_path: Pa
             own["weights_sha256"] = "b" * 64
     commit(forger.doc)
     (forger.folder / "results.json").write_text(json.dumps(forger.doc))
-    from grader.checks.trial_commitments import trials_committed
-    from grader.evidence import Evidence
-
     finding = trials_committed(Evidence(load(forger.folder).results))
     assert finding.status is Status.HOLDS, finding.summary
+
+
+def test_a_longer_row_is_the_same_network_until_the_warm_up_ends(tuned: Path, tmp_path: Path) -> None:
+    """A3 is A for more epochs: the same start, images and rates."""
+    forger = Forger(tuned, tmp_path / "run")
+    a = next(row for row in forger.doc["config"]["variants"] if row["name"] == "A")
+    forger.doc["config"]["variants"].append({**a, "name": "A3", "epochs": 3 * 8})
+    longer = json.loads(json.dumps([trial | {"variant": "A3"} for trial in trials(forger, "A")]))
+    forger.doc["tuning"]["trials"] += longer
+    commit(forger.doc)
+    (forger.folder / "results.json").write_text(json.dumps(forger.doc))
+    assert trials_committed(Evidence(load(forger.folder).results)).status is Status.HOLDS
 
 
 class TestReplay:
