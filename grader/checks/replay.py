@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
+from math import log
 from typing import Any
 
 from grader import commitments
@@ -12,7 +13,8 @@ from grader.record import SPLITS, Epoch, Metrics, Run
 from grader.replay import Passage
 
 CLOSE = 0.003
-"""Relative difference of a replayed epoch's training loss up to which rounding explains it. Measured from
+"""Difference of a replayed epoch's training loss up to which rounding explains it, relative to the loss and
+to its distance from ln K, that of guessing: where little was learned, all losses are alike. Measured from
 pretrained weights: up to 0.0015 in fp32 with other vector instructions, 0.001 in the first epoch between bf16
 and fp32; 0.005 and more with another order, rate, seed or start."""
 
@@ -96,13 +98,14 @@ def replay_agrees(evidence: Evidence) -> Finding:
 
     Rule: a replayed epoch agrees if its weights and predictions have the recorded hashes, as on the same kind
     of processor with as many threads and the same libraries; elsewhere, for a run from pretrained weights, if
-    its training loss differs by at most 0.3%, its losses on validation and test by at most 5%, and their
-    numbers of correct predictions by at most the square root of the mean number of incorrect ones (or 2). It
-    disagrees if the training loss differs by more than 5%, or such a number by more than 4 times that square
-    root; for a run from random weights, in which rounding grows fast, if the training loss differs by more
-    than 25%; for epochs after the first one that is replayed, if it differs by more than 100%. It also
-    disagrees if it has the recorded weights, but gives other figures with them: losses that differ by more
-    than 0.1%, or more than 2 correct predictions. Shares are of the smaller loss. Otherwise it is
+    its training loss differs by at most 0.3% of itself and of its distance to ln K, for K classes, its losses
+    on validation and test by at most 5%, and their numbers of correct predictions by at most the square root
+    of the mean number of incorrect ones (or 2). It disagrees if the training loss differs by more than 5%, or
+    such a number by more than 4 times that square root; for a run from random weights, in which rounding
+    grows fast, if the training loss differs by more than 25%; for epochs after the first one that is
+    replayed, if it differs by more than 100%. It also disagrees if it has the recorded weights, but gives
+    other figures with them: losses that differ by more than 0.1%, or more than 2 correct predictions. Shares
+    are of the smaller loss. Otherwise it is
     inconclusive. A start must have the recorded hash; one from random weights, on the same kind of machine
     and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. An epoch that is inconclusive
     on the machine and with the libraries that the run names should have agreed bit for bit: the finding says
@@ -126,7 +129,8 @@ def replay_agrees(evidence: Evidence) -> Finding:
             item.append(f"{run.name}: training again from epoch {passage.first} gave no finite loss.")
         for again in passage.epochs:
             epoch = run.epochs[again["epoch"] - 1]
-            outcome, problem = _compared(epoch, again, run.init, is_first=epoch.epoch == passage.first)
+            is_first, n_classes = epoch.epoch == passage.first, len(evidence.results.classes)
+            outcome, problem = _compared(epoch, again, run.init, is_first, n_classes)
             counts[outcome] += 1
             item.extend([f"{run.name}, epoch {epoch.epoch}: {problem}"] if problem else [])
     n_unclear = counts[_Outcome.UNCLEAR]
@@ -169,7 +173,9 @@ class _Outcome(StrEnum):
     OTHER = "other"
 
 
-def _compared(epoch: Epoch, again: Mapping[str, Any], init: str, is_first: bool) -> tuple[_Outcome, str]:
+def _compared(
+    epoch: Epoch, again: Mapping[str, Any], init: str, is_first: bool, n_classes: int
+) -> tuple[_Outcome, str]:
     """How a replayed epoch compares, and what is wrong if it is another one."""
     if _is_identical(epoch, again):
         return _Outcome.IDENTICAL, ""
@@ -182,7 +188,8 @@ def _compared(epoch: Epoch, again: Mapping[str, Any], init: str, is_first: bool)
         )
     if epoch.weights_sha256 == again["weights_sha256"]:
         return _compared_with_the_same_weights(epoch, again)
-    is_close = difference <= CLOSE and init == "pretrained"
+    learned = abs(epoch.train.n_samples * log(n_classes) - expected)
+    is_close = init == "pretrained" and abs(loss - expected) <= CLOSE * min(loss, expected, learned)
     for split in SPLITS if init == "pretrained" else ():
         n_apart, apart = _apart(epoch.on(split), again[split])
         n, n_again = epoch.on(split).n_correct, again[split]["n_correct"]

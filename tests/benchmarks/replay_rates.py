@@ -1,7 +1,8 @@
 """What `replay-agrees` says of honest and forged epochs: tables from what `tests.benchmarks.replays` wrote.
 
-    python -m tests.benchmarks.replay_rates FOLDER
+    python -m tests.benchmarks.replay_rates FOLDER [RUN...]
 
+Each RUN is the run folder of an honest job: the first epochs of its runs stand for one another's forgeries.
 A pair is an epoch as recorded and as trained again; a forger's epoch stands for the recorded one.
 """
 
@@ -131,6 +132,50 @@ def made_up(setting: Path, n: int = 300) -> Iterator[Compared]:
                 )
 
 
+def of_other_jobs(folders: Sequence[Path]) -> Iterator[Compared]:
+    """First epochs of honest runs as if each were another one's: with another seed, rate, or neither."""
+    runs = []
+    for folder in folders:
+        document = json.loads((folder / "results.json").read_text())
+        results, config = results_from(document), document["config"]
+        recipe = {name: value for name, value in config["recipe"].items() if name != "lr"}
+        for run, entry in zip(results.runs, document["runs"], strict=True):
+            split = results.splits_of(run.seed)["train"].fingerprint
+            kind = json.dumps([split, recipe, run.variant, run.init, config["precision"], len(run.epochs)])
+            if run.epochs and run.epochs[0].weights_sha256 and not results.has_head(run):
+                name = f"{results.dataset_name}, {recipe['image_size']} px"
+                runs.append((kind, name, results, run, entry["epochs"][:1]))
+    for kind, name, results, run, _ in runs:
+        for other_kind, _, _, other, again in runs:
+            if kind != other_kind or run is other:
+                continue
+            same_seed, same_rate = run.seed == other.seed, run.learning_rate == other.learning_rate
+            if not (same_seed or same_rate):
+                continue
+            way = (
+                "the same"
+                if same_seed and same_rate
+                else "a real run's rate"
+                if same_seed
+                else "a real run's seed"
+            )
+            passage = {"run": run.name, "first": 1, "epochs": again}
+            outcome = outcome_of(results, run, passage)
+            (epoch,), recorded = again, run.epochs[0]
+            yield Compared(
+                name,
+                way,
+                run.variant if run.variant in "ABC" else "others",
+                "1",
+                outcome,
+                _relative(recorded.train.loss_sum, epoch["train"]["loss_sum"]),
+                max(_relative(recorded.on(s).loss_sum, epoch[s]["loss_sum"]) for s in SPLITS),
+                max(_flips(recorded.on(s), epoch[s]) for s in SPLITS),
+                recorded.weights_sha256 == epoch["weights_sha256"],
+                run.initial_sha256 == other.initial_sha256 if way == "the same" else None,
+            )
+
+
 def area(honest: Sequence[float], forged: Sequence[float]) -> float:
     """Area under the ROC curve: the chance that a forged pair differs more than an honest one."""
     if not honest or not forged:
@@ -156,9 +201,12 @@ def table(pairs: Iterable[Compared], key: Callable[[Compared], tuple[str, ...]],
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("runs", nargs="*", type=Path)
+    options = parser.parse_args()
+    folder = options.folder
     settings = sorted(path.parent.parent for path in folder.glob("*/run/results.json"))
     pairs = [pair for setting in settings for pair in (*compared(setting), *made_up(setting))]
+    pairs += of_other_jobs(options.runs)
     honest = [pair for pair in pairs if pair.is_honest]
     forged = [pair for pair in pairs if not pair.is_honest]
     print(f"Thresholds: agrees up to {CLOSE:.1%}, refuted above {FAR}.")  # noqa: T201
