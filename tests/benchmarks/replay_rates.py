@@ -103,6 +103,14 @@ def _relative(recorded: float, again: float) -> float:
     return abs(recorded - again) / again
 
 
+def _loss(pair: Compared) -> float:
+    return pair.loss
+
+
+def _held_out(pair: Compared) -> float:
+    return pair.held_out
+
+
 def _flips(recorded: Any, again: Any) -> float:
     n, n_again = recorded.n_correct, again["n_correct"]
     return float(abs(n - n_again) / max(1.0, recorded.n_samples - (n + n_again) / 2) ** 0.5)
@@ -186,13 +194,17 @@ def area(honest: Sequence[float], forged: Sequence[float]) -> float:
 
 def table(pairs: Iterable[Compared], key: Callable[[Compared], tuple[str, ...]], names: Sequence[str]) -> str:
     """Outcomes and the largest and smallest differences of pairs, grouped."""
-    head = [*names, "n", *OUTCOMES.values(), "loss: median", "least", "most", "held-out: most", "flips: most"]
+    head = [*names, "n", *OUTCOMES.values(), "loss: median", "least", "most"]
+    head += ["held-out: median", "least", "most", "flips: most"]
     lines = [" | ".join(head), "|".join(["---"] * len(head))]
     for group, members in groupby(sorted(pairs, key=key), key=key):
         found = list(members)
         counts = [sum(p.outcome == outcome for p in found) for outcome in OUTCOMES.values()]
-        losses = [p.loss for p in found]
-        numbers = [float(np.median(losses)), min(losses), max(losses), max(p.held_out for p in found)]
+        numbers = [
+            f(values)
+            for values in ([p.loss for p in found], [p.held_out for p in found])
+            for f in (lambda v: float(np.median(v)), min, max)
+        ]
         cells = [*group, str(len(found)), *map(str, counts), *(f"{v:.3%}" for v in numbers)]
         lines.append(" | ".join([*cells, f"{max(p.flips for p in found):.2f}"]))
     return "\n".join(f"| {line} |" for line in lines)
@@ -217,16 +229,17 @@ def main() -> None:
             (("setting", "variant", "stage"), lambda p: (p.setting, p.variant, p.stage)),
         ):
             print(f"\n## {title} by {names}\n\n{table(chosen, key, names)}")  # noqa: T201
-    print("\n## ROC of the training loss, without identical pairs\n")  # noqa: T201
+    print("\n## Area under the ROC curve in the first epoch, without identical pairs\n")  # noqa: T201
     for variant in "ABC":
-        for stage in ("1", "2"):
-            x = [
-                p.loss
-                for p in honest
-                if (p.variant, p.stage) == (variant, stage) and p.outcome != "identical"
-            ]
-            y = [p.loss for p in forged if (p.variant, p.stage) == (variant, stage)]
-            print(f"{variant}, epoch {stage}: area {area(x, y):.3f}, {len(x)} honest, {len(y)} forged")  # noqa: T201
+        mine, others = (
+            [p for p in chosen if (p.variant, p.stage) == (variant, "1") and p.outcome != "identical"]
+            for chosen in (honest, [p for p in forged if not p.way.startswith("made up")])
+        )
+        areas = [area([f(p) for p in mine], [f(p) for p in others]) for f in (_loss, _held_out)]
+        print(  # noqa: T201
+            f"{variant}: training loss {areas[0]:.3f}, losses on held-out images {areas[1]:.3f}; {len(mine)} "
+            f"honest, {len(others)} forged by training"
+        )
     odd = [p for p in pairs if p.same_weights and p.outcome != "identical"]
     print(f"\nIdentical weights, other figures: {[(p.way, p.variant, p.held_out) for p in odd][:20]}")  # noqa: T201
     starts = {(p.way, p.variant, p.same_start) for p in honest if p.same_start is not None}
