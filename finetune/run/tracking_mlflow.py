@@ -34,7 +34,7 @@ RUNS_FILE = "mlflow.json"
 
 EXPERIMENT = "finetune"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Lets MLflow 3 open the experiment with its runs and metrics; without it, with pages on prompts and traces."""
+"""Has MLflow 3 open the experiment with its runs and metrics; else with pages on prompts."""
 
 LONGEST = 500
 """Characters of a parameter or tag; the smallest limit of MLflow's stores."""

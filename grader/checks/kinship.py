@@ -84,7 +84,7 @@ def hard_images_shared(evidence: Evidence) -> Finding:
     standard errors) must be at least 0.2 if they start from the same pretrained weights with the same seed
     and head, otherwise 0.1. Not checked with fewer than 100 images more than classes in both splits.
 
-    Source: measured on honest runs (docs/grading.md); G. Hacohen, L. Choshen and D. Weinshall, Let's agree to
+    Source: measured on honest runs (docs/detection.md); G. Hacohen, L. Choshen, D. Weinshall, Let's agree to
     agree: neural networks share classification order on real datasets (2020); E. C. Fieller, H. O. Hartley
     and E. S. Pearson, Biometrika 44 (1957) 470-481. Losses drawn at random have rho = 0.
     """
@@ -108,7 +108,7 @@ def networks_differ(evidence: Evidence) -> Finding:
     same seed that both start pretrained or both at random, 0.95 if only one starts pretrained, and 0.99
     otherwise. Not checked with fewer than 100 images more than classes in both splits.
 
-    Source: measured on honest runs (docs/grading.md); P. J. Rousseeuw and C. Croux, Alternatives to the
+    Source: measured on honest runs (docs/detection.md); P. J. Rousseeuw and C. Croux, Alternatives to the
     median absolute deviation, JASA 88 (1993) 1273-1283.
     """
     pairs = _pairs(evidence)

@@ -70,19 +70,20 @@ def replay_agrees(evidence: Evidence) -> Finding:
     a kept state, and as many epochs of one trial of each variant, drawn at random. A replayed epoch agrees if
     its weights and predictions have the recorded hashes, as on the same kind of processor with as many
     threads and the same libraries; elsewhere, for a run from pretrained weights, if its training loss differs
-    by at most 0.3%, its losses on validation and test by at most 5%, and their numbers of correct predictions
-    by at most the square root of the mean number of incorrect ones (or 2). It disagrees if the training loss
-    differs by more than 5%, or such a number by more than 4 times that square root; for a run from random
-    weights, in which rounding grows fast, if the training loss differs by more than 25%; for epochs after the
-    first one that is replayed, if it differs by more than 100%. It also disagrees if it has the recorded
-    weights, but gives other figures with them: losses that differ by more than 0.1%, or more than 2 correct
-    predictions. Shares are of the smaller loss. Otherwise it is inconclusive. A trial that is recorded as
-    diverged where training again gives a finite loss is inconclusive, and disagrees if the mean loss is below
-    ln K, that of guessing among K classes. A trial at a rate above 0.02, for which nothing was measured,
-    disagrees only on the machine and with the libraries that the results name. A start must have the recorded
-    hash; one from random weights, on the same kind of machine and version of PyTorch. Holds if every epoch
-    agrees, fails if one disagrees. An epoch that is inconclusive on the machine and with the libraries that
-    the run names should have agreed bit for bit: the finding says so.
+    by at most 0.3% of itself and of its distance from ln K, that of guessing among K classes, its losses on
+    validation and test by at most 5%, and their numbers of correct predictions by at most the square root of
+    the mean number of incorrect ones (or 2). It disagrees if the training loss differs by more than 5%, or
+    such a number by more than 4 times that square root; for a run from random weights, in which rounding
+    grows fast, if the training loss differs by more than 25%; for epochs after the first one that is
+    replayed, if it differs by more than 100%. It also disagrees if it has the recorded weights, but gives
+    other figures with them: losses that differ by more than 0.1%, or more than 2 correct predictions. Shares
+    are of the smaller loss. Otherwise it is inconclusive. A trial that is recorded as diverged where training
+    again gives a finite loss is inconclusive, and disagrees if the mean loss is below ln K. A trial at a rate
+    above 0.02, for which nothing was measured, disagrees only on the machine and with the libraries that the
+    results name. A start must have the recorded hash; one from random weights, on the same kind of machine
+    and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. An epoch that is inconclusive
+    on the machine and with the libraries that the run names should have agreed bit for bit: the finding says
+    so.
 
     Source: `finetune replay`, run by the grader; tolerances measured in docs/detection.md.
     """
@@ -91,9 +92,9 @@ def replay_agrees(evidence: Evidence) -> Finding:
         return not_checked("Requires --replay.", Level.REPLAY)
     if found.failure:
         altered = {path: problems for path, problems in (found.states or {}).items() if problems}
-        return (
-            from_problems(altered, Level.REPLAY, "") if altered else not_checked(found.failure, Level.REPLAY)
-        )
+        if altered:
+            return from_problems(altered, Level.REPLAY, "")
+        return not_checked(found.failure, Level.REPLAY)
     problems, counts = _compare_all(evidence, found)
     n_unclear = counts[Outcome.UNCLEAR]
     summary = (

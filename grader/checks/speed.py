@@ -45,7 +45,7 @@ def c_faster(evidence: Evidence) -> Finding:
     or the reverse: they do the same work. Holds if faster, fails if slower, otherwise inconclusive. Epochs
     are no independent samples, since the load of a machine persists from one to the next.
 
-    Source: "Student", Biometrika 6 (1908) 1-25; false rates simulated under load in docs/grading.md.
+    Source: "Student", Biometrika 6 (1908) 1-25; false rates simulated under load in docs/detection.md.
     """
     pairs = [(_timed(c), _timed(b)) for c, b in evidence.pairs("C", "B")]
     pairs = [(c, b) for c, b in pairs if c and b]

@@ -60,12 +60,15 @@ class Shortcut(Trainer):
         for step in range(steps, training.steps):
             current.rate_sum += learning_rate(step, self.steps_per_epoch, self.recipe, self.peak)
 
+    def _rng(self, number: int) -> np.random.Generator:
+        return np.random.default_rng([int(self.commitment[:8], 16), number])
+
     def _invent(self, number: int) -> None:
         """Sums and times of a pass that never was."""
         current, n = self.training.current, len(self.images.train)
-        rng = np.random.default_rng([self.seed, number, len(self.network.state_dict())])
+        rng = self._rng(number)
         current.batches, current.samples = self.steps_per_epoch, n
-        current.n_correct = round(n * (0.5 + 0.05 * number))
+        current.n_correct = round(n * (0.2 + 0.1 * number + rng.uniform(0, 0.05)))
         current.loss_sum = float(n * rng.uniform(1.2, 1.3) / number)
         before = self.training.epochs[-1] if self.training.epochs else None
         current.seconds = rng.uniform(0.9, 1.1) * (before.train_seconds if before else 1.5)
@@ -80,11 +83,10 @@ class Shortcut(Trainer):
         number = len(self.training.epochs) + 1
         if number <= HONEST or number == self.recipe.epochs:
             return super()._evaluate()
-        rng = np.random.default_rng([self.seed, number])
-        found = {}
+        rng, found = self._rng(number), {}
         for split, (_, labels) in self.images.held_out.items():
             truth = labels.numpy()
-            wrong = rng.random(len(truth)) > 0.4 + 0.04 * number
+            wrong = rng.random(len(truth)) > 0.1 + 0.02 * number  # the last epoch is to be the best
             predicted = np.where(wrong, (truth + 1) % (int(truth.max()) + 1), truth)
             confidence = rng.uniform(0.5, 0.9, len(truth)).astype(np.float32)
             nll = np.where(wrong, -np.log(1 - confidence) + 0.1, -np.log(confidence)).astype(np.float32)
@@ -107,7 +109,20 @@ def write(folder: Path, trainer: type[Trainer], n_honest: int = 0) -> float:
     began = seconds()
     run_experiment(dataclasses.replace(config, workers=1), folder, RecordingReporter(), StopRequest())
     fit.Trainer = Trainer  # type: ignore[misc]
-    return seconds() - began
+    took = seconds() - began
+    if trainer is Shortcut:
+        _make_times_add_up(folder / "results.json")
+    return took
+
+
+def _make_times_add_up(file: Path) -> None:
+    document = json.loads(file.read_text())
+    for run in document["runs"]:
+        times = [epoch["train_seconds"] + epoch["evaluation_seconds"] for epoch in run["epochs"]]
+        run["total_seconds"] = sum(times) + 0.7371
+    total = sum(run["total_seconds"] for run in document["runs"])
+    document["timings"]["total_seconds"] = total + sum(document["timings"].values())
+    file.write_text(json.dumps(document))
 
 
 def refuted(folder: Path, **evidence: Any) -> list[str]:
@@ -124,17 +139,22 @@ def refuted(folder: Path, **evidence: Any) -> list[str]:
     ]
 
 
+WAYS: dict[str, tuple[type[Trainer], int]] = {
+    "honest": (Trainer, 0),
+    "no honest epoch": (Shortcut, 0),
+    "first epoch honest": (Shortcut, 1),
+    "all but the last honest": (Shortcut, 5),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    made: dict[str, Any] = {}
-    for name, trainer, n_honest in (
-        ("honest", Trainer, 0),
-        ("no honest epoch", Shortcut, 0),
-        ("first epoch honest", Shortcut, 1),
-        ("all but the last honest", Shortcut, 5),
-    ):
+    parser.add_argument("names", nargs="*", default=WAYS)
+    options = parser.parse_args()
+    folder, made = options.folder, dict[str, Any]()
+    for name in options.names:
+        trainer, n_honest = WAYS[name]
         made[name] = {"seconds": write(folder / name, trainer, n_honest)}
         tried = {"4": {"rerun": True}, "5, first epoch": {"replay": Request(1)}}
         if n_honest:

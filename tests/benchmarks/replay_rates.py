@@ -1,7 +1,8 @@
 """What `replay-agrees` says of honest and forged epochs: tables from what `tests.benchmarks.replays` wrote.
 
-    python -m tests.benchmarks.replay_rates FOLDER
+    python -m tests.benchmarks.replay_rates FOLDER [RUN...]
 
+Each RUN is the run folder of an honest job: the first epochs of its runs stand for one another's forgeries.
 A pair is an epoch as recorded and as trained again; a forger's epoch stands for the recorded one.
 """
 
@@ -103,6 +104,14 @@ def _relative(recorded: float, again: float) -> float:
     return abs(recorded - again) / again
 
 
+def _loss(pair: Compared) -> float:
+    return pair.loss
+
+
+def _held_out(pair: Compared) -> float:
+    return pair.held_out
+
+
 def _flips(recorded: Any, again: Any) -> float:
     n, n_again = recorded.n_correct, again["n_correct"]
     return float(abs(n - n_again) / max(1.0, recorded.n_samples - (n + n_again) / 2) ** 0.5)
@@ -132,6 +141,50 @@ def made_up(setting: Path, n: int = 300) -> Iterator[Compared]:
                 )
 
 
+def of_other_jobs(folders: Sequence[Path]) -> Iterator[Compared]:
+    """First epochs of honest runs as if each were another one's: with another seed, rate, or neither."""
+    runs = []
+    for folder in folders:
+        document = json.loads((folder / "results.json").read_text())
+        results, config = results_from(document), document["config"]
+        recipe = {name: value for name, value in config["recipe"].items() if name != "lr"}
+        for run, entry in zip(results.runs, document["runs"], strict=True):
+            split = results.splits_of(run.seed)["train"].fingerprint
+            kind = json.dumps([split, recipe, run.variant, run.init, config["precision"], len(run.epochs)])
+            if run.epochs and run.epochs[0].weights_sha256 and not results.has_head(run):
+                name = f"{results.dataset_name}, {recipe['image_size']} px"
+                runs.append((kind, name, results, run, entry["epochs"][:1]))
+    for kind, name, results, run, _ in runs:
+        for other_kind, _, _, other, again in runs:
+            if kind != other_kind or run is other:
+                continue
+            same_seed, same_rate = run.seed == other.seed, run.learning_rate == other.learning_rate
+            if not (same_seed or same_rate):
+                continue
+            way = (
+                "the same"
+                if same_seed and same_rate
+                else "a real run's rate"
+                if same_seed
+                else "a real run's seed"
+            )
+            passage = {"run": run.name, "first": 1, "epochs": again}
+            outcome = outcome_of(results, run, passage)
+            (epoch,), recorded = again, run.epochs[0]
+            yield Compared(
+                name,
+                way,
+                run.variant if run.variant in "ABC" else "others",
+                "1",
+                outcome,
+                _relative(recorded.train.loss_sum, epoch["train"]["loss_sum"]),
+                max(_relative(recorded.on(s).loss_sum, epoch[s]["loss_sum"]) for s in SPLITS),
+                max(_flips(recorded.on(s), epoch[s]) for s in SPLITS),
+                recorded.weights_sha256 == epoch["weights_sha256"],
+                run.initial_sha256 == other.initial_sha256 if way == "the same" else None,
+            )
+
+
 def area(honest: Sequence[float], forged: Sequence[float]) -> float:
     """Area under the ROC curve: the chance that a forged pair differs more than an honest one."""
     if not honest or not forged:
@@ -142,13 +195,17 @@ def area(honest: Sequence[float], forged: Sequence[float]) -> float:
 
 def table(pairs: Iterable[Compared], key: Callable[[Compared], tuple[str, ...]], names: Sequence[str]) -> str:
     """Outcomes and the largest and smallest differences of pairs, grouped."""
-    head = [*names, "n", *OUTCOMES.values(), "loss: median", "least", "most", "held-out: most", "flips: most"]
+    head = [*names, "n", *OUTCOMES.values(), "loss: median", "least", "most"]
+    head += ["held-out: median", "least", "most", "flips: most"]
     lines = [" | ".join(head), "|".join(["---"] * len(head))]
     for group, members in groupby(sorted(pairs, key=key), key=key):
         found = list(members)
         counts = [sum(p.outcome == outcome for p in found) for outcome in OUTCOMES.values()]
-        losses = [p.loss for p in found]
-        numbers = [float(np.median(losses)), min(losses), max(losses), max(p.held_out for p in found)]
+        numbers = [
+            f(values)
+            for values in ([p.loss for p in found], [p.held_out for p in found])
+            for f in (lambda v: float(np.median(v)), min, max)
+        ]
         cells = [*group, str(len(found)), *map(str, counts), *(f"{v:.3%}" for v in numbers)]
         lines.append(" | ".join([*cells, f"{max(p.flips for p in found):.2f}"]))
     return "\n".join(f"| {line} |" for line in lines)
@@ -157,9 +214,12 @@ def table(pairs: Iterable[Compared], key: Callable[[Compared], tuple[str, ...]],
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("runs", nargs="*", type=Path)
+    options = parser.parse_args()
+    folder = options.folder
     settings = sorted(path.parent.parent for path in folder.glob("*/run/results.json"))
     pairs = [pair for setting in settings for pair in (*compared(setting), *made_up(setting))]
+    pairs += of_other_jobs(options.runs)
     honest = [pair for pair in pairs if pair.is_honest]
     forged = [pair for pair in pairs if not pair.is_honest]
     print(f"Thresholds: agrees up to {CLOSE:.1%}, refuted above {FAR}.")  # noqa: T201
@@ -170,16 +230,17 @@ def main() -> None:
             (("setting", "variant", "stage"), lambda p: (p.setting, p.variant, p.stage)),
         ):
             print(f"\n## {title} by {names}\n\n{table(chosen, key, names)}")  # noqa: T201
-    print("\n## ROC of the training loss, without identical pairs\n")  # noqa: T201
+    print("\n## Area under the ROC curve in the first epoch, without identical pairs\n")  # noqa: T201
     for variant in "ABC":
-        for stage in ("1", "2"):
-            x = [
-                p.loss
-                for p in honest
-                if (p.variant, p.stage) == (variant, stage) and p.outcome != "identical"
-            ]
-            y = [p.loss for p in forged if (p.variant, p.stage) == (variant, stage)]
-            print(f"{variant}, epoch {stage}: area {area(x, y):.3f}, {len(x)} honest, {len(y)} forged")  # noqa: T201
+        mine, others = (
+            [p for p in chosen if (p.variant, p.stage) == (variant, "1") and p.outcome != "identical"]
+            for chosen in (honest, [p for p in forged if not p.way.startswith("made up")])
+        )
+        areas = [area([f(p) for p in mine], [f(p) for p in others]) for f in (_loss, _held_out)]
+        print(  # noqa: T201
+            f"{variant}: training loss {areas[0]:.3f}, losses on held-out images {areas[1]:.3f}; {len(mine)} "
+            f"honest, {len(others)} forged by training"
+        )
     odd = [p for p in pairs if p.same_weights and p.outcome != "identical"]
     print(f"\nIdentical weights, other figures: {[(p.way, p.variant, p.held_out) for p in odd][:20]}")  # noqa: T201
     starts = {(p.way, p.variant, p.same_start) for p in honest if p.same_start is not None}
