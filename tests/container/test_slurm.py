@@ -75,13 +75,13 @@ def test_nine_runs_of_which_one_is_stopped_and_goes_on_by_itself(slurm: Slurm) -
     assert slurm.wait(prepare, seconds=120) == "COMPLETED"
     first = f"{shards}_0"
     log = slurm.folder / f"finetune-{first}.log"
-    slurm.until(lambda: log.exists() and "A 1/" in log.read_text("utf-8"), "the first epoch")
+    slurm.until(lambda: log.exists() and "A 1/" in log.read_text("utf-8"), "the first epoch", 300)
     # What SLURM does two minutes before the time limit: SIGTERM for the step, not for the script.
     step = f"{slurm.jobs()[first]['JobId']}.0"
     assert slurm("scancel", "--signal", "TERM", step).returncode == 0
-    slurm.until(lambda: slurm.jobs()[first]["Restarts"] == "1", "the requeued task", seconds=120)
+    slurm.until(lambda: slurm.jobs()[first]["Restarts"] == "1", "the requeued task", 300)
     slurm("scontrol", "update", f"JobId={first}", "StartTime=now")  # SLURM would wait for two minutes
-    assert slurm.wait(grade, seconds=600) == "COMPLETED"
+    assert slurm.wait(grade, seconds=900) == "COMPLETED"
     assert "Stopped" in log.read_text("utf-8")
     results = json.loads((slurm.folder / "runs/merged/results.json").read_text("utf-8"))
     assert [run["status"] for run in results["runs"]] == ["completed"] * 9
