@@ -19,7 +19,7 @@ from finetune.data.sources import ahead
 from finetune.data.stream import as_evaluated
 from finetune.errors import DataError, listed
 
-BATCH_SIZE = 32
+BATCH_SIZE = 64
 """Small, so that a few photos keep several threads busy; a larger one is no faster on a CPU."""
 
 

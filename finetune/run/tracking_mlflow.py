@@ -34,7 +34,7 @@ RUNS_FILE = "mlflow.json"
 
 EXPERIMENT = "finetune"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Has MLflow 3 open the experiment with its runs and metrics; else with pages on prompts."""
+"""Lets MLflow 3 open the experiment with runs and metrics; without it, with pages on prompts and traces."""
 
 LONGEST = 500
 """Characters of a parameter or tag; the smallest limit of MLflow's stores."""

@@ -82,7 +82,8 @@ class TestTensorBoard:
             (chosen,) = events.Scalars("hparam/test_accuracy")
             assert chosen.value == pytest.approx(best["test"]["n_correct"] / best["test"]["n_samples"])
             assert chosen.step == run["best_epoch"]
-            assert events.PluginTagToContent("hparams")
+            content = b"".join(events.PluginTagToContent("hparams").values())
+            assert b"recipe/batch_size" in content  # after init and lr, by name
             wrong = best["test"]["n_samples"] - best["test"]["n_correct"]
             images = events.Tags()["images"]
             assert len(images) == min(8, wrong)
@@ -147,6 +148,8 @@ class TestMLflow:
         job = self.assert_runs(out, record)
         assert job.info.status == "FINISHED"
         assert job.data.params["recipe.epochs"] == "2"
+        kind = self.client(out).get_experiment(job.info.experiment_id).tags["mlflow.experimentKind"]
+        assert kind == "custom_model_development"
         low, high = (float(job.data.tags[f"b-beats-a.{limit}"]) for limit in ("low", "high"))
         assert low < float(job.data.tags["b-beats-a.difference"]) < high
         assert job.data.tags["verdict"]
