@@ -237,7 +237,7 @@ class Grade:
             *choice(findings, scope),
             *depth(findings, scope),
             *reach(findings, scope),
-            "" if Level.CHECKPOINTS in self.levels else NO_NETWORK,
+            "" if Level.CHECKPOINTS in (*self.levels, *self.refuted_levels) else NO_NETWORK,
             *(UNSETTLED.format(int(level), level.description) for level in self.unsettled_levels),
         ]
         return [sentence for sentence in found if sentence]

@@ -112,7 +112,9 @@ def _impossible(evidence: Evidence, run: Run, recorded: "Calibration") -> Iterat
     if rows.confidence is None:
         return
     tried = np.array([recorded.temperature, 1.0, *np.geomspace(*TEMPERATURES, N_TRIED)])
-    low, high = loss_limits(rows.nll, rows.confidence, rows.correct, len(evidence.results.classes), tried)
+    n_classes = len(evidence.results.classes)
+    with np.errstate(all="ignore"):  # a made-up loss of 1e308 becomes infinite at a low temperature
+        low, high = loss_limits(rows.nll, rows.confidence, rows.correct, n_classes, tried)
     better = int(high.argmin())
     if low[0] > high[better] + ROUNDING:
         yield (

@@ -22,7 +22,7 @@ from grader.load import load
 from grader.policy import Policy, load_policy
 from grader.replay import Passage, Replay
 from grader.rerun import Rerun
-from grader.verdict import Grade
+from grader.verdict import NO_NETWORK, Grade
 from tests.grader.honest import truth_of
 
 
@@ -118,3 +118,4 @@ def test_what_the_evidence_refutes_is_neither_reached_nor_missing(honest: Path, 
     assert (found.exit_code, found.score, len(found.objections)) == (1, 0, 1)
     found = judged(honest, policy, wrong=100)
     assert (found.levels, found.refuted) == ((1, 2, 3), ["rerun-agrees"])
+    assert NO_NETWORK not in found.verdict  # it was asked for level 4, which said no

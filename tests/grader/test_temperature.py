@@ -1,5 +1,6 @@
 """A made-up temperature fails by name: by the predictions alone as far as they allow, and by the logits."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +101,20 @@ def test_limits_contain_the_loss(n_classes: int, temperature: float) -> None:
     assert low[0] - 1e-6 <= true <= high[0] + 1e-6
     if n_classes == 2 or temperature == 1:
         assert high[0] - low[0] < 1e-4 * max(1, true)
+
+
+@pytest.mark.parametrize("loss", ["1e308", "745.2", "0"])
+def test_absurd_losses_are_judged_without_a_warning(of_classes: Run, tmp_path: Path, loss: str) -> None:
+    forger = Forger(of_classes(5), tmp_path / "run")
+    rows = forger.rows("B", "val")
+    for row in rows[:3]:
+        row[1:] = [row[1], str((int(row[1]) + 1) % 5), loss, "1"]
+    header = "sample_id,label,predicted,nll,confidence\n"
+    content = header + "".join(",".join(row) + "\n" for row in rows)
+    forger.write("B", "val", content.encode())
+    forger.doc["runs"][1]["calibration"]["temperature"] = 0.01
+    (forger.folder / "results.json").write_text(json.dumps(forger.doc))
+    assert temperature_fits(gather(load(forger.folder), Thresholds())).status is Status.FAILS
 
 
 class TestRecomputed:

@@ -42,6 +42,10 @@ def test_recomputes_the_predictions(
     for run in document["runs"]:
         found = recomputed["runs"][f"{run['variant']}-seed{run['seed']}"]
         assert found["stream_sha256"] == run["budget"]["stream_sha256"]
+        again, recorded = found["calibration"], run["calibration"]
+        assert again["temperature"] == pytest.approx(recorded["temperature"], rel=1e-6)
+        assert again["excess"] == pytest.approx(0, abs=1e-9)
+        assert again["ece_test_scaled"] == pytest.approx(recorded["ece_test_scaled"], abs=1e-6)
         if run["init"] == "random":
             assert (found["initial_sha256"], found["frozen_sha256"]) == (
                 run["initial_sha256"],
