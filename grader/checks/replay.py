@@ -23,7 +23,7 @@ FAR = {"pretrained": 0.05, "random": 0.25}
 loss of the first two epochs by up to 12%, so that only equal hashes agree."""
 
 FAR_LATER = 1.0
-"""The same for the epochs after the first one of a passage. Differences grow from epoch to epoch while losses
+"""The same for epochs after one that was not bit-identical. Differences grow from epoch to epoch while losses
 fall: between bf16 and fp32, B's differed by 29% in the sixth epoch (docs/detection.md)."""
 
 TIES = 4
@@ -102,14 +102,13 @@ def replay_agrees(evidence: Evidence) -> Finding:
     on validation and test by at most 5%, and their numbers of correct predictions by at most the square root
     of the mean number of incorrect ones (or 2). It disagrees if the training loss differs by more than 5%, or
     such a number by more than 4 times that square root; for a run from random weights, in which rounding
-    grows fast, if the training loss differs by more than 25%; for epochs after the first one that is
-    replayed, if it differs by more than 100%. It also disagrees if it has the recorded weights, but gives
-    other figures with them: losses that differ by more than 0.1%, or more than 2 correct predictions. Shares
-    are of the smaller loss. Otherwise it is
-    inconclusive. A start must have the recorded hash; one from random weights, on the same kind of machine
-    and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. An epoch that is inconclusive
-    on the machine and with the libraries that the run names should have agreed bit for bit: the finding says
-    so.
+    grows fast, if the training loss differs by more than 25%; for epochs after one that did not agree bit for
+    bit, if it differs by more than 100%. It also disagrees if it has the recorded weights, but gives other
+    figures with them: losses that differ by more than 0.1%, or more than 2 correct predictions. Shares are of
+    the smaller loss. Otherwise it is inconclusive. A start must have the recorded hash; one from random
+    weights, on the same kind of machine and version of PyTorch. Holds if every epoch agrees, fails if one
+    disagrees. On the machine and with the libraries that the run names, an honest epoch agrees bit for bit,
+    so that close ones are inconclusive, and the finding says so.
 
     Source: `finetune replay`, run by the grader; tolerances measured in docs/detection.md.
     """
@@ -127,10 +126,14 @@ def replay_agrees(evidence: Evidence) -> Finding:
         item.extend(_start_problems(evidence, run, passage))
         if not passage.epochs:
             item.append(f"{run.name}: training again from epoch {passage.first} gave no finite loss.")
+        before: _Outcome | None = None
         for again in passage.epochs:
             epoch = run.epochs[again["epoch"] - 1]
-            is_first, n_classes = epoch.epoch == passage.first, len(evidence.results.classes)
-            outcome, problem = _compared(epoch, again, run.init, is_first, n_classes)
+            starts_same = epoch.epoch == passage.first or before is _Outcome.IDENTICAL
+            outcome, problem = _compared(epoch, again, run.init, starts_same, len(evidence.results.classes))
+            before = outcome
+            if outcome is _Outcome.CLOSE and _is_here(evidence):
+                outcome = _Outcome.UNCLEAR  # bit for bit, or it was trained elsewhere
             counts[outcome] += 1
             item.extend([f"{run.name}, epoch {epoch.epoch}: {problem}"] if problem else [])
     n_unclear = counts[_Outcome.UNCLEAR]
@@ -153,15 +156,20 @@ def replay_agrees(evidence: Evidence) -> Finding:
 
 def _unclear_here(evidence: Evidence) -> str:
     """What an inconclusive replay calls for, on this machine."""
-    found, recorded = evidence.replay, evidence.results.environment
-    here = (found and found.environment) or {}
-    same = all(here.get(name) == recorded[name] for name in SAME_RESULT)
-    if same and found and found.precision == evidence.results.precision and recorded["device"] == "cpu":
+    if _is_here(evidence):
         return (
             "The run names this kind of processor, these libraries and as many threads, with which an honest "
             "replay is bit-identical unless the vector instructions differ: ask where it was trained."
         )
     return "The kind of machine, number of threads and libraries of the run would settle it."
+
+
+def _is_here(evidence: Evidence) -> bool:
+    """Whether the results name this kind of processor, these libraries and this precision."""
+    found, recorded = evidence.replay, evidence.results.environment
+    here = (found and found.environment) or {}
+    same = all(here.get(name) == recorded[name] for name in SAME_RESULT) and recorded["device"] == "cpu"
+    return same and found is not None and found.precision == evidence.results.precision
 
 
 class _Outcome(StrEnum):
@@ -174,14 +182,22 @@ class _Outcome(StrEnum):
 
 
 def _compared(
-    epoch: Epoch, again: Mapping[str, Any], init: str, is_first: bool, n_classes: int
+    epoch: Epoch, again: Mapping[str, Any], init: str, starts_same: bool, n_classes: int
 ) -> tuple[_Outcome, str]:
-    """How a replayed epoch compares, and what is wrong if it is another one."""
+    """How a replayed epoch compares, and what is wrong if it is another one.
+
+    Args:
+        epoch: As recorded.
+        again: As trained again.
+        init: Initial weights of the run.
+        starts_same: Whether both began with the same weights, so that they differ by one epoch's rounding.
+        n_classes: Of the data set.
+    """
     if _is_identical(epoch, again):
         return _Outcome.IDENTICAL, ""
     loss, expected = epoch.train.loss_sum, again["train"]["loss_sum"]
     _, difference = _apart(epoch.train, again["train"])
-    if difference > (FAR[init] if is_first else FAR_LATER):
+    if difference > (FAR[init] if starts_same else FAR_LATER):
         return (
             _Outcome.OTHER,
             f"the training loss was recorded as {loss:.6g}, but training again gives {expected:.6g}.",
@@ -194,7 +210,7 @@ def _compared(
         n_apart, apart = _apart(epoch.on(split), again[split])
         n, n_again = epoch.on(split).n_correct, again[split]["n_correct"]
         deviation = (epoch.on(split).n_samples - (n + n_again) / 2) ** 0.5
-        if is_first and n_apart > max(FEW, TIES * deviation):
+        if starts_same and n_apart > max(FEW, TIES * deviation):
             return (
                 _Outcome.OTHER,
                 f"{n:,} correct predictions on {split} were recorded, but training again gives {n_again:,}.",
