@@ -27,6 +27,7 @@ OWN_SUBJECT = {
     "tests/grader/test_story_rows.py",  # the same, of rows beside A, B and C
     "tests/grader/test_tuning.py",  # checks/tuning.py
     "tests/grader/test_simulation.py",  # what intervals and tests promise
+    "tests/grader/test_speed_simulation.py",  # the same of jobs on busy machines
 }
 """Test modules in tests/finetune and tests/grader whose subject is not one module of the product."""
 FILE_LINES = 300
