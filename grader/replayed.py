@@ -23,7 +23,7 @@ CALM_RATE = 0.02
 """Peak learning rate at which the tolerances were measured; it limits trials alone, which go far above it."""
 
 FAR_LATER = 1.0
-"""The same for the epochs after the first one of a passage. Differences grow from epoch to epoch while losses
+"""The same for epochs after one that was not bit-identical. Differences grow from epoch to epoch while losses
 fall: between bf16 and fp32, B's differed by 29% in the sixth epoch (docs/detection.md)."""
 
 TIES = 4
@@ -100,14 +100,16 @@ def recorded(results: Results, passage: Passage) -> Recorded:
     return Recorded(trial.name, init, trial.initial_sha256, epochs, trial.learning_rate > CALM_RATE)
 
 
-def compared(run: Recorded, again: Mapping[str, Any], n_classes: int, is_first: bool) -> tuple[Outcome, str]:
+def compared(
+    run: Recorded, again: Mapping[str, Any], n_classes: int, starts_same: bool
+) -> tuple[Outcome, str]:
     """How a replayed epoch compares, and what is wrong if it is another one.
 
     Args:
         run: recorded.
         again: the replayed epoch.
         n_classes: among which it predicts.
-        is_first: whether it is the first epoch of its passage.
+        starts_same: whether both began with the same weights, so that they differ by one epoch's rounding.
     """
     expected = again["train"]["loss_sum"]
     if again["epoch"] > len(run.epochs):  # a trial that diverged, it says
@@ -123,7 +125,7 @@ def compared(run: Recorded, again: Mapping[str, Any], n_classes: int, is_first: 
         return Outcome.IDENTICAL, ""
     loss = epoch.figures["train"].loss_sum
     _, difference = _apart(epoch.figures["train"], again["train"])
-    if difference > (FAR[run.init] if is_first else FAR_LATER):
+    if difference > (FAR[run.init] if starts_same else FAR_LATER):
         return (
             Outcome.OTHER,
             f"the training loss was recorded as {loss:.6g}, but training again gives {expected:.6g}.",
@@ -137,7 +139,7 @@ def compared(run: Recorded, again: Mapping[str, Any], n_classes: int, is_first: 
         n_apart, apart = _apart(figures, again[split])
         n, n_again = figures.n_correct, again[split]["n_correct"]
         deviation = (figures.n_samples - (n + n_again) / 2) ** 0.5
-        if is_first and n_apart > max(FEW, TIES * deviation):
+        if starts_same and n_apart > max(FEW, TIES * deviation):
             return (
                 Outcome.OTHER,
                 f"{n:,} correct predictions on {split} were recorded, but training again gives {n_again:,}.",

@@ -74,16 +74,16 @@ def replay_agrees(evidence: Evidence) -> Finding:
     validation and test by at most 5%, and their numbers of correct predictions by at most the square root of
     the mean number of incorrect ones (or 2). It disagrees if the training loss differs by more than 5%, or
     such a number by more than 4 times that square root; for a run from random weights, in which rounding
-    grows fast, if the training loss differs by more than 25%; for epochs after the first one that is
-    replayed, if it differs by more than 100%. It also disagrees if it has the recorded weights, but gives
-    other figures with them: losses that differ by more than 0.1%, or more than 2 correct predictions. Shares
-    are of the smaller loss. Otherwise it is inconclusive. A trial that is recorded as diverged where training
-    again gives a finite loss is inconclusive, and disagrees if the mean loss is below ln K. A trial at a rate
-    above 0.02, for which nothing was measured, disagrees only on the machine and with the libraries that the
+    grows fast, if the training loss differs by more than 25%; for epochs after one that did not agree bit for
+    bit, if it differs by more than 100%. It also disagrees if it has the recorded weights, but gives other
+    figures with them: losses that differ by more than 0.1%, or more than 2 correct predictions. Shares are of
+    the smaller loss. Otherwise it is inconclusive. A trial that is recorded as diverged where training again
+    gives a finite loss is inconclusive, and disagrees if the mean loss is below ln K. A trial at a rate above
+    0.02, for which nothing was measured, disagrees only on the machine and with the libraries that the
     results name. A start must have the recorded hash; one from random weights, on the same kind of machine
-    and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. An epoch that is inconclusive
-    on the machine and with the libraries that the run names should have agreed bit for bit: the finding says
-    so.
+    and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. On the machine and with the
+    libraries that the run names, an honest epoch agrees bit for bit, so that close ones are inconclusive, and
+    the finding says so.
 
     Source: `finetune replay`, run by the grader; tolerances measured in docs/detection.md.
     """
@@ -126,11 +126,15 @@ def _compare_all(evidence: Evidence, found: Replay) -> tuple[dict[str, list[str]
         if len(passage.epochs) < wanted:
             lost = passage.first + len(passage.epochs)
             item.append(f"{run.name}: training epoch {lost} again gave no finite loss.")
+        before: Outcome | None = None
         for again in passage.epochs:
-            is_first = again["epoch"] == passage.first
-            outcome, problem = compared(run, again, len(evidence.results.classes), is_first)
+            starts_same = again["epoch"] == passage.first or before is Outcome.IDENTICAL
+            outcome, problem = compared(run, again, len(evidence.results.classes), starts_same)
+            before = outcome
             if outcome is Outcome.OTHER and run.is_untold and not _is_here(evidence):
                 outcome, problem = Outcome.UNCLEAR, ""
+            if outcome is Outcome.CLOSE and _is_here(evidence):
+                outcome = Outcome.UNCLEAR  # bit for bit, or it was trained elsewhere
             counts[outcome] += 1
             item.extend([f"{run.name}, epoch {again['epoch']}: {problem}"] if problem else [])
     return problems, counts
@@ -138,7 +142,7 @@ def _compare_all(evidence: Evidence, found: Replay) -> tuple[dict[str, list[str]
 
 def _unclear_here(evidence: Evidence) -> str:
     """What an inconclusive replay calls for, on this machine."""
-    if _is_here(evidence) and evidence.results.environment["device"] == "cpu":
+    if _is_here(evidence):
         return (
             "The run names this kind of processor, these libraries and as many threads, with which an honest "
             "replay is bit-identical unless the vector instructions differ: ask where it was trained."
@@ -147,10 +151,10 @@ def _unclear_here(evidence: Evidence) -> str:
 
 
 def _is_here(evidence: Evidence) -> bool:
-    """Whether the results name this kind of machine, these libraries and this precision."""
-    found, recorded = evidence.replay, evidence.results.environment
+    """Whether the results name this kind of processor, these libraries and this precision."""
+    found, there = evidence.replay, evidence.results.environment
     here = (found and found.environment) or {}
-    same = all(here.get(name) == recorded[name] for name in SAME_RESULT)
+    same = all(here.get(name) == there[name] for name in SAME_RESULT) and there["device"] == "cpu"
     return same and found is not None and found.precision == evidence.results.precision
 
 

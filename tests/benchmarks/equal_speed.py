@@ -1,132 +1,51 @@
-"""Real jobs beside generated load: how often C is called faster, truly equal to B or truly faster.
+"""What `c-faster` says of real jobs: of A in the place of C, which does B's work, and of C itself.
 
-python -m tests.benchmarks.equal_speed FOLDER --jobs 10    # on one core: taskset -c 1
+    python -m tests.benchmarks.equal_speed RUN...
 
+Each RUN is the run folder of an honest job on a CPU. Each seed counts by itself, and all seeds together.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import random
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import dataclasses
+from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
-BUSY = "import time\nwhile True: sum(i * i for i in range(20_000))"
-BURSTS = """
-import random, time
-while True:
-    end = time.monotonic() + random.expovariate(1 / {on})
-    while time.monotonic() < end:
-        sum(i * i for i in range(20_000))
-    time.sleep(random.expovariate(1 / {off}))
-"""
-RISING = """
-import time
-began = time.monotonic()
-while True:
-    share = min(0.9, (time.monotonic() - began) / {seconds})
-    end = time.monotonic() + 0.1 * share
-    while time.monotonic() < end:
-        sum(i * i for i in range(2_000))
-    time.sleep(0.1 * (1 - share))
-"""
-LOADS = {
-    "none": [],
-    "a steady process": [BUSY],
-    "short bursts": [BURSTS.format(on=0.5, off=1)],
-    "bursts as long as a run": [BURSTS.format(on=4, off=4)],
-    "load that rises": [RISING.format(seconds=15)],
-    "a process that starts halfway": [f"import time\ntime.sleep({{half}})\n{BUSY}"],
-}
-EPOCHS = 5
+from grader.checks.speed import c_faster
+from grader.evidence import Evidence
+from grader.load import load
+from grader.record import Results, Run
 
 
-@contextmanager
-def loaded(load: str, seconds: float) -> Iterator[None]:
-    """Programs that compete for this process's cores, as they inherit its affinity."""
-    half = random.uniform(0.2, 0.8) * seconds  # noqa: S311 - no secret
-    programs = [subprocess.Popen([sys.executable, "-c", p.replace("{half}", str(half))]) for p in LOADS[load]]
-    try:
-        yield
-    finally:
-        for program in programs:
-            program.kill()
-            program.wait()
+def jobs(results: Results) -> list[list[int]]:
+    """The seeds to judge together: each alone, and all of them if there are several."""
+    seeds = sorted(results.seeds)
+    return [[seed] for seed in seeds] + ([seeds] if len(seeds) > 1 else [])
+
+
+def status(results: Results, seeds: list[int], as_c: str) -> str:
+    """What the grader says if `as_c` stands for C; A is then no control for itself."""
+
+    def renamed(run: Run) -> Run:
+        return dataclasses.replace(run, variant="C") if run.variant == as_c else run
+
+    kept = [run for run in results.runs if run.seed in seeds and run.variant in ("B", as_c, "A")]
+    return str(c_faster(Evidence(dataclasses.replace(results, runs=tuple(map(renamed, kept))))).status)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--jobs", type=int, default=10)
-    parser.add_argument("--subset", type=int, default=10)
-    options = parser.parse_args()
-    measure(options.out, options.jobs, options.subset)
-
-
-def measure(out: Path, n_jobs: int, subset: int) -> None:
-    """Train pairs of B and B again, and of B and C, beside each load; a line of JSON for each pair."""
-    import torch
-
-    from finetune.cli.options import configure
-    from finetune.distributed.world import SingleProcess
-    from finetune.run.fit import begin
-    from finetune.run.prepare import prepare
-    from finetune.training.features import FrozenPrefix
-    from finetune.training.trainer import Trainer
-    from tests.builders.runs import RecordingReporter
-
-    chosen = configure({"preset": "smoke", "subset": subset, "epochs": EPOCHS, "threads": 1})
-    prepared = prepare(chosen, RecordingReporter(), SingleProcess())
-    config = prepared.config
-    variants = {variant.name: variant for variant in config.variants}
-
-    def epochs_of(name: str, seed: int) -> list[dict[str, Any]]:
-        network, _, _ = begin(prepared, variants[name], seed, config.recipe.lr)
-        network.to(memory_format=torch.channels_last)
-        prefix = FrozenPrefix(network, config.recipe, config.precision)
-        trainer = Trainer(
-            network, prepared.images, config.recipe, prefix, peak=config.recipe.lr, seed=seed, workers=1
-        )
-        epochs = trainer.run(lambda _: None).epochs
-        times = ("train_seconds", "train_cpu_seconds", "data_wait_seconds")
-        return [{name: getattr(epoch, name) for name in times} for epoch in epochs]
-
-    epochs_of("B", 0)  # the first run of a process is slower
-    began = time.perf_counter()
-    epochs_of("B", 0)
-    pair_seconds = 2 * (time.perf_counter() - began)
-    with out.open("a") as file:
-        for job in range(n_jobs):
-            for load in LOADS:
-                for second in ("B", "C"):
-                    with loaded(load, pair_seconds):
-                        pair = {"load": load, "second": second, "job": job}
-                        pair |= {"b": epochs_of("B", job), "c": epochs_of(second, job)}
-                    file.write(json.dumps(pair) + "\n")
-                    file.flush()
-
-
-def status_of(pairs: list[dict[str, Any]]) -> str:
-    """What `c-faster` says of these pairs as a submission's seeds."""
-    from grader.checks.speed import c_faster
-    from grader.evidence import Evidence
-
-    runs = {
-        name: [
-            SimpleNamespace(seed=i, epochs=[SimpleNamespace(**epoch) for epoch in pair[name.lower()]])
-            for i, pair in enumerate(pairs)
-        ]
-        for name in "BC"
-    }
-    results = SimpleNamespace(device="cpu", of=runs.__getitem__)
-    return str(c_faster(Evidence(cast("Any", results))).status)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    found: Counter[tuple[str, str, str]] = Counter()
+    for folder in parser.parse_args().runs:
+        results = load(folder).results
+        for seeds in jobs(results) if results.device == "cpu" else ():
+            for as_c in "AC":
+                kind = "one seed" if len(seeds) == 1 else "several seeds"
+                found[as_c, kind, status(results, seeds, as_c)] += 1
+    for (as_c, kind, name), n in sorted(found.items()):
+        print(f"{as_c} in the place of C, {kind}: {name} {n}")  # noqa: T201
 
 
 if __name__ == "__main__":

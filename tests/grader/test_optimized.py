@@ -175,7 +175,7 @@ def honest(level: Level, tmp_path: Path) -> Honest:
 
 
 def caught(forger: Forger, level: Level, honest: Honest) -> int:
-    """How many integrity properties fail with evidence up to this level."""
+    """How many integrity properties fail with evidence up to this level; at level 5 a replay must agree."""
     forger.save()
     results = results_from(forger.doc)
     evidence = Evidence(results)
@@ -187,7 +187,8 @@ def caught(forger: Forger, level: Level, honest: Honest) -> int:
     if level is Level.REPLAY:
         evidence = dataclasses.replace(evidence, replay=honest.replay)
     found = judge(evidence)
-    return sum(f.status is Status.FAILS and PROPERTIES[name].is_integrity for name, f in found.items())
+    n = sum(f.status is Status.FAILS and PROPERTIES[name].is_integrity for name, f in found.items())
+    return n + (level is Level.REPLAY and found["replay-agrees"].status is Status.INCONCLUSIVE)
 
 
 def optimize(seed: int, level: Level, honest: Honest, folder: Path, budget: int) -> tuple[bool, bool]:

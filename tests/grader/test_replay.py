@@ -74,6 +74,9 @@ EACH = "for p in passages:\n    for e in p['epochs']: "
 ROUNDED = EACH + "e['weights_sha256'] = '0' * 64; e['train']['loss_sum'] *= {}"
 
 
+ELSEWHERE = "\ndocument['environment'] |= {'torch': '9.0'}"
+
+
 def of_pretrained(change: str) -> str:
     """The same for passages of runs that start pretrained."""
     return change.replace("in passages", "in [p for p in passages if runs[p['run']]['init'] == 'pretrained']")
@@ -96,7 +99,7 @@ def test_whole_runs(replayed: Replayed) -> None:
     [(1.002, Status.HOLDS), (0.998, Status.HOLDS), (1.01, Status.INCONCLUSIVE), (1.06, Status.FAILS)],
 )
 def test_rounding_from_pretrained_weights(replayed: Replayed, factor: float, status: Status) -> None:
-    found = replayed(of_pretrained(ROUNDED.format(factor)))
+    found = replayed(of_pretrained(ROUNDED.format(factor)) + ELSEWHERE)
     assert agrees(found).status is status
     assert ("the training loss was recorded as" in agrees(found).summary) == (status is Status.FAILS)
 
@@ -109,6 +112,15 @@ def test_differences_grow_from_epoch_to_epoch(replayed: Replayed, factor: float,
     """An honest run, trained again in other arithmetic, differed by 29% in its sixth epoch."""
     change = ROUNDED.format(f"({factor} if e['epoch'] > 1 else 1)")
     assert agrees(replayed(of_pretrained(change), epochs=3)).status is status
+
+
+def test_no_difference_grows_from_an_identical_epoch(replayed: Replayed) -> None:
+    """Whoever trains all epochs but the last one honestly is refuted."""
+    last = "e = p['epochs'][2]; e['weights_sha256'] = '0' * 64; e['train']['loss_sum'] *= 1.06"
+    change = of_pretrained(f"for p in passages:\n    {last}")
+    found = agrees(replayed(change, epochs=3))
+    assert found.status is Status.FAILS
+    assert "B-seed0, epoch 3: the training loss was recorded as" in str((found.summary, found.details))
 
 
 @pytest.mark.parametrize(("factor", "status"), [(1.0, Status.INCONCLUSIVE), (1.5, Status.FAILS)])
@@ -146,14 +158,14 @@ def test_a_close_training_loss_leaves_little_room_for_predictions(
     replayed: Replayed, n: int, status: Status
 ) -> None:
     change = EACH + "e['weights_sha256'] = ''; e['test']['n_correct'] -= {}"
-    assert agrees(replayed(of_pretrained(change.format(n)))).status is status
+    assert agrees(replayed(of_pretrained(change.format(n)) + ELSEWHERE)).status is status
 
 
 @pytest.mark.parametrize("factor", [1.03, 1.07])
 def test_a_close_training_loss_leaves_little_room_for_other_losses(replayed: Replayed, factor: float) -> None:
     change = EACH + f"e['weights_sha256'] = ''; e['val']['loss_sum'] *= {factor}"
     wanted = Status.HOLDS if factor < 1.05 else Status.INCONCLUSIVE
-    assert agrees(replayed(of_pretrained(change))).status is wanted
+    assert agrees(replayed(of_pretrained(change) + ELSEWHERE)).status is wanted
 
 
 @pytest.mark.parametrize("what", ["['test']['n_correct'] -= 3", "['val']['loss_sum'] *= 1.002"])
@@ -172,8 +184,11 @@ def test_the_recorded_weights_must_give_the_recorded_figures(
 
 def test_rounding_in_evaluation_alone(replayed: Replayed) -> None:
     change = EACH + "e['predictions_sha256'] = ''; e['test']['loss_sum'] *= 1.00001"
-    found = agrees(replayed(change))
+    found = agrees(replayed(change + ELSEWHERE))
     assert (found.status, found.numbers["close"]) == (Status.HOLDS, 3)
+    here = agrees(replayed(change))
+    assert (here.status, here.numbers["unclear"]) == (Status.INCONCLUSIVE, 3)
+    assert "ask where it was trained" in here.summary
 
 
 @pytest.mark.parametrize(
