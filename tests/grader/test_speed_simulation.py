@@ -110,7 +110,7 @@ def test_equal_speed(jobs: int, load: str, n_seeds: int) -> None:
     print(f"{load}, {n_seeds} seeds: {figures}")  # noqa: T201 - for the docs
     for share in found.values():
         assert share[Status.HOLDS] <= at_most(0.05, jobs)
-        assert share[Status.FAILS] <= at_most(0.001, jobs)
+        assert share[Status.FAILS] <= at_most(0.01, jobs)
 
 
 @pytest.mark.parametrize("jobs", [N // 5, pytest.param(5 * N, marks=pytest.mark.slow)])
