@@ -83,15 +83,14 @@ def evaluate_run(
         again = Recalibration(entry.calibration.temperature if entry.calibration else None)
         correct = {}
         for name, source in images.items():
-            part = splits.by_name[name]
-            features, keep = prefix.held_out(name, source, WHOLE), again.keep(name)
-            labels = torch.from_numpy(part.labels())
+            part, features = splits.by_name[name], prefix.held_out(name, source, WHOLE)
+            labels, keep = torch.from_numpy(part.labels()), again.keep(name)
             predictions = evaluate(network, features, labels, precision, keep=keep)
             correct[name] = predictions.predicted == part.labels()
             write_atomically(output / f"{entry.name}-{name}.csv", predictions_csv(part.samples, predictions))
             reporter.say(f"{entry.name} {name}: {predictions.metrics(part.labels()).accuracy:.1%}")
-        calibration = again.record(splits.by_name["val"].labels(), correct["test"])
-        recomputed["runs"][entry.name]["calibration"] = calibration
+        labels_of_val = splits.by_name["val"].labels()
+        recomputed["runs"][entry.name]["calibration"] = again.record(labels_of_val, correct["test"])
     write_atomically(output / RECOMPUTED_NAME, json.dumps(recomputed).encode())
 
 
