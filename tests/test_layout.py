@@ -21,11 +21,14 @@ OWN_SUBJECT = {
     "tests/grader/test_levels.py",  # the evidence that a level takes
     "tests/grader/test_fuzz.py",
     "tests/grader/test_hostile.py",
+    "tests/grader/test_levels.py",  # which levels of evidence are reached, in every format
     "tests/grader/test_optimized.py",  # a forger who optimizes
     "tests/grader/test_prediction_checks.py",  # the checks that read predictions
     "tests/grader/test_rows.py",  # rows beside A, B and C, and splits by seed
     "tests/grader/test_story.py",  # what a consistent story betrays
     "tests/grader/test_story_rows.py",  # the same, of rows beside A, B and C
+    "tests/grader/test_temperature.py",  # checks/calibrated.py
+    "tests/grader/test_trial_commitments.py",  # checks/trial_commitments.py
     "tests/grader/test_tuning.py",  # checks/tuning.py
     "tests/grader/test_simulation.py",  # what intervals and tests promise
     "tests/grader/test_speed_simulation.py",  # checks/speed.py on machines that others use, too
