@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+REPEATED_SECONDS = 1.0
+"""A launcher may deliver a signal twice: SLURM 22.05 repeated SIGTERM after 45 ms. People take longer."""
 
 
 class Stopped(BaseException):
@@ -34,6 +38,7 @@ class StopRequest:
     def __init__(self, announce: Callable[[], None] = lambda: None) -> None:
         self.announce = announce
         self.number: int | None = None
+        self._received_at = 0.0
         self._deferring = False
 
     def install(self) -> None:
@@ -58,8 +63,10 @@ class StopRequest:
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.number is not None:
+            if time.monotonic() - self._received_at < REPEATED_SECONDS:
+                return
             os._exit(128 + number)  # the second signal: no clean-up, which could hang
-        self.number = number
+        self.number, self._received_at = number, time.monotonic()
         if not self._deferring:
             raise Stopped(number)
         self.announce()

@@ -82,7 +82,9 @@ def test_nine_runs_of_which_one_is_stopped_and_goes_on_by_itself(slurm: Slurm) -
     slurm.until(lambda: slurm.jobs()[first]["Restarts"] == "1", "the requeued task", 300)
     slurm("scontrol", "update", f"JobId={first}", "StartTime=now")  # SLURM would wait for two minutes
     assert slurm.wait(grade, seconds=900) == "COMPLETED"
-    assert "Stopped" in log.read_text("utf-8")
+    said = log.read_text("utf-8")
+    assert "Interrupted." in said
+    assert said.count("A 1/2") == 1, "the first epoch was not trained again"
     results = json.loads((slurm.folder / "runs/merged/results.json").read_text("utf-8"))
     assert [run["status"] for run in results["runs"]] == ["completed"] * 9
     assert "PASSED" in (slurm.folder / f"finetune-grade-{grade}.log").read_text("utf-8")

@@ -88,13 +88,22 @@ def test_a_second_one_ends_at_once(number: int) -> None:
         "import os, sys, time\nfrom finetune.system.signals import StopRequest\n"
         "stop = StopRequest()\nstop.install()\n"
         "with stop.deferred():\n"
-        f"    os.kill(os.getpid(), {int(number)})\n    print('still here', flush=True)\n"
+        f"    os.kill(os.getpid(), {int(number)})\n    print('still here', flush=True)\n    time.sleep(1.1)\n"
         f"    os.kill(os.getpid(), {int(number)})\n    time.sleep(60)\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=False)
     assert ended.stdout == b"still here\n"
     assert ended.returncode == 128 + number
     assert ended.stderr == b""
+
+
+@BOTH
+def test_one_that_is_delivered_twice_is_one(stop: StopRequest, number: int) -> None:
+    with stop.deferred():
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        with pytest.raises(Stopped):
+            stop.check()
 
 
 @BOTH
