@@ -24,7 +24,7 @@ CALM_RATE = 0.02
 
 FAR_LATER = 1.0
 """The same for epochs after one that was not bit-identical. Differences grow from epoch to epoch while losses
-fall: between bf16 and fp32, B's differed by 29% in the sixth epoch (docs/detection.md)."""
+fall: between bf16 and fp32, B's differed by 29% within six epochs (docs/detection.md)."""
 
 TIES = 4
 """Differences in the number of correct predictions that no rounding explains, in standard deviations."""

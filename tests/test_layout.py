@@ -21,7 +21,6 @@ OWN_SUBJECT = {
     "tests/grader/test_levels.py",  # the evidence that a level takes
     "tests/grader/test_fuzz.py",
     "tests/grader/test_hostile.py",
-    "tests/grader/test_levels.py",  # which levels of evidence are reached, in every format
     "tests/grader/test_optimized.py",  # a forger who optimizes
     "tests/grader/test_prediction_checks.py",  # the checks that read predictions
     "tests/grader/test_rows.py",  # rows beside A, B and C, and splits by seed
@@ -32,8 +31,6 @@ OWN_SUBJECT = {
     "tests/grader/test_tuning.py",  # checks/tuning.py
     "tests/grader/test_simulation.py",  # what intervals and tests promise
     "tests/grader/test_speed_simulation.py",  # checks/speed.py on machines that others use, too
-    "tests/grader/test_temperature.py",  # checks/calibrated.py
-    "tests/grader/test_trial_commitments.py",  # checks/trial_commitments.py, and trials in a replay
 }
 """Test modules in tests/finetune and tests/grader whose subject is not one module of the product."""
 FILE_LINES = 300
