@@ -9,6 +9,7 @@ from grader.checks import (
     calibrated,
     checkpoint_files,
     claims,
+    commitments,
     design,
     equal_terms,
     hardware,
@@ -137,7 +138,7 @@ PROPERTIES = {
         Property(
             "commitments-chain",
             Level.FILE,
-            replay.commitments_chain,
+            commitments.commitments_chain,
             ("files-intact", "recomputed", *_COUNTS),
         ),
         Property("rows-plausible", Level.PREDICTIONS, prediction_files.rows_plausible),
