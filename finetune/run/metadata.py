@@ -56,20 +56,9 @@ def with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
         content: of a valid file.
         metadata: takes the place of what is there.
     """
-    header, tensors = _parts(content)
+    start = 8 + int.from_bytes(content[:8], "little")  # the format: github.com/huggingface/safetensors
+    header, tensors = json.loads(content[8:start]), content[start:]
     header["__metadata__"] = dict(sorted(metadata.items()))
     described = json.dumps(dict(sorted(header.items())), separators=(",", ":")).encode()
     described += b" " * (-len(described) % 8)  # tensors begin at a multiple of 8 bytes
     return len(described).to_bytes(8, "little") + described + tensors
-
-
-def read_metadata(content: bytes) -> dict[str, str]:
-    """The metadata of a valid safetensors file; empty if it has none."""
-    found: dict[str, str] = _parts(content)[0].get("__metadata__", {})
-    return found
-
-
-def _parts(content: bytes) -> tuple[dict[str, dict[str, str]], bytes]:
-    """The header, parsed, and the bytes of the tensors (the format: github.com/huggingface/safetensors)."""
-    start = 8 + int.from_bytes(content[:8], "little")
-    return json.loads(content[8:start]), content[start:]

@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import cast
 
 import safetensors.torch
-import torch
 
 from finetune.config.experiment import ExperimentConfig
-from finetune.data.augment import Views
 from finetune.data.datasets import SPLIT_NAMES
 from finetune.distributed.world import SingleProcess
 from finetune.errors import ConfigError, DataError, RunFolderError
 from finetune.network.network import fingerprint
 from finetune.network.weights import NAMED_WEIGHTS
-from finetune.run import environment, records
-from finetune.run.fit import begin
+from finetune.run import environment, fit, records
 from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.recorded import recorded_config, recorded_variant, require_same_images
@@ -30,10 +27,8 @@ from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.files import write_atomically
 from finetune.training.checkpoint import load_state
-from finetune.training.features import FrozenPrefix
 from finetune.training.record import Epoch, Training, best_epoch
 from finetune.training.trainer import Trainer
-from grader import commitments
 from grader.findings import rate_text
 from grader.record import results_from
 
@@ -188,23 +183,9 @@ def _passage(entry: Json, start: Json, first: int, epochs: Sequence[Epoch]) -> J
 
 def _trainer(prepared: Prepared, entry: Json, epochs: int) -> tuple[Trainer, Json]:
     """A trainer at the start of a recorded run or trial, and what the results say of that start."""
-    config = prepared.config
-    (variant,) = (v for v in config.variants if v.name == entry["variant"])
-    recipe = dataclasses.replace(config.recipe, epochs=epochs)
-    network, start, _ = begin(prepared, variant, entry["seed"], entry["learning_rate"])
-    network.to(prepared.device).to(memory_format=torch.channels_last)
-    views = Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None
-    trainer = Trainer(
-        network,
-        prepared.images,
-        recipe,
-        FrozenPrefix(network, recipe, config.precision, views),
-        peak=entry["learning_rate"],
-        seed=entry["seed"],
-        workers=prepared.workers,
-        commitment=commitments.of_start(start, dataclasses.asdict(recipe)),
-    )
-    return trainer, start
+    (variant,) = (v for v in prepared.config.variants if v.name == entry["variant"])
+    network, start, _ = fit.begin(prepared, variant, entry["seed"], entry["learning_rate"])
+    return fit.trainer_of(prepared, epochs, start, network), start
 
 
 def _epochs(trainer: Trainer, count: int, name: str, reporter: Reporter) -> list[Epoch]:

@@ -12,12 +12,11 @@ from finetune.errors import ConfigError, RunFolderError, WeightsError, listed
 from finetune.network.network import Network
 from finetune.network.resnet18 import build, state_shapes
 from finetune.network.weights import read_state
+from finetune.report.judged import grade_of
 from finetune.run import environment
 from finetune.run.folder import RunFolder
 from finetune.training.precision import choose_precision
-from grader.grade import Job, grade
 from grader.parts import Artifact
-from grader.policy import load_policy
 from grader.record import Results, Run
 from grader.unfinished import is_told_how_to_finish
 
@@ -122,7 +121,7 @@ def _advised(folder: RunFolder, usable: list[Run]) -> tuple[str, str]:
     names = {run.variant for run in usable}
     if len(names) == 1:
         return usable[0].variant, ""
-    found = grade(Job(folder.path, folder.path.name, load_policy("default")))
+    found = grade_of(folder.path)
     if found.advised in names:
         return found.advised, "the verdict favors it"
     best = max(usable, key=_score)

@@ -9,7 +9,9 @@ from grader.checks import (
     calibrated,
     checkpoint_files,
     claims,
+    commitments,
     design,
+    equal_terms,
     hardware,
     kinship,
     ladder,
@@ -99,10 +101,12 @@ PROPERTIES = {
             ("parameter-totals", "as-configured", "roles"),
         ),
         Property("frozen-unchanged", Level.FILE, architecture.frozen_unchanged, ("as-configured",)),
-        Property("equal-budget", Level.FILE, design.equal_budget, _COUNTS),
-        Property("same-stream", Level.FILE, design.same_stream),
-        Property("same-start", Level.FILE, design.same_start, ("as-configured",)),
-        Property("same-schedule", Level.FILE, design.same_schedule, ("epochs-in-order", "as-configured")),
+        Property("equal-budget", Level.FILE, equal_terms.equal_budget, _COUNTS),
+        Property("same-stream", Level.FILE, equal_terms.same_stream),
+        Property("same-start", Level.FILE, equal_terms.same_start, ("as-configured",)),
+        Property(
+            "same-schedule", Level.FILE, equal_terms.same_schedule, ("epochs-in-order", "as-configured")
+        ),
         Property("comparable-rates", Level.FILE, peak_rates.comparable_rates, ("as-configured",)),
         Property(
             "rates-exact",
@@ -134,7 +138,7 @@ PROPERTIES = {
         Property(
             "commitments-chain",
             Level.FILE,
-            replay.commitments_chain,
+            commitments.commitments_chain,
             ("files-intact", "recomputed", *_COUNTS),
         ),
         Property("rows-plausible", Level.PREDICTIONS, prediction_files.rows_plausible),

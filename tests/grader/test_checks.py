@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from grader.checks import PROPERTIES, claims, design, judge, learning, training
+from grader.checks import PROPERTIES, claims, design, equal_terms, judge, learning, training
 from grader.checks.compare import Comparison, _one_seed, _two_seeds, p_text
 from grader.evidence import Evidence
 from grader.findings import Finding, Level, Status, in_points, not_checked
@@ -442,14 +442,14 @@ class TestSchedule:
             for place in (first, *first["epochs"]):
                 place["learning_rate"] *= 2
 
-        assert design.same_schedule(changed(change)).status is Status.HOLDS
+        assert equal_terms.same_schedule(changed(change)).status is Status.HOLDS
 
     def test_only_the_first_wrong_epoch_is_reported(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
             for epoch in document["runs"][1]["epochs"][:2]:
                 epoch["learning_rate"] = document["runs"][1]["learning_rate"]
 
-        found = design.same_schedule(changed(change))
+        found = equal_terms.same_schedule(changed(change))
         wanted = "B-seed0, epoch 1: the learning rate is 1 of its peak, but 0.5 in A-seed0."
         assert (found.status, found.summary, found.details) == (Status.FAILS, wanted, ())
 
@@ -459,7 +459,7 @@ def test_random_starts_are_those_of_one_variant(changed: Changed) -> None:
         for run in document["runs"]:
             run.update(init="random", initial_sha256="1" * 64)
 
-    found = design.same_start(changed(change))
+    found = equal_terms.same_start(changed(change))
     assert list(found.details) == [
         f"{name}-seed1: same initial weights as {name}-seed0 despite another seed." for name in "ABC"
     ]
@@ -479,7 +479,7 @@ class TestFailedRuns:
             document["runs"][0]["status"] = "failed"
             document["runs"][1]["budget"]["steps"] += 1
 
-        found = design.equal_budget(changed(change))
+        found = equal_terms.equal_budget(changed(change))
         assert (found.status, found.held, found.judged) == (Status.FAILS, 4, 5)
 
     def test_only_completed_runs_with_epochs_have_a_schedule(self, changed: Changed) -> None:
@@ -488,7 +488,7 @@ class TestFailedRuns:
             document["runs"][1]["status"] = "failed"
             document["runs"][1]["epochs"][0]["learning_rate"] *= 0.5
 
-        found = design.same_schedule(changed(change))
+        found = equal_terms.same_schedule(changed(change))
         assert (found.status, found.held, found.judged) == (Status.HOLDS, 4, 4)
 
     @pytest.mark.parametrize(("factor", "status"), [(1 + 5e-7, Status.HOLDS), (1 + 5e-6, Status.FAILS)])
@@ -497,7 +497,7 @@ class TestFailedRuns:
             for epoch in document["runs"][1]["epochs"]:
                 epoch["learning_rate"] *= factor
 
-        assert design.same_schedule(changed(change)).status is status
+        assert equal_terms.same_schedule(changed(change)).status is status
 
     def test_a_variant_not_configured_does_not_hide_the_next(self, changed: Changed) -> None:
         def change(document: dict[str, Any]) -> None:
@@ -513,7 +513,7 @@ class TestFailedRuns:
             for run in document["runs"]:
                 run["epochs"][0]["learning_rate"] = run["learning_rate"] * share
 
-        found = design.same_schedule(changed(change))
+        found = equal_terms.same_schedule(changed(change))
         assert found.status is status
         assert ("epoch 1: the learning rate is 1 times its peak." in found.summary) == (
             status is Status.FAILS
@@ -525,7 +525,7 @@ class TestFailedRuns:
                 if run["init"] == "pretrained":
                     run["initial_sha256"] = "1" * 64
 
-        assert design.same_start(changed(change)).status is Status.HOLDS
+        assert equal_terms.same_start(changed(change)).status is Status.HOLDS
 
 
 COUNTED = ["best-epoch", "loss-fits-accuracy", "times-add-up"]
