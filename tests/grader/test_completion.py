@@ -8,16 +8,21 @@ import pytest
 from grader.checks import PROPERTIES
 
 
-def completed(shell: str, words: str, place: str) -> list[str]:
-    code = "import sys; sys.argv = ['grader']; from grader.cli import main; main()"
+def python(code: str, shell: str, words: str, place: str) -> subprocess.CompletedProcess[str]:
+    """Run code with what a shell's completion function passes."""
     variables = {"_GRADER_COMPLETE": f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": place}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code],
         env={"PATH": "/usr/bin:/bin", **variables},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def completed(shell: str, words: str, place: str) -> list[str]:
+    code = "import sys; sys.argv = ['grader']; from grader.cli import main; main()"
+    done = python(code, shell, words, place)
     assert done.stderr == ""
     return done.stdout.splitlines()
 
@@ -48,12 +53,5 @@ def test_each_place(shell: str, words: str, place: str, found: list[str]) -> Non
 @pytest.mark.parametrize("place", ["", "x", "-1", "99"])
 def test_an_environment_of_no_shell_ends_without_a_traceback_of_ours(place: str) -> None:
     code = "from grader.completion import completed_word; print(completed_word(['explain']))"
-    variables = {"_GRADER_COMPLETE": "bash_complete", "COMP_WORDS": "grader explain", "COMP_CWORD": place}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PATH": "/usr/bin:/bin", **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(code, "bash", "grader explain", place)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,7 +1,6 @@
 """Level 5, with a stand-in for `finetune replay`, and the chain of commitments."""
 
 import hashlib
-import importlib.util
 import json
 import random
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grader import replay, rerun
+from grader import replay
 from grader.commitments import drawn_epochs
 from grader.findings import Finding, Status
 from grader.grade import Job, grade
@@ -20,6 +19,7 @@ from grader.load import load
 from grader.policy import Policy
 from grader.replay import MAX_SECONDS, Request
 from grader.verdict import Grade
+from tests.builders.stand_in import use_stand_in
 from tests.grader.forgeries import Forger
 from tests.grader.honest import Size, commit, write_run
 
@@ -54,13 +54,9 @@ def forger(tmp_path: Path) -> Forger:
 @pytest.fixture
 def replayed(forger: Forger, policy: Policy, monkeypatch: pytest.MonkeyPatch) -> Replayed:
     """Grade the forger's run with a stand-in whose passages a line of code changes."""
-    real = importlib.util.find_spec
 
     def run(change: str = "", **request: Any) -> Grade:
-        monkeypatch.setattr(
-            importlib.util, "find_spec", lambda name: real("json") if name == "torch" else real(name)
-        )
-        monkeypatch.setattr(rerun, "_START", STAND_IN.replace("CHANGE", change))
+        use_stand_in(monkeypatch, STAND_IN.replace("CHANGE", change))
         return grade(Job(forger.folder, "x", policy, replay=Request(**request)))
 
     return run

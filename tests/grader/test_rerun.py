@@ -21,6 +21,7 @@ from grader.load import Submission, load
 from grader.policy import BUNDLED, Policy, Weight, load_policy
 from grader.record import results_from
 from grader.verdict import Grade
+from tests.builders.stand_in import use_stand_in
 from tests.grader.forgeries import FORGERIES, Forger
 from tests.grader.honest import truth_of
 from tests.grader.tensors import narrow_shapes, write_checkpoints
@@ -38,11 +39,7 @@ def stored(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> For
 
 def evaluate_with(monkeypatch: pytest.MonkeyPatch, code: str, source: Path) -> None:
     """Let the grader run this code in place of finetune, in its isolated process; SOURCE is a run folder."""
-    real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: real("json") if name == "torch" else real(name)
-    )
-    monkeypatch.setattr(rerun, "_START", code.replace("SOURCE", repr(str(source))))
+    use_stand_in(monkeypatch, code.replace("SOURCE", repr(str(source))))
 
 
 COPY = (

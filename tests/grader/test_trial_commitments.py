@@ -1,6 +1,5 @@
 """Trials commit to their epochs, and --replay trains one of each variant again; finetune has a stand-in."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from grader import rerun
 from grader.checks.trial_commitments import trials_committed
 from grader.evidence import Evidence
 from grader.findings import Status
@@ -17,6 +15,7 @@ from grader.load import load
 from grader.policy import Policy
 from grader.replay import Request
 from grader.verdict import Grade
+from tests.builders.stand_in import use_stand_in
 from tests.grader.forgeries import Forger
 from tests.grader.honest import Size, commit
 from tests.grader.tuned import write_tuned
@@ -191,13 +190,8 @@ class TestReplay:
     def replayed(
         self, forger: Forger, policy: Policy, monkeypatch: pytest.MonkeyPatch
     ) -> Callable[..., Grade]:
-        real = importlib.util.find_spec
-
         def run(change: str = "", **request: Any) -> Grade:
-            monkeypatch.setattr(
-                importlib.util, "find_spec", lambda name: real("json") if name == "torch" else real(name)
-            )
-            monkeypatch.setattr(rerun, "_START", STAND_IN.replace("CHANGE", change))
+            use_stand_in(monkeypatch, STAND_IN.replace("CHANGE", change))
             return grade(Job(forger.folder, "x", policy, replay=Request(**request)))
 
         return run
