@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -138,7 +139,9 @@ def _end(status: str, code: int, out: Path, message: str | None = None) -> dict[
 
 def default_folder(config: ExperimentConfig) -> Path:
     """The run folder of an experiment that was given none."""
-    return RUNS / f"{config.dataset.partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
+    first = RUNS / f"{config.dataset.partition(':')[0]}-{datetime.now():%Y%m%d-%H%M%S}"
+    later = (first.with_name(f"{first.name}-{n}") for n in itertools.count(2))  # started in the same second
+    return next(path for path in itertools.chain([first], later) if not path.exists())
 
 
 def _folder_to_resume(resume: Path) -> Path:

@@ -98,9 +98,9 @@ def _predict(
     """Write the predictions of a run's network for validation and test; its calibration computed again."""
     again = Recalibration(run.calibration.temperature if run.calibration else None)
     correct = {}
-    for name, source in images.items():
+    for name in SPLITS:
         part = splits.by_name[name]
-        features, labels = prefix.held_out(name, source, WHOLE), torch.from_numpy(part.labels())
+        features, labels = prefix.held_out(name, images[name], WHOLE), torch.from_numpy(part.labels())
         predictions = evaluate(prefix.network, features, labels, prefix.precision, keep=again.keep(name))
         correct[name] = predictions.predicted == part.labels()
         write_atomically(output / f"{run.name}-{name}.csv", predictions_csv(part.samples, predictions))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data import prepare as load
+from finetune.data import split_dataset
 from finetune.run import experiment as job
 from finetune.system.signals import Stopped, StopRequest
 from tests.builders.config import tiny_command
@@ -266,7 +266,7 @@ class TestImages:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         folder = image_tree(tmp_path / "images", {"cat": 8, "dog": 8})
-        split = load.make_splits
+        split = split_dataset.make_splits
 
         def then_vanish(*given: object) -> object:
             found = split(*given)
@@ -274,7 +274,7 @@ class TestImages:
                 path.unlink()
             return found
 
-        monkeypatch.setattr(load, "make_splits", then_vanish)
+        monkeypatch.setattr(split_dataset, "make_splits", then_vanish)
         out = tmp_path / "run"
         more = [
             "--dataset",

@@ -62,7 +62,7 @@ def test_one_nan_loss_is_enough(trainer: Trainer, where: str | None, value: floa
         )
         for split in ("val", "test")
     }
-    trainer._conclude(1, predictions, 0.0)
+    trainer._conclude(1, predictions, {}, 0.0)
     assert (trainer.training.failure is None) == (where is None)
     assert len(trainer.training.epochs) == (where is None)
 

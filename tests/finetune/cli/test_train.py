@@ -7,16 +7,20 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from torchvision.datasets import Flowers102
 
+from finetune.cli import train as train_command
 from finetune.network import weights
 from finetune.run import fit
 from finetune.system import download as network
 from finetune.system.console import Reporter
+from tests.builders.config import tiny_config
 from tests.builders.images import image_tree
 from tests.builders.runs import Command
 from tests.builders.server import Server
@@ -44,6 +48,18 @@ class TestTrain:
         assert code == 0
         (out,) = (tmp_path / "runs").iterdir()
         assert re.fullmatch(r"digits-\d{8}-\d{6}", out.name)
+
+    def test_jobs_of_the_same_second_have_a_folder_each(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(
+            train_command, "datetime", SimpleNamespace(now=lambda: datetime(2026, 5, 4, 3, 2, 1))
+        )
+        for name in ("digits-20260504-030201", "digits-20260504-030201-2", "digits-20260504-030201-3"):
+            folder = train_command.default_folder(tiny_config())
+            assert folder == Path("runs") / name
+            folder.mkdir(parents=True)
 
     def test_a_variant_that_failed(
         self, finetune: Command, tiny: list[str], narrow_weights: Path, tmp_path: Path
