@@ -22,6 +22,7 @@ from grader.replay import MAX_SECONDS, Request
 from grader.verdict import Grade
 from tests.grader.forgeries import Forger
 from tests.grader.honest import Size, commit, write_run
+from tests.grader.tuned import write_tuned
 
 STAND_IN = """
 import json, pathlib, sys
@@ -328,3 +329,24 @@ def test_long_runs_are_left_out_but_never_all(forger: Forger) -> None:
     draws = [random.Random(seed) for seed in range(30)]  # noqa: S311 - no secret
     first = {replay._plan(long, 1, draw)[0][0][0] for draw in draws}
     assert first == {"A-seed0", "B-seed0", "C-seed0"}
+
+
+def test_a_trial_that_claims_to_last_forever_is_replayed_all_the_same(tmp_path: Path) -> None:
+    results = load(write_tuned(tmp_path / "run")).results
+    assert results.tuning is not None
+    long = [
+        (index, replace(trial, train_seconds=1e9))
+        for index, trial in enumerate(results.tuning.trials)
+        if trial.round == 1
+    ]
+    plan, _, left_out = replay._plan(results.runs, 1, random.Random(1), long)  # noqa: S311 - no secret
+    assert (len(plan), left_out) == (len(results.runs) + len(long), [])
+
+
+def test_a_run_that_is_left_out_takes_no_time_from_the_others(forger: Forger) -> None:
+    first, *others = load(forger.folder).results.runs
+    endless = replace(first, epochs=tuple(replace(e, train_seconds=2.0 * MAX_SECONDS) for e in first.epochs))
+    for seed in range(10):
+        plan, _, left_out = replay._plan([endless, *others], 1, random.Random(seed))  # noqa: S311 - no secret
+        if plan[0][0] != first.name:
+            assert (len(plan), left_out) == (2, [first.name])
