@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import random
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -310,6 +311,17 @@ class TestChain:
         assert found.refuted == ["commitments-chain"]
         wanted = "C-seed0: the prediction files are not those that epoch"
         assert found.findings["commitments-chain"].summary.startswith(wanted)
+
+    def test_more_states_than_there_can_be(self, forger: Forger, policy: Policy) -> None:
+        forger.doc["config"]["keep_states"] = forger.doc["config"]["recipe"]["epochs"] = 2**62
+        for run in forger.doc["runs"]:
+            run |= {"status": "failed", "failure": "an epoch of 2^62"}
+        forger.save()
+        start = time.process_time()
+        found = grade(Job(forger.folder, "x", policy))
+        assert time.process_time() - start < 2
+        assert not found.problems
+        assert found.nothing_trained
 
     def test_another_recipe(self, forger: Forger, policy: Policy) -> None:
         forger.doc["config"]["recipe"]["momentum"] = 0.8
