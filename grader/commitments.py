@@ -83,6 +83,8 @@ def drawn_epochs(n_states: int, n_epochs: int, chain: Sequence[str]) -> list[int
     found = []
     for i in range(n_states):
         first, last = ((n_epochs - 1) * k // n_states for k in (i, i + 1))  # of the stretch, from 0
+        if first >= len(chain):
+            break  # a results file may claim any number of states
         for index in range(first, min(last, len(chain))):
             if int(chain[index], 16) * (last - index) < 16 ** len(chain[index]):  # one of those that are left
                 found.append(index + 1)

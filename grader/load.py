@@ -17,6 +17,8 @@ RESULTS_NAME = "results.json"
 CONFIG_NAME = "config.toml"  # written when a run begins
 UNFINISHED = f"is a run that was interrupted or is still training, and has no {RESULTS_NAME} yet"
 MAX_PROBLEMS = 1000  # violations found before validation of a file stops
+MAX_RUNS = 10_000
+"""Variants times seeds that a configuration may ask for; a results file has no room for so many runs."""
 
 
 @dataclass(frozen=True)
@@ -100,4 +102,8 @@ def check(content: bytes, shown: str) -> dict[str, Any]:
     problems = [f"{shown}: {problem}" for problem in islice(schema_problems(document), MAX_PROBLEMS)]
     if problems:
         raise UnusableError(problems)
+    n_variants, n_seeds = (len(document["config"][name]) for name in ("variants", "seeds"))
+    if n_variants * n_seeds > MAX_RUNS:
+        asked = f"{n_variants:,} variants with {n_seeds:,} seeds each"
+        raise UnusableError([f"{shown}: config asks for {asked}; at most {MAX_RUNS:,} runs are judged."])
     return dict(document)

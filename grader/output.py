@@ -100,6 +100,11 @@ def names_of(paths: Sequence[Path]) -> list[str]:
     return [f"{name}-{number}" for number, name in enumerate(names, 1)]
 
 
+def own_name(path: Path) -> str:
+    """The name of a run's folder or zip file, which it may share with runs in other folders."""
+    return "".join(_folder(path)[-1:])
+
+
 def _shortened(name: str) -> str:
     """A name that leaves room for an extension: file systems allow 255 bytes. Longer ones get a digest."""
     encoded = os.fsencode(name)

@@ -15,7 +15,7 @@ from grader.ids import distinct
 from grader.inputs import dataset_from, reference_runs, require_outside, students_from, truth_from
 from grader.likeness import MOST_NAMED
 from grader.load import newest_run
-from grader.output import Target, names_of, targets
+from grader.output import Target, names_of, own_name, targets
 from grader.policy import BUNDLED, load_policy
 from grader.reference import Reference, reference_of
 from grader.replay import Request
@@ -119,10 +119,15 @@ def planned(options: Options) -> Plan:
         formats = tuple("verbose" if name == "text" else name for name in formats)
     wanted = targets(formats, options.outputs, len(paths))
     names = names_of(paths)
+    students = [own_name(path) for path in paths]  # two sections may each have an alice
     if options.students is not None:
-        names = students_from(options.students, names)
+        names = students = students_from(options.students, names)
     nonce = None if options.seed_from is None else require_nonce(options.seed_from)
-    prescribed = {} if nonce is None else {name: Prescription(nonce, name) for name in names}
+    prescribed = (
+        {}
+        if nonce is None
+        else {name: Prescription(nonce, student) for name, student in zip(names, students, strict=True)}
+    )
     reference = reference_runs(options.references)
     signer = _signer(options.attest)
     is_compared = len(paths) > 1 or bool(reference)

@@ -17,7 +17,7 @@ from grader.errors import UnusableError
 from grader.files import below, read_bytes
 from grader.load import RESULTS_NAME, Submission
 from grader.parts import State
-from grader.record import Results, Run
+from grader.record import Epoch, Results, Run
 from grader.rerun import NO_TORCH, PACKAGES, call
 from grader.strict_json import parse
 from grader.trials import Trial
@@ -179,25 +179,35 @@ def _plan(
     seconds = 0.0
     left_out = []
     everything: list[Run | tuple[int, Trial]] = [*runs, *trials]
+    longest = {run.variant: max(map(_seconds, run.epochs)) for run in runs if run.epochs}
     for item in rng.sample(everything, len(everything)):
-        passages, state, cost = _passages(item, epochs, rng)
-        seconds += cost
-        if plan and seconds > MAX_SECONDS:
+        passages, state, cost = _passages(item, epochs, rng, longest)
+        if plan and seconds + cost > MAX_SECONDS:
             left_out.append(item.name if isinstance(item, Run) else item[1].name)
             continue
+        seconds += cost
         plan += passages
         drawn += [(item, state)] if isinstance(item, Run) and state is not None else []
     return plan, drawn, sorted(left_out)
 
 
+def _seconds(epoch: Epoch) -> float:
+    return epoch.train_seconds + epoch.evaluation_seconds
+
+
 def _passages(
-    item: Run | tuple[int, Trial], epochs: int, rng: random.Random
+    item: Run | tuple[int, Trial], epochs: int, rng: random.Random, longest: Mapping[str, float]
 ) -> tuple[Plan, State | None, float]:
-    """What to train of a run or trial, the state of it that was drawn, and the recorded seconds."""
+    """What to train of a run or trial, the state of it that was drawn, and the recorded seconds.
+
+    An epoch of a trial is the same work as one of its variant's runs, so that it is not taken to last longer
+    than their `longest`, by variant: other properties judge the times of runs, but none those of trials.
+    """
     if not isinstance(item, Run):
         index, trial = item
         count = min(epochs, trial.epochs)
-        return [(index, count)], None, trial.train_seconds * count / max(1, len(trial.validation))
+        each = trial.train_seconds / max(1, len(trial.validation))
+        return [(index, count)], None, count * min(each, longest.get(trial.variant, each))
     run, count = item, min(epochs, len(item.epochs))
     plan: Plan = [(run.name, 1, count)]
     later = [state for state in run.states if count <= state.epoch < len(run.epochs)]
@@ -205,7 +215,7 @@ def _passages(
     wanted = [*run.epochs[:count], *([run.epochs[state.epoch]] if state else [])]
     if state is not None:
         plan.append((run.name, state.epoch + 1, 1))
-    return plan, state, sum(epoch.train_seconds + epoch.evaluation_seconds for epoch in wanted)
+    return plan, state, sum(map(_seconds, wanted))
 
 
 def _stage(submission: Submission, drawn: Drawn, folder: Path) -> dict[str, list[str]]:

@@ -111,6 +111,16 @@ class TestAClass:
         assert [table[name]["seed-prescribed"] for name in ("alice", "bob", "3")] == 3 * ["fails"]
         assert (tmp_path / "out/3.txt").exists()
 
+    def test_sections_with_students_of_one_name(self, submissions: Path, tmp_path: Path) -> None:
+        for section in ("monday", "friday"):
+            for name in ("alice", "bob"):
+                shutil.copytree(submissions / name, tmp_path / section / name)
+        sections = (tmp_path / "monday", tmp_path / "friday")
+        run(*sections, "--seed-from", "n", "--output", tmp_path / "out")
+        table = rows(tmp_path / "out")
+        assert list(table) == ["monday-alice", "monday-bob", "friday-alice", "friday-bob"]
+        assert {row["seed-prescribed"] for row in table.values()} == {"holds"}
+
     @pytest.mark.parametrize(
         ("words", "message"),
         [

@@ -209,6 +209,16 @@ class TestSchema:
         assert time.process_time() - start < 2
         assert len(found) == 1000  # where counting stops
 
+    def test_variants_times_seeds_without_end(self, honest: Path, tmp_path: Path) -> None:
+        forger = Forger(honest, tmp_path / "run")
+        config = forger.doc["config"]
+        config["variants"] += [config["variants"][0] | {"name": f"V{i}"} for i in range(1997)]
+        config["seeds"] = list(range(40_000))
+        forger.save()
+        (found,) = problems_of(lambda: load(forger.folder))
+        words = "config asks for 2,000 variants with 40,000 seeds each; at most 10,000 runs are judged."
+        assert found == f"results.json: {words}"
+
     @pytest.mark.parametrize("value", [5.0, True, "5", None, [5]])
     def test_what_is_no_integer(self, honest: Path, tmp_path: Path, value: object) -> None:
         forger = Forger(honest, tmp_path / "run")

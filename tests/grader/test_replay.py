@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from grader.verdict import Grade
 from tests.builders.stand_in import use_stand_in
 from tests.grader.forgeries import Forger
 from tests.grader.honest import Size, commit, write_run
+from tests.grader.tuned import write_tuned
 
 STAND_IN = """
 import json, pathlib, sys
@@ -306,6 +308,17 @@ class TestChain:
         wanted = "C-seed0: the prediction files are not those that epoch"
         assert found.findings["commitments-chain"].summary.startswith(wanted)
 
+    def test_more_states_than_there_can_be(self, forger: Forger, policy: Policy) -> None:
+        forger.doc["config"]["keep_states"] = forger.doc["config"]["recipe"]["epochs"] = 2**62
+        for run in forger.doc["runs"]:
+            run |= {"status": "failed", "failure": "an epoch of 2^62"}
+        forger.save()
+        start = time.process_time()
+        found = grade(Job(forger.folder, "x", policy))
+        assert time.process_time() - start < 2
+        assert not found.problems
+        assert found.nothing_trained
+
     def test_another_recipe(self, forger: Forger, policy: Policy) -> None:
         forger.doc["config"]["recipe"]["momentum"] = 0.8
         (forger.folder / "results.json").write_text(json.dumps(forger.doc))
@@ -324,3 +337,24 @@ def test_long_runs_are_left_out_but_never_all(forger: Forger) -> None:
     draws = [random.Random(seed) for seed in range(30)]  # noqa: S311 - no secret
     first = {replay._plan(long, 1, draw)[0][0][0] for draw in draws}
     assert first == {"A-seed0", "B-seed0", "C-seed0"}
+
+
+def test_a_trial_that_claims_to_last_forever_is_replayed_all_the_same(tmp_path: Path) -> None:
+    results = load(write_tuned(tmp_path / "run")).results
+    assert results.tuning is not None
+    long = [
+        (index, replace(trial, train_seconds=1e9))
+        for index, trial in enumerate(results.tuning.trials)
+        if trial.round == 1
+    ]
+    plan, _, left_out = replay._plan(results.runs, 1, random.Random(1), long)  # noqa: S311 - no secret
+    assert (len(plan), left_out) == (len(results.runs) + len(long), [])
+
+
+def test_a_run_that_is_left_out_takes_no_time_from_the_others(forger: Forger) -> None:
+    first, *others = load(forger.folder).results.runs
+    endless = replace(first, epochs=tuple(replace(e, train_seconds=2.0 * MAX_SECONDS) for e in first.epochs))
+    for seed in range(10):
+        plan, _, left_out = replay._plan([endless, *others], 1, random.Random(seed))  # noqa: S311 - no secret
+        if plan[0][0] != first.name:
+            assert (len(plan), left_out) == (2, [first.name])
