@@ -20,6 +20,7 @@ import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -250,7 +251,7 @@ def train(
             return Run(folder)
     if number != signal.SIGINT:
         signal.raise_signal(number)  # for the handlers of the session, which are in place again
-    raise KeyboardInterrupt(f"Interrupted. Resume with: finetune train --resume {folder}")
+    raise KeyboardInterrupt(f"Interrupted. Resume with: finetune train --resume {quote(str(folder))}")
 
 
 class _InterruptRequest(StopRequest):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from grader import strict_json
@@ -78,7 +79,7 @@ def load(path: Path, shown: str = "") -> Submission:
 
 def resume_hint(folder: Path | str) -> str:
     """The end of a sentence about an unfinished run: how to finish it."""
-    return f"finish it with `finetune train --resume {short(folder, '', 200)}`."
+    return f"finish it with `finetune train --resume {quote(short(folder, '', 200))}`."
 
 
 def check(content: bytes, shown: str) -> dict[str, Any]:

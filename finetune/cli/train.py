@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -213,7 +214,7 @@ def _train(
         raise ConfigError(
             f"This run divides each batch among {config.processes} processes, so it must be resumed with the "
             f"same number: torchrun --nproc-per-node {config.processes} -m finetune train --parallel data "
-            f"--resume {out}."
+            f"--resume {quote(str(out))}."
         )
     if parallel is not None:
         from finetune.run.shards import train_parallel
@@ -231,5 +232,5 @@ def _how_to_resume(out: Path, parallel: str | None) -> str:
     if not (out / "config.toml").is_file():
         return "Nothing was trained yet."
     if parallel == "data":
-        return f"Resume with the same number of processes and: --parallel data --resume {out}"
-    return f"Resume with: finetune train --resume {out}"
+        return f"Resume with the same number of processes and: --parallel data --resume {quote(str(out))}"
+    return f"Resume with: finetune train --resume {quote(str(out))}"

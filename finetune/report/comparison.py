@@ -14,7 +14,7 @@ from finetune.report.judged import JudgedRun
 from finetune.report.settings import DASH, Setting, flat, setting, value_text
 from grader import stats
 from grader.evidence import Evidence
-from grader.findings import MINUS
+from grader.findings import MINUS, rate_text
 from grader.formats.text import closing
 from grader.stats import Interval
 from grader.verdict import NO_NETWORK
@@ -49,6 +49,8 @@ def differing(runs: Sequence[JudgedRun]) -> list[tuple[Setting, list[str]]]:
     names = [", ".join(variant.name for variant in run.results.variants) for run in runs]
     if len(set(names)) > 1:
         rows.append((Setting("variants", "--variants"), names))
+    if any(run.document.get("tuning") for run in runs):
+        rows += _rates(runs)
     tables = [
         flat({part: run.document[part] for part in PARTS if run.document[part] is not None}) for run in runs
     ]
@@ -60,6 +62,17 @@ def differing(runs: Sequence[JudgedRun]) -> list[tuple[Setting, list[str]]]:
         if len(set(texts.values())) == 1:  # they differ in digits that are not shown elsewhere
             texts = {id(table): str(table[path]) for table in tables if path in table}
         rows.append((known, [texts.get(id(table), DASH) for table in tables]))
+    return rows
+
+
+def _rates(runs: Sequence[JudgedRun]) -> list[tuple[Setting, list[str]]]:
+    """The peak rates at which a variant was trained, where they differ: trials choose rates of their own."""
+    rows = []
+    for name in dict.fromkeys(row.name for run in runs for row in run.rows):
+        found = [row.runs if (row := run.row(name)) else () for run in runs]
+        texts = [", ".join(dict.fromkeys(rate_text(r.learning_rate) for r in trained)) for trained in found]
+        if len({text for text in texts if text}) > 1:
+            rows.append((Setting(f"peak learning rate of {name}"), [text or DASH for text in texts]))
     return rows
 
 

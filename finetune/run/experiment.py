@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 import torch
 
@@ -245,13 +246,13 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
     except Exception as error:  # a bug in a page for people must not make a job of hours look failed
         reporter.warn(
             f"The results are complete, but their report could not be made ({type(error).__name__}: "
-            f"{error}); please report this bug. `finetune report {folder.path}` tries again."
+            f"{error}); please report this bug. `finetune report {quote(str(folder.path))}` tries again."
         )
     for line in answer:
         reporter.answer(line)
     reporter.table(summary(results_from(record)))
     reporter.doubts(doubts, in_short)
-    reporter.say(f"{files}Grade: grader {folder.path}")
+    reporter.say(f"{files}Grade: grader {quote(str(folder.path))}")
     if found:
         tracking = tracking or open_tracking(folder.config().track, folder.path, record, reporter)
         tracking.finished(record, found)

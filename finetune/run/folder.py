@@ -24,6 +24,7 @@ import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from shlex import quote
 from typing import cast
 
 import tomli_w
@@ -102,7 +103,7 @@ class RunFolder:
         present = self.path.iterdir() if self.writes and self.path.is_dir() else ()
         others = sorted(path.name for path in present if path.name not in allowed)
         if others:
-            resume = f", or resume its run: finetune train --resume {self.path}"
+            resume = f", or resume its run: finetune train --resume {quote(str(self.path))}"
             raise RunFolderError(
                 f"--out must name a new or empty folder, but {self.path} has content ({listed(others, 3)}); "
                 f"name another one{resume if self.config_file.name in others else ''}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.table import Table
@@ -85,7 +86,7 @@ def doubt_summary(grade: Grade, folder: Path) -> str:
         names = [finding.name for finding in grade.unsettled if finding.status is status]
         if names:
             parts.append(f"{status}: {', '.join(names)}")
-    return f"{'; '.join(parts).capitalize()} (grader {folder} says why)." if parts else ""
+    return f"{'; '.join(parts).capitalize()} (grader {quote(str(folder))} says why)." if parts else ""
 
 
 def verdict_facts(grade: Grade, results: Results) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -139,7 +140,8 @@ def _train_data_parallel(
                 "--parallel data needs processes that can reach one another, but MASTER_ADDR is not set; "
                 "start them with torchrun."
             )
-        with peer_errors(f"resume with the same number of processes and --parallel data --resume {out}"):
+        resume = f"--parallel data --resume {quote(str(out))}"
+        with peer_errors(f"resume with the same number of processes and {resume}"):
             return run_experiment(
                 dataclasses.replace(config, processes=info.world_size),
                 out,

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from grader import cli
 from grader.grade import Job, grade
+from grader.load import resume_hint
 from grader.policy import load_policy
 from grader.verdict import Grade
 
@@ -55,6 +56,10 @@ def test_with_some_results(interrupted: Callable[[int], Path]) -> None:
     (problem,) = graded(folder).problems
     assert "was interrupted or is still training: 1 of " in problem
     assert problem.endswith(f"trainings have ended; finish it with `finetune train --resume {folder}`.")
+
+
+def test_a_path_with_spaces_can_be_pasted() -> None:
+    assert resume_hint("my runs/x") == "finish it with `finetune train --resume 'my runs/x'`."
 
 
 def test_by_its_results_file(interrupted: Callable[[int], Path]) -> None:

@@ -98,16 +98,17 @@ class TestTrain:
         monkeypatch.setattr(fit, "epoch_line", interrupting)
         said: list[Reporter] = []
         monkeypatch.setattr(Reporter, "stopping", lambda self: said.append(self))
-        code, _, err = finetune(*options, "runs/it")
+        code, _, err = finetune(*options, "runs/of mine")
         assert code == expected
         assert len(said) == 1
-        assert err == "Interrupted. Resume with: finetune train --resume runs/it\n"
+        assert err == "Interrupted. Resume with: finetune train --resume 'runs/of mine'\n"
         code, out, _ = finetune("train", "--resume")  # the newest
         assert code == 0
         assert "resumed after 3 steps" in out
-        one, two = (json.loads((tmp_path / d / "results.json").read_text()) for d in ("whole", "runs/it"))
+        folders = tmp_path / "whole", tmp_path / "runs" / "of mine"
+        one, two = (json.loads((folder / "results.json").read_text()) for folder in folders)
         assert without_times(one) == without_times(two)
-        assert file_digests(tmp_path / "whole") == file_digests(tmp_path / "runs" / "it")
+        assert file_digests(folders[0]) == file_digests(folders[1])
 
 
 class TestOutput:

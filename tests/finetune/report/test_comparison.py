@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,15 @@ def test_rates_that_differ_in_the_fourth_digit_are_shown_to_differ(tmp_path: Pat
 
     runs = [simulated_run(tmp_path / "first"), edit_results(simulated_run(tmp_path / "second"), change)]
     assert differing(judged(runs)) == [(("peak learning rate", "--lr"), ["0.02", "0.020001"])]
+
+
+def test_rates_that_trials_chose_are_shown_where_they_differ(tmp_path: Path) -> None:
+    found = judged([simulated_run(tmp_path / name) for name in ("first", "second")])
+    chosen = replace(found[1].results.runs[0], learning_rate=0.1)
+    results = replace(found[1].results, runs=(chosen, *found[1].results.runs[1:]))
+    evidence = replace(found[1].evidence, results=results)
+    tuned = replace(found[1], evidence=evidence, document={**found[1].document, "tuning": {"trials": []}})
+    assert differing([found[0], tuned]) == [(("peak learning rate of A", ""), ["0.02", "0.1"])]
 
 
 def test_every_setting_of_the_results_has_words() -> None:

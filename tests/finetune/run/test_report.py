@@ -85,6 +85,7 @@ def test_what_does_not_hold_in_one_line(finished: Finished) -> None:
     found = graded(Evidence(results_from(finished[2])), "run", load_policy("default"))
     line = doubt_summary(found, finished[0])
     assert line.endswith(f" (grader {finished[0]} says why).")
+    assert doubt_summary(found, Path("my runs/x")).endswith(" (grader 'my runs/x' says why).")
     for finding in found.unsettled:
         assert finding.name in line
     assert line.startswith("Fails: ")
