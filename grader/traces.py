@@ -3,10 +3,12 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from grader.evidence import Evidence
 from grader.record import SPLITS, Run, run_name
+from grader.telling import is_telling
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,6 +83,7 @@ def _trace(evidence: Evidence, run: Run) -> Trace:
 
     found = [evidence.predictions.get((run.name, split)) for split in SPLITS]
     rows = [split for split in found if split is not None]
+    tells = [run.best is not None and is_telling(run.best.on(split)) for split in SPLITS]
     images, losses = "", None
     digests: set[str] = set()
     if len(rows) == len(SPLITS):
@@ -89,19 +92,19 @@ def _trace(evidence: Evidence, run: Run) -> Trace:
         ids = "\n".join(name for split in rows for name in split.sample_ids)
         images = hashlib.sha256(ids.encode()).hexdigest()
         digests = {
-            hashlib.sha256(split.nll.tobytes() + split.predicted.tobytes()).hexdigest() for split in rows
+            hashlib.sha256(split.nll.tobytes() + split.predicted.tobytes()).hexdigest()
+            for split in compress(rows, tells)
         }
     files = run.artifacts
+    predicted = [files.predictions(split).sha256 for split in SPLITS] if files else []
     marks = {
         TIMES: _values(epoch.train_seconds for epoch in run.epochs if not _is_round(epoch.train_seconds)),
-        "losses": _values(epoch.train.loss_sum for epoch in run.epochs),
+        "losses": _values(epoch.train.loss_sum for epoch in run.epochs if is_telling(epoch.train)),
         "weights": _values(epoch.weights_sha256 for epoch in run.epochs),
-        "predictions": _values((*digests, *(epoch.predictions_sha256 for epoch in run.epochs))),
-        "files": _values(
-            (files.val_predictions.sha256, files.test_predictions.sha256, files.checkpoint.sha256)
-        )
-        if files
-        else frozenset(),
+        "predictions": _values(
+            (*digests, *(e.predictions_sha256 for e in run.epochs if is_telling(e.val) or is_telling(e.test)))
+        ),
+        "files": _values((files.checkpoint.sha256, *compress(predicted, tells)) if files else ()),
         # Pretrained weights whose head fits the classes are the start of every seed.
         "start": frozenset({run.initial_sha256} if run.init == "random" else ()),
         "stream": frozenset({run.budget.stream_sha256}),

@@ -8,6 +8,7 @@ from grader.evidence import Evidence
 from grader.findings import Finding, Level, counted, from_problems
 from grader.record import SPLITS, Epoch, Results, Run, Split
 from grader.split_rule import shares_of
+from grader.telling import FEWEST_IMAGES, is_telling
 
 TIME_SLACK = 1.01  # seconds may be rounded
 RELATIVE = 1e-4  # rounding of losses near ties
@@ -188,10 +189,12 @@ def distinct_runs(evidence: Evidence) -> Finding:
     """No two runs are copies of one another.
 
     Rule: no two runs share a file path, the SHA-256 of predictions or checkpoint, the validation or test
-    loss_sum of any epoch, or all n_correct of three or more epochs; if there are predictions, no two runs
-    share an nll column. Runs that differ in their number of epochs alone are one network until the warm-up
-    ends, and may share the losses of the epochs before; after it their rates fall differently. Independently
-    trained networks differ in all of these.
+    loss_sum of any epoch, or all n_correct, if they differ in three or more epochs with incorrect predictions
+    on validation or test; if there are predictions, no two runs share an nll column. Networks that are right
+    and certain all have losses of 0, so losses and predictions are compared only if they are of ten images or
+    more and the sum is at least 0.01 and no multiple of 1/4096. Runs that differ in their number of epochs
+    alone are one network until the warm-up ends, and may share the losses of the epochs before; after it
+    their rates fall differently. Independently trained networks differ in all of these.
 
     Source: a published homework that reports the same accuracy, 1054/1278, for three models.
     """
@@ -210,7 +213,7 @@ def distinct_runs(evidence: Evidence) -> Finding:
         columns: dict[bytes, Run] = {}
         for run, rows in evidence.rows(split):
             first = columns.setdefault(rows.nll.tobytes(), run)
-            if first is not run:
+            if first is not run and run.best is not None and is_telling(run.best.on(split)):
                 problems[f"{first.name} {run.name}"] = [
                     f"{run.name} has the same {split} losses as {first.name}."
                 ]
@@ -233,18 +236,30 @@ def _of_shared_warm_up(results: Results, a: Run, b: Run) -> list[Hashable]:
 
 
 def _files(run: Run) -> list[Hashable]:
-    a = run.artifacts
-    files = () if a is None else (a.val_predictions, a.test_predictions, a.checkpoint)
-    return [mark for file in files for mark in (file.path, file.sha256)]
+    if run.artifacts is None or run.best is None:
+        return []
+    predicted = {split: run.artifacts.predictions(split) for split in SPLITS}
+    checkpoint = run.artifacts.checkpoint
+    telling = [file.sha256 for split, file in predicted.items() if is_telling(run.best.on(split))]
+    return [*(file.path for file in predicted.values()), checkpoint.path, checkpoint.sha256, *telling]
 
 
 def _losses(run: Run, most: int | None = None) -> list[Hashable]:
-    return [(split, epoch.on(split).loss_sum) for epoch in run.epochs[:most] for split in SPLITS]
+    found = [(split, epoch.on(split)) for epoch in run.epochs[:most] for split in SPLITS]
+    return [(split, metrics.loss_sum) for split, metrics in found if is_telling(metrics)]
 
 
 def _curve(run: Run) -> list[Hashable]:
     counts = tuple((e.train.n_correct, e.val.n_correct, e.test.n_correct) for e in run.epochs)
-    return [counts] if len(set(counts)) >= FEWEST_EPOCHS_TO_COMPARE else []
+    telling = {count for count, epoch in zip(counts, run.epochs, strict=True) if _errs(epoch)}
+    return [counts] if len(telling) >= FEWEST_EPOCHS_TO_COMPARE else []
+
+
+def _errs(epoch: Epoch) -> bool:
+    """Whether an epoch has incorrect predictions among enough held-out images."""
+    held_out = [epoch.on(split) for split in SPLITS]
+    is_wrong = any(found.n_correct < found.n_samples for found in held_out)
+    return is_wrong and all(found.n_samples >= FEWEST_IMAGES for found in held_out)
 
 
 _FINGERPRINTS: dict[str, Callable[[Run], list[Hashable]]] = {
