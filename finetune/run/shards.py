@@ -140,8 +140,8 @@ def _train_data_parallel(
                 "--parallel data needs processes that can reach one another, but MASTER_ADDR is not set; "
                 "start them with torchrun."
             )
-        resume = f"--parallel data --resume {quote(str(out))}"
-        with peer_errors(f"resume with the same number of processes and {resume}"):
+        options = f"--parallel data --resume {quote(str(out))}"
+        with peer_errors(f"resume with the same number of processes and {options}"):
             return run_experiment(
                 dataclasses.replace(config, processes=info.world_size),
                 out,
