@@ -87,10 +87,10 @@ def advice(grade: Judged) -> list[str]:
         return [f"To do: {REMEDIES['complete']}."]
     if scope.at_chance:
         does = f"{in_words(scope.at_chance)} {'does' if len(scope.at_chance) == 1 else 'do'}"
+        rates = "rates in [tune]" if scope.is_tuned else "--tune"
         return [
             f"To do: find a recipe with which {does} clearly better than guessing the most frequent class, "
-            "before comparing the variants: other rates (rates in [tune]), more epochs (--epochs) or more "
-            "images."
+            f"before comparing the variants: other rates ({rates}), more epochs (--epochs) or more images."
         ]
     if Status.FAILS in (findings["statistics-settled"].status, findings["long-enough"].status):
         return ["To do: train for more epochs (--epochs), or on more images, before comparing the variants."]

@@ -55,14 +55,14 @@ class Group:
                     f"the same measured times ({runs}): no two trainings take the same time, so one is a copy"
                 )
             case "near":
-                why = "honest runs with one seed on different machines do, too"
+                why = "honest runs with one seed on different machines agree like that, too"
                 if self.seeds_differ:
                     why = "honest runs with different seeds had at most 0.92"
                 return f"nearly the same losses ({runs}; {self.what[0]}): {why}"
         same = f"the same {in_words(self.what, MOST_NAMED)} ({runs})"
         if self.seeds_differ:
             return f"{same} under different seeds: no honest trainings agree like that"
-        return f"{same}: honest runs with one seed on one kind of machine do, too"
+        return f"{same}: honest runs with one seed on one kind of machine agree like that, too"
 
 
 Link = tuple[str, str, bool]  # a kind of mark, the name of a run that has it, and whether its seeds differ

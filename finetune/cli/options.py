@@ -192,7 +192,10 @@ def takes_config(*names: str, **defaults: Any) -> Callable[[Command], Command]:
 
         wrapped: Command = configured
         for name in reversed(names):
-            wrapped = option(name, defaults.get(name))(wrapped)
+            shown = (
+                "OMP_NUM_THREADS, else one per core" if name == "workers" and "threads" not in names else None
+            )
+            wrapped = option(name, defaults.get(name, shown))(wrapped)
         return wrapped
 
     return decorate

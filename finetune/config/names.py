@@ -6,6 +6,7 @@ import os
 import re
 
 from finetune.config.rules import require
+from finetune.errors import ConfigError
 
 NAMED_DATASETS = ("flowers102", "digits")
 DATASETS = (*NAMED_DATASETS, "imagefolder:PATH")
@@ -43,7 +44,10 @@ def require_device(device: object) -> None:
         ConfigError: it has not.
     """
     named = device in DEVICES or gpu_number(device) is not None
-    require(named, "device", "auto, cpu, cuda, cuda:N or mps", device, DEVICES)
+    rule = "auto, cpu, cuda, cuda:N or mps"
+    if isinstance(device, str) and device.casefold().startswith("gpu"):  # not a misspelling of "cpu"
+        raise ConfigError(f"device must be {rule}, but {device!r} was given; did you mean 'cuda'?")
+    require(named, "device", rule, device, DEVICES)
 
 
 def gpu_number(device: object) -> int | None:

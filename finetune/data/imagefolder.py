@@ -180,7 +180,7 @@ def _require_plain_names(images: list[ImageFile]) -> None:
         if CONTROL.search(image.id):
             raise DataError(
                 "Names of images and their folders must not contain line breaks or control characters, but "
-                f"{image.id!a} does; rename the file or its folder."
+                f"{image.id!r} does; rename the file or its folder."
             )
 
 
@@ -190,5 +190,5 @@ def _require_unicode(path: Path) -> None:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"Names must be valid UTF-8, but {str(path)!a} is not; rename the file or folder."
+            f"Names must be valid UTF-8, but {str(path)!r} is not; rename the file or folder."
         ) from error

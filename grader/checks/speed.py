@@ -71,7 +71,7 @@ def c_faster(evidence: Evidence) -> Finding:
         "c_wait_share": waits[0], "b_wait_share": waits[1],
     }  # fmt: skip
     known = {name: value for name, value in numbers.items() if value is not None and isfinite(value)}
-    details = tuple(signs) if status is Status.INCONCLUSIVE and len(signs) > 1 else ()
+    details = tuple(signs[1:]) if status is Status.INCONCLUSIVE else ()
     return Finding(status, Level.FILE, summary, details, known, int(status is Status.HOLDS), 1)
 
 

@@ -37,7 +37,7 @@ def test_the_same_times_are_a_copy_whatever_the_seeds() -> None:
 def test_the_same_training(kind: str) -> None:
     (found,) = groups(alice=trace("alice", **{kind: "x"}), bob=trace("bob", **{kind: "x"}))
     assert (found.kind, found.is_copy, found.what) == ("training", False, (kind,))
-    assert "honest runs with one seed on one kind of machine do, too" in found.text
+    assert "honest runs with one seed on one kind of machine agree like that, too" in found.text
     (found,) = groups(alice=trace("alice", **{kind: "x"}), bob=trace("bob", 1, **{kind: "x"}))
     assert found.is_copy
     assert "under different seeds: no honest trainings agree like that" in found.text
@@ -101,7 +101,7 @@ class TestNear:
         assert (found.kind, found.is_copy) == ("near", False)
         assert found.text.endswith("honest runs with different seeds had at most 0.92")
         (found,) = self.groups(original, copy, seed=0)
-        assert "honest runs with one seed on different machines do, too" in found.text
+        assert "honest runs with one seed on different machines agree like that, too" in found.text
 
     def test_losses_that_rounding_ties_say_nothing(self) -> None:
         """Two networks that are sure of nearly all images have most losses in common: zero."""

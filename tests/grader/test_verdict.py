@@ -127,6 +127,10 @@ def test_nothing_is_said_for_networks_that_did_not_learn(names: tuple[str, ...])
     assert ("cannot be told" in paid) == ("B" in names)
     (todo,) = advice(Grade("run", load_policy("default"), found, tuple(Level), scope=scope))
     assert "other rates (rates in [tune]), more epochs" in todo
+    (todo,) = advice(
+        Grade("run", load_policy("default"), found, tuple(Level), scope=replace(scope, is_tuned=False))
+    )
+    assert "other rates (--tune), more epochs" in todo
 
 
 def test_a_ladder_none_of_whose_rows_learned() -> None:

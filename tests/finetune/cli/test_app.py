@@ -103,6 +103,12 @@ main()
 """The command with the base installation alone."""
 
 
+@pytest.mark.parametrize("command", ["train", "data prepare"])
+def test_a_default_refers_to_options_that_the_command_has(finetune: Command, command: str) -> None:
+    text = finetune(*command.split(), "--help")[1]
+    assert ("same as --threads" in " ".join(text.split())) == ("--threads INTEGER" in text)
+
+
 class TestBaseInstallation:
     @pytest.mark.parametrize(
         "words",

@@ -300,9 +300,9 @@ class TestFolderErrors:
         )
 
     def test_a_name_that_is_not_utf8(self, tmp_path: Path) -> None:
-        image_tree(tmp_path, {"a": 1, "b": 1})
-        os.rename(os.fsencode(tmp_path / "a" / "000.png"), os.fsencode(tmp_path / "a") + b"/caf\xe9.png")  # noqa: PTH104 - bytes
-        with pytest.raises(DataError, match=r"valid UTF-8, but '.*a/caf\\udce9.png' is not; rename"):
+        image_tree(tmp_path, {"ä": 1, "b": 1})
+        os.rename(os.fsencode(tmp_path / "ä" / "000.png"), os.fsencode(tmp_path / "ä") + b"/caf\xe9.png")  # noqa: PTH104 - bytes
+        with pytest.raises(DataError, match=r"valid UTF-8, but '.*ä/caf\\udce9.png' is not; rename"):
             folder(tmp_path)
 
 

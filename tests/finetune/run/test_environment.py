@@ -124,7 +124,11 @@ class TestChosenDevice:
             (0, "cuda:3", "--device cuda:3 needs a GPU that PyTorch can use, but there is none;"),
             (1, "cuda:1", "--device cuda:1 needs 2 GPUs, but PyTorch can use 1; use cuda:0."),
             (2, "cuda:2", "--device cuda:2 needs 3 GPUs, but PyTorch can use 2; use cuda:0 to cuda:1."),
-            (2, "gpu", "device must be auto, cpu, cuda, cuda:N or mps, but 'gpu' was given;"),
+            (
+                2,
+                "gpu",
+                "device must be auto, cpu, cuda, cuda:N or mps, but 'gpu' was given; did you mean 'cuda'?",
+            ),
             (2, "cuda:1:2", "device must be auto, cpu, cuda, cuda:N or mps, but 'cuda:1:2' was given;"),
         ],
     )
