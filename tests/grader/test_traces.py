@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from grader.evidence import Thresholds, gather
+from grader.grade import Job, grade
 from grader.load import load
+from grader.policy import Policy
 from grader.traces import MOST_LOSSES, Traces, traces_of
+from tests.grader.forgeries import Forger
 from tests.grader.honest import Size, write_run
 
 
@@ -64,3 +67,14 @@ def test_version_1_has_fewer(smoke: Path) -> None:
     (run, *_) = traces(smoke).runs
     assert run.marks["weights"] == frozenset()
     assert len(run.marks["times"]) > 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_made_up_loss_of_1e308_prints_no_warning(tmp_path: Path, policy: Policy) -> None:
+    forger = Forger(write_run(tmp_path / "honest", Size(epochs=2)), tmp_path / "run")
+    header, first, *others = forger.path("B", "test").read_text().splitlines()
+    name, label, predicted, _, confidence = first.split(",")
+    lines = [header, ",".join([name, label, predicted, "1e308", confidence]), *others, ""]
+    forger.write("B", "test", "\n".join(lines).encode())
+    (forger.folder / "results.json").write_text(json.dumps(forger.doc))
+    assert grade(Job(forger.folder, "x", policy, is_compared=True)).exit_code == 1
