@@ -26,7 +26,7 @@ BRIEF = shlex.split("--epochs 1 --subset 2 --batch-size 8 --image-size 32 --thre
 TRAINED = "runs/trained"
 """The run that commands use where the pages write RUN."""
 
-OTHERS = {"--array", "--group-add", "--no-deps", "--python", "--time"}
+OTHERS = {"--array", "--gres", "--group-add", "--no-deps", "--python", "--time"}
 """Options of other programs that pages mention: sbatch, docker, pip, uv."""
 
 
