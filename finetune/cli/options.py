@@ -56,7 +56,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "subset": _option("Data", "Use at most this many images per class in each split.", "all", type=int),
     "weights": _option(
         "Recipe",
-        "Pretrained weights: imagenet, bundled, a file (.safetensors, .pth, .pt, .ckpt), or a run folder.",
+        "Pretrained weights: imagenet, bundled, a file of safetensors or torch.save, or a run folder.",
         STANDARD.weights,
     ),
     "variants": _option("Recipe", "Variants to train, such as a,c.", "all in the preset"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -50,9 +51,10 @@ def temporary(path: Path) -> Iterator[Path]:
         partial.touch(exist_ok=False)
         yield partial
     except OSError as error:
+        denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        remedy = "" if denied else "free disk space (--resume continues a training) or "
         raise RunFolderError(
-            f"{path} cannot be written ({error.strerror}); free disk space or choose another folder with "
-            "--out."
+            f"{path} cannot be written ({error.strerror}); {remedy}choose another folder with --out."
         ) from error
     finally:
         with suppress(OSError):  # may fail for the same reason as what went before

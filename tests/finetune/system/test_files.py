@@ -59,6 +59,27 @@ class TestWriteAtomically:
         assert [p.name for p in tmp_path.iterdir()] == ["f"]
         assert (tmp_path / "f").read_bytes() == b"old"
 
+    @pytest.mark.parametrize(
+        ("number", "remedy"),
+        [
+            (
+                errno.ENOSPC,
+                "free disk space (--resume continues a training) or choose another folder with --out.",
+            ),
+            (errno.EROFS, "choose another folder with --out."),
+        ],
+    )
+    def test_the_remedy_fits_the_error(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+    ) -> None:
+        def fails(*_: object) -> None:
+            raise OSError(number, "no")
+
+        monkeypatch.setattr(files.os, "fsync", fails)
+        with pytest.raises(RunFolderError) as raised:
+            write_atomically(tmp_path / "f", b"new")
+        assert str(raised.value) == f"{tmp_path / 'f'} cannot be written (no); {remedy}"
+
     def test_a_file_where_a_folder_should_be(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(RunFolderError, match="cannot be written"):
