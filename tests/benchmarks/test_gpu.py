@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from finetune.config.experiment import ExperimentConfig, Recipe
+from finetune.distributed.world import SingleProcess
+from finetune.run.prepare import prepare
+from finetune.system.console import Reporter
 from tests.benchmarks.gpu import page
 from tests.benchmarks.gpu.__main__ import Measurement, expected_seconds, settled
+from tests.benchmarks.gpu.steps import CASES, evaluation, one_pass, trainer_of
 from tests.benchmarks.gpu.trace import kind, summarize
 
 ABOUT = {
@@ -158,3 +165,16 @@ def test_what_a_round_may_take() -> None:
     assert settled("ours/0", KNOWN)
     assert not settled("ours/2", KNOWN)
     assert not settled("ours/0", {"ours/0": {"failed": "why"}})
+
+
+@pytest.mark.parametrize(("name", "views"), CASES.values(), ids=CASES)
+def test_what_is_profiled_trains(name: str, views: int | None, tmp_path: Path) -> None:
+    """On the CPU, a pass of each case takes its steps and evaluates the held-out images."""
+    recipe = Recipe(epochs=1, batch_size=8, image_size=32)
+    config = ExperimentConfig(
+        dataset="digits", data_root=str(tmp_path), subset=2, weights="bundled", device="cpu", recipe=recipe
+    )
+    trainer = trainer_of(prepare(config, Reporter(Console(quiet=True)), SingleProcess()), name, views)
+    assert one_pass(trainer) > 0
+    assert trainer.training.steps == trainer.steps_per_epoch == 3
+    assert evaluation(trainer) > 0

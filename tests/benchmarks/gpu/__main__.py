@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=510, help="time limit")
     parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args()
-    began, complete = time.perf_counter(), False
+    began, failed = time.perf_counter(), list[str]()
     if not options.page:
         if not (measure.ROOT / options.data / "flowers-102").is_dir():
             parser.error(
@@ -163,10 +163,16 @@ def main() -> None:
         if not all(settled(one.name, record.load()) for one in todo):
             decode(options.data)
         complete = measure_all(todo, options.seconds, began)
-        say("All is measured." if complete else "Not all is measured yet.")
+        failed = [name for name, entry in record.load().items() if "failed" in entry]
+        if failed:
+            say(f"Failed: {', '.join(failed)}; call again to try them again.")
+        elif complete:
+            say("All is measured.")
+        else:
+            say("Not all is measured yet.")
     written = page.write(record.load(), record.FOLDER if record.DRY else None)
     say(f"Written: {', '.join(map(str, written))}")
-    sys.exit(0)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

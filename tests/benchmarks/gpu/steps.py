@@ -22,7 +22,6 @@ from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig, Reci
 from finetune.data.augment import Views
 from finetune.distributed.world import SingleProcess
 from finetune.run.fit import begin
-from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared, prepare
 from finetune.system.console import Reporter
 from finetune.training.features import FrozenPrefix
@@ -38,8 +37,7 @@ PASSES = 5
 def trainer_of(prepared: Prepared, name: str, views: int | None) -> Trainer:
     (variant,) = (v for v in STANDARD_VARIANTS if v.name == name)
     recipe = prepared.config.recipe
-    with tempfile.TemporaryDirectory() as folder:
-        network, _, _ = begin(prepared, variant, 0, recipe.lr, RunFolder(Path(folder)))
+    network, _, _ = begin(prepared, variant, 0, recipe.lr)
     network.to(prepared.device).to(memory_format=torch.channels_last)
     prefix = FrozenPrefix(network, recipe, prepared.config.precision, Views(views, 0) if views else None)
     return Trainer(network, prepared.images, recipe, prefix, peak=recipe.lr, seed=0, workers=prepared.workers)
