@@ -212,6 +212,7 @@ def write(known: Known, folder: Path | None = None) -> list[Path]:
     import json
 
     path = PAGE if folder is None else folder / PAGE.name
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(known), "utf-8")
     if not known:
         return [path]
