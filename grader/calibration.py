@@ -6,6 +6,9 @@ from numpy.typing import NDArray
 N_BINS = 15
 """Bins of equal width, as in Guo et al. 2017."""
 
+TEMPERATURES = (0.01, 100.0)
+"""Between which a temperature is fitted; a network that is right on all validation images has no best one."""
+
 SUM_ERROR = 2e-6
 """Of the float32 probabilities of an image, which should add up to 1, and of a probability near 1."""
 

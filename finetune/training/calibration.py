@@ -15,11 +15,8 @@ import torch
 from torch.nn import functional
 
 from finetune.training.record import Predictions
-from grader.calibration import N_BINS, expected_calibration_error
+from grader.calibration import N_BINS, TEMPERATURES, expected_calibration_error
 from grader.parts import Calibration
-
-TEMPERATURES = (0.01, 100.0)
-"""Where a temperature is looked for; a network that is right on all validation images has no best one."""
 
 ROWS = 4096
 """Rows of logits that are converted to float64 at a time."""

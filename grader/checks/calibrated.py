@@ -28,7 +28,6 @@ MOVED_AT_LEAST = 2  # images
 EXACT = 1e-4
 """Relative difference of temperatures, and difference of errors, where the predictions are bit-identical."""
 
-TEMPERATURES = (0.01, 100.0)  # between which it is fitted
 N_TRIED = 80
 ROUNDING = 1e-5  # nats
 
@@ -106,7 +105,7 @@ def _impossible(evidence: Evidence, run: Run, recorded: "Calibration") -> Iterat
     """Whether another temperature is better, however the unknown probabilities are divided."""
     import numpy as np
 
-    from grader.calibration import loss_limits
+    from grader.calibration import TEMPERATURES, loss_limits
 
     rows = evidence.predictions[run.name, "val"]
     if rows.confidence is None:

@@ -50,6 +50,18 @@ def test_epochs_are_the_same_again(tmp_path: Path, experiment: Experiment, narro
         assert passage["initial_sha256"] == runs[name[0]]["initial_sha256"]
 
 
+def replay_staged(folder: Path, weights: Path, **what: Any) -> None:
+    """What `finetune replay` does in the folder that the grader stages, in this process."""
+    replay_run(
+        folder / "run",
+        folder / "replay.json",
+        RecordingReporter(),
+        weights=str(weights),
+        device="cpu",
+        **what,
+    )
+
+
 def test_rows_of_their_own_kind(
     tmp_path: Path, experiment: Experiment, narrow_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,14 +82,7 @@ def test_rows_of_their_own_kind(
             for i, word in enumerate(words)
             if word == "--passage"
         ]
-        replay_run(
-            folder / "run",
-            folder / "replay.json",
-            RecordingReporter(),
-            passages=passages,
-            weights=str(narrow_weights),
-            device="cpu",
-        )
+        replay_staged(folder, narrow_weights, passages=passages)
         return ""
 
     monkeypatch.setattr("grader.replay.call", here)
@@ -128,15 +133,8 @@ def test_trials_are_trained_again_too(
         asked.extend(arguments)
         indices = [int(arguments[i + 1]) for i, word in enumerate(arguments) if word == "--trial"]
         assert [trials[i]["variant"] for i in sorted(indices)] == ["B", "C"]
-        replay_run(
-            folder / "run",
-            folder / "replay.json",
-            RecordingReporter(),
-            passages=[("B-seed0", 1, 1)],
-            trials=[(index, 9) for index in range(len(trials))],  # all of them, to the end
-            weights=str(narrow_weights),
-            device="cpu",
-        )
+        every = [(index, 9) for index in range(len(trials))]  # to the end
+        replay_staged(folder, narrow_weights, passages=[("B-seed0", 1, 1)], trials=every)
         return ""
 
     monkeypatch.setattr("grader.replay.call", here)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from finetune.training.calibration import TEMPERATURES, fit_temperature
+from finetune.training.calibration import fit_temperature
+from grader.calibration import TEMPERATURES
 
 
 def drawn(
