@@ -8,6 +8,7 @@ over the time of a step without the profiler, which slows the CPU down but not t
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import tempfile
@@ -19,12 +20,10 @@ import torch
 from rich.console import Console
 
 from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig, Recipe
-from finetune.data.augment import Views
 from finetune.distributed.world import SingleProcess
-from finetune.run.fit import begin
+from finetune.run import fit
 from finetune.run.prepare import Prepared, prepare
 from finetune.system.console import Reporter
-from finetune.training.features import FrozenPrefix
 from finetune.training.record import Pass
 from finetune.training.trainer import Trainer
 from tests.benchmarks.gpu.trace import summarize
@@ -36,11 +35,10 @@ PASSES = 5
 
 def trainer_of(prepared: Prepared, name: str, views: int | None) -> Trainer:
     (variant,) = (v for v in STANDARD_VARIANTS if v.name == name)
-    recipe = prepared.config.recipe
-    network, _, _ = begin(prepared, variant, 0, recipe.lr)
-    network.to(prepared.device).to(memory_format=torch.channels_last)
-    prefix = FrozenPrefix(network, recipe, prepared.config.precision, Views(views, 0) if views else None)
-    return Trainer(network, prepared.images, recipe, prefix, peak=recipe.lr, seed=0, workers=prepared.workers)
+    config = dataclasses.replace(prepared.config, cache_views=views)
+    prepared = dataclasses.replace(prepared, config=config)
+    network, start, _ = fit.begin(prepared, variant, 0, config.recipe.lr)
+    return fit.trainer_of(prepared, config.recipe.epochs, start, network)
 
 
 def one_pass(trainer: Trainer) -> float:
