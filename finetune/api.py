@@ -35,9 +35,9 @@ from finetune.system.signals import Stopped, StopRequest
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from finetune.run.predict import Prediction
-    from grader.record import Results
-    from grader.verdict import Grade
+    from finetune.inference.predict import Prediction
+    from grader.grading.verdict import Grade
+    from grader.submission.record import Results
 
 Rows = Any
 """A pandas DataFrame, or a list of dictionaries where pandas is not installed."""
@@ -107,7 +107,7 @@ class Run:
     @property
     def verdict(self) -> str:
         """Whether pretraining pays and whether every layer must be trained, in sentences."""
-        from grader.verdict import NO_NETWORK
+        from grader.grading.verdict import NO_NETWORK
 
         # That a stranger's files could be made up need not be said of one's own run.
         return " ".join(sentence for sentence in self.grade.sentences if sentence != NO_NETWORK)
@@ -129,8 +129,8 @@ class Run:
         Raises:
             FinetuneError: no such variant, seed or split, or its file is damaged.
         """
+        from finetune.inference.trained import choose_run
         from finetune.run.artifacts import rows_of
-        from finetune.run.trained import choose_run
 
         run, _ = choose_run(self._folder, self.results, variant, seed)
         return _table(rows_of(self._folder, self.results, run, split))
@@ -160,8 +160,8 @@ class Run:
         Raises:
             FinetuneError: no such variant or seed, nothing at a path, or no image.
         """
-        from finetune.run.predict import predict
-        from finetune.run.trained import open_model
+        from finetune.inference.predict import predict
+        from finetune.inference.trained import open_model
         from finetune.system.host import choose_threads
 
         given = [paths] if isinstance(paths, str | Path) else paths

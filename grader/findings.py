@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from grader.errors import listed
-from grader.stats import Interval
+from grader.statistics.proportions import Interval
 
 Number = float | int
 NO_RUNS, NO_PREDICTIONS = "There are no runs to check.", "There are no prediction files to check."

@@ -16,24 +16,26 @@ def summary(module: Path) -> str:
     return (ast.get_docstring(ast.parse(module.read_text("utf-8"))) or "").partition("\n")[0]
 
 
-def layers() -> list[list[str]]:
-    """The packages of finetune from top to bottom, as import-linter holds them."""
+def layers() -> list[str]:
+    """The packages and modules of both programs from top to bottom, as import-linter holds them."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
-    (rows,) = (c["layers"] for c in contracts["contracts"] if c["type"] == "layers")
-    return [[name.removeprefix("finetune.") for name in row.split(" | ")] for row in rows]
+    rows = [row for c in contracts["contracts"] if c["type"] == "layers" for row in c["layers"]]
+    return [name.replace(".", "/") for row in rows for name in row.split(" | ")]
 
 
 def module_list() -> str:
-    """The packages in their order, then grader, each with its modules, as Markdown."""
-    packages = [(ROOT / "finetune" / name, f"finetune/{name}") for row in layers() for name in row]
+    """The packages in their order, each with its modules and below it the packages inside it, as Markdown."""
     text = ""
-    for path, name in [*packages, (ROOT / "grader", "grader"), (ROOT / "grader" / "checks", "grader/checks")]:
+    for name in layers():
+        path = ROOT / name
         if not path.is_dir():
             text += f"\n**`{name}.py`** {summary(path.with_suffix('.py'))}\n"
             continue
-        text += f"\n**`{name}/`** {summary(path / '__init__.py')}\n\n| module | |\n|---|---|\n"
-        modules = sorted(m for m in path.glob("*.py") if m.stem not in ("__init__", "__main__"))
-        text += "".join(f"| `{m.name}` | {summary(m)} |\n" for m in modules)
+        for package in sorted(p.parent for p in path.rglob("__init__.py")):
+            text += f"\n**`{package.relative_to(ROOT).as_posix()}/`** {summary(package / '__init__.py')}\n\n"
+            modules = sorted(m for m in package.glob("*.py") if m.stem != "__init__")
+            text += "| module | |\n|---|---|\n"
+            text += "".join(f"| `{m.name}` | {summary(m)} |\n" for m in modules)
     return f"{BEGIN}{text}\n{END}"
 
 

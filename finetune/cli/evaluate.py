@@ -25,7 +25,7 @@ def evaluate(
     run: Path, output: Path, dataset: str | None, data_root: str | None, device: str | None, threads: int
 ) -> None:
     """Recompute the predictions of RUN from its checkpoints, for the grader to compare."""
-    from finetune.run.reevaluate import evaluate_run
+    from finetune.evidence.reevaluate import evaluate_run
     from finetune.system.console import Reporter
 
     evaluate_run(

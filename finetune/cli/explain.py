@@ -27,7 +27,7 @@ def explain(image: Path, class_name: str | None, out: Path | None, **chosen: Any
 
     Needs pip install "finetune[explain]".
     """
-    from finetune.run.explain import explain as explained
+    from finetune.inference.explain import explain as explained
     from finetune.system.console import printable
     from finetune.system.files import write_atomically
 

@@ -29,7 +29,7 @@ def export(form: str, out: Path | None, **chosen: Any) -> None:
     Classes, preprocessing and calibration are in the file's metadata. ONNX needs pip install
     "finetune[export]".
     """
-    from finetune.run.export import export as exported
+    from finetune.inference.export import export as exported
 
     model = open_model(**chosen)
     for path in exported(model, form, out or model.folder.path / "export" / f"{model.run.name}-{form}"):

@@ -10,7 +10,7 @@ import click
 from finetune.cli.options import FOLDER, Command, checked_threads
 
 if TYPE_CHECKING:
-    from finetune.run.trained import TrainedModel
+    from finetune.inference.trained import TrainedModel
 
 
 def takes_model(command: Command) -> Command:
@@ -29,7 +29,7 @@ def open_model(
     run: Path, variant: str | None, seed: int | None, threads: int, device: str | None = "cpu"
 ) -> TrainedModel:
     """The network that the options choose; why it is that one goes to standard error."""
-    from finetune.run.trained import open_model as opened
+    from finetune.inference.trained import open_model as opened
 
     model = opened(run, variant, seed, device or "auto", threads)
     if model.why:

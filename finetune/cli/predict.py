@@ -14,7 +14,7 @@ from finetune.cli.model import open_model, takes_model
 from finetune.cli.options import FOLDER, option
 
 if TYPE_CHECKING:
-    from finetune.run.predict import Prediction
+    from finetune.inference.predict import Prediction
 
 EXIT_UNREADABLE = 1
 
@@ -50,8 +50,8 @@ def predict(paths: tuple[Path, ...], top: int, form: str, out: Path | None, **ch
     Exit codes: 0 success; 1 some files cannot be read (they are named on standard error); 2 invalid input.
     """
     from finetune.data.inputs import require_paths
-    from finetune.run.listing import lines
-    from finetune.run.predict import predict as predicted
+    from finetune.inference.listing import lines
+    from finetune.inference.predict import predict as predicted
     from finetune.system.console import printable
 
     require_paths(paths)

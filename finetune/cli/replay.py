@@ -38,7 +38,7 @@ from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig
 def replay(run: Path, output: Path, device: str | None, **options: Any) -> None:
     """Train a few epochs of RUN, or of its trials, again, for the grader to compare."""
     begin_training(ExperimentConfig(variants=STANDARD_VARIANTS))  # before PyTorch is imported
-    from finetune.run.replay import replay_run
+    from finetune.evidence.replay import replay_run
     from finetune.system.console import Reporter
 
     replay_run(run, output, Reporter(), device=device or "auto", **options)

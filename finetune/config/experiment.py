@@ -13,7 +13,7 @@ from finetune.config.split import require_split
 from finetune.config.tune import Tune
 from finetune.config.variant import STANDARD_VARIANTS, Variant, pick
 from finetune.errors import ConfigError
-from grader.resnet18 import GROUPS
+from grader.submission.resnet18 import GROUPS
 
 __all__ = ["GROUPS", "STANDARD_VARIANTS", "ExperimentConfig", "Recipe", "Variant", "pick", "require"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from finetune.config.rules import require
 from finetune.errors import ConfigError
 from grader.errors import UsageError
-from grader.seeds import Prescription
+from grader.evidence.seeds import Prescription
 
 
 def prescribe(fields: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune.config.rules import require
-from grader import split_rule
+from grader.submission import split_rule
 
 OFFICIAL = split_rule.OFFICIAL
 STANDARD = "-".join(map(str, split_rule.STANDARD))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from finetune.config.rules import is_number, is_whole, require, require_choice
-from grader.resnet18 import GROUPS
+from grader.submission.resnet18 import GROUPS
 
 INITS = ("random", "pretrained")
 NORMS = ("frozen", "adapt")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from finetune.data.formats import format_of, is_read, skipped_lines, why_not_read
 from finetune.errors import DataError, listed
-from grader.predictions import CONTROL
+from grader.submission.predictions import CONTROL
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),

@@ -16,7 +16,7 @@ from finetune.data.perceptual import MAX_DISTANCE, SIDE, Hashes, clusters, compa
 from finetune.data.stream import unstored_stream
 from finetune.errors import BadImagesError, ConfigError, counted
 from finetune.system.console import Reporter
-from grader.near_duplicates import Pair
+from grader.submission.near_duplicates import Pair
 
 if TYPE_CHECKING:
     from finetune.data.splits import Split, Splits

@@ -11,7 +11,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from finetune.config.experiment import Variant
 from finetune.network.network import Network, State
-from grader.resnet18 import GROUPS
+from grader.submission.resnet18 import GROUPS
 
 HEAD = ("fc.weight", "fc.bias")
 """The parameters of the classifier."""

@@ -12,12 +12,12 @@ from finetune.report import figures
 from finetune.report.contents import scope
 from finetune.report.judged import JudgedRun
 from finetune.report.settings import DASH, Setting, flat, setting, value_text
-from grader import stats
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import MINUS, rate_text
 from grader.formats.text import closing
-from grader.stats import Interval
-from grader.verdict import NO_NETWORK
+from grader.grading.verdict import NO_NETWORK
+from grader.statistics import proportions
+from grader.statistics.proportions import Interval
 
 SPLITS = {"val": "Validation", "test": "Test"}
 PARTS = ("config", "dataset", "weights", "environment", "tool")
@@ -99,5 +99,5 @@ def _difference(first: Evidence, second: Evidence, name: str, confidence: float)
     if x is None or y is None or x.sample_ids != y.sample_ids or (x.labels != y.labels).any():
         return None
     a, b = x.correct, y.correct
-    table = stats.PairedCounts(*(int(part.sum()) for part in (a & b, a & ~b, ~a & b, ~a & ~b)))
-    return stats.difference_of_paired(table, confidence)
+    table = proportions.PairedCounts(*(int(part.sum()) for part in (a & b, a & ~b, ~a & b, ~a & ~b)))
+    return proportions.difference_of_paired(table, confidence)

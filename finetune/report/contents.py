@@ -20,12 +20,12 @@ from finetune.report.judged import JudgedRun, VariantRow
 from finetune.report.near_duplicates import near_values
 from finetune.report.settings import flat, setting, value_text
 from grader.errors import UnusableError
-from grader.files import read_bytes
 from grader.findings import MINUS, Status, counted
 from grader.formats.text import closing
-from grader.resnet18 import GROUPS, count, of_groups
-from grader.strict_json import MAX_BYTES
-from grader.verdict import NO_NETWORK
+from grader.grading.verdict import NO_NETWORK
+from grader.reading.files import read_bytes
+from grader.reading.strict_json import MAX_BYTES
+from grader.submission.resnet18 import GROUPS, count, of_groups
 
 MOST_EXCLUDED = 100
 """Excluded files that are listed."""

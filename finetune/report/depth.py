@@ -11,7 +11,7 @@ from finetune.report.judged import JudgedRun, VariantRow
 from finetune.report.plot import Axis, Panel, linear_axis
 from grader.checks.ladder import FEWEST_ROWS, ladder
 from grader.findings import Status
-from grader.sentences import P_OF_ROW
+from grader.grading.sentences import P_OF_ROW
 
 TOP, ROW, BELOW = 44, 34, 40
 """Pixels above the first row, from one row to the next, and below the last."""

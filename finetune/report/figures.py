@@ -13,9 +13,9 @@ from finetune.report.judged import JudgedRun, VariantRow
 from finetune.report.plot import Axis, Panel, Point, epoch_axis, linear_axis, log_axis, loss_axis
 from grader.checks.compare import PAIRS, Comparison, compare
 from grader.findings import in_points, limits_in_points, rate_text
-from grader.record import Epoch, Metrics
-from grader.stats import Interval
-from grader.trials import label
+from grader.statistics.proportions import Interval
+from grader.submission.record import Epoch, Metrics
+from grader.submission.trials import label
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 MOST_MARKERS = 12

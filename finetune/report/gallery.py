@@ -20,7 +20,7 @@ from finetune.data.datasets import Sample, load_dataset
 from finetune.data.decode import UNREADABLE, open_image
 from finetune.errors import ConfigError
 from finetune.report.judged import JudgedRun
-from grader.predictions import Predictions
+from grader.submission.predictions import Predictions
 
 MOST_PHOTOS = 12
 """In each of the two galleries."""

@@ -10,18 +10,18 @@ from statistics import fmean
 from typing import Any
 
 from finetune.errors import RunFolderError
-from grader import grade as grading
-from grader import stats
-from grader.checkpoints import read_checkpoints
 from grader.errors import UnusableError
-from grader.evidence import Evidence, gather
-from grader.grade import graded
-from grader.load import load
-from grader.output import names_of
-from grader.policy import load_policy
-from grader.record import Results, Run, VariantConfig
-from grader.unfinished import is_told_how_to_finish, require_finished
-from grader.verdict import Grade
+from grader.evidence.gathered import Evidence, gather
+from grader.formats.output import names_of
+from grader.grading import grade as grading
+from grader.grading.grade import graded
+from grader.grading.policy import load_policy
+from grader.grading.verdict import Grade
+from grader.statistics import proportions
+from grader.submission.checkpoints import read_checkpoints
+from grader.submission.load import load
+from grader.submission.record import Results, Run, VariantConfig
+from grader.submission.unfinished import is_told_how_to_finish, require_finished
 
 POLICY = "default"
 
@@ -80,7 +80,7 @@ class VariantRow:
         if len(found) > 1 or self.first.best is None:
             return min(found), max(found)
         metrics = self.first.best.on(split)
-        interval = stats.wilson(metrics.n_correct, metrics.n_samples, confidence)
+        interval = proportions.wilson(metrics.n_correct, metrics.n_samples, confidence)
         return interval.low, interval.high
 
     @property

@@ -10,7 +10,7 @@ from finetune.report.figures import SPLITS
 from finetune.report.gallery import Photo, Thumbnails
 from finetune.report.judged import JudgedRun
 from grader.checks.near_duplicates import Accuracy, accuracy_without
-from grader.near_duplicates import Pair
+from grader.submission.near_duplicates import Pair
 
 MOST_SHOWN = 12
 """Pairs with pictures: the closest of those with a test image, then of those with a validation image."""

@@ -18,9 +18,9 @@ from finetune.run.records import Json, predictions_csv
 from finetune.training.checkpoint import Checkpoints, state_of
 from finetune.training.record import Training
 from finetune.training.trainer import Trainer
-from grader.commitments import drawn_epochs
-from grader.predictions import Predictions, header_of, parse_predictions
-from grader.record import SPLITS, Results, Run
+from grader.submission.commitments import drawn_epochs
+from grader.submission.predictions import Predictions, header_of, parse_predictions
+from grader.submission.record import SPLITS, Results, Run
 
 
 def write_artifacts(

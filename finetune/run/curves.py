@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ConfigError
-from grader.record import Results, Run
+from grader.submission.record import Results, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

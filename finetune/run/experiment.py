@@ -27,17 +27,17 @@ from finetune.run.progress import Progress
 from finetune.run.records import Document, Json, Pair, Shard
 from finetune.run.report import answer_lines, doubt_lines, doubt_summary, start_line, summary, verdict_facts
 from finetune.run.saving import Saving
-from finetune.run.tracking import Tracking, open_tracking
-from finetune.run.trial_heads import TrialHeads
-from finetune.run.trials import chosen, not_trained, trial_record, tune
-from finetune.run.tuning import Trial
+from finetune.run.tracking.trackers import Tracking, open_tracking
+from finetune.run.tuning.heads import TrialHeads
+from finetune.run.tuning.search import Trial
+from finetune.run.tuning.trials import chosen, not_trained, trial_record, tune
 from finetune.run.watch import Watch
 from finetune.system.console import Reporter
 from finetune.system.signals import StopRequest
 from finetune.training.checkpoint import Checkpoints
 from finetune.training.record import Epoch
 from finetune.training.requirements import require_batch_statistics
-from grader.record import results_from
+from grader.submission.record import results_from
 
 
 def run_experiment(

@@ -30,7 +30,7 @@ from finetune.training.evaluate import logits_of
 from finetune.training.features import FeatureCache, FrozenPrefix
 from finetune.training.record import Epoch, Training
 from finetune.training.trainer import Trainer
-from grader import commitments
+from grader.submission import commitments
 
 
 def begin(

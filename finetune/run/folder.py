@@ -38,11 +38,11 @@ from finetune.run.records import Document, Json, Shard
 from finetune.system import host
 from finetune.system.files import bytes_below, locked, write_atomically
 from finetune.training.checkpoint import Checkpoints
-from grader import load
 from grader.errors import UnusableError
-from grader.files import below, read_bytes
-from grader.record import Results, results_from
-from grader.strict_json import MAX_BYTES
+from grader.reading.files import below, read_bytes
+from grader.reading.strict_json import MAX_BYTES
+from grader.submission import load
+from grader.submission.record import Results, results_from
 
 CHECKPOINT_BYTES = 45 << 20
 """A ResNet-18 on disk, rounded up."""

@@ -12,8 +12,8 @@ from finetune.errors import ConfigError, DataError
 from finetune.run.records import Document, predictions_csv
 from finetune.training.record import Predictions
 from grader.errors import UnusableError
-from grader.predictions import parse_predictions
-from grader.strict_json import MAX_VALUES
+from grader.reading.strict_json import MAX_VALUES
+from grader.submission.predictions import parse_predictions
 
 VALUES_PER_RUN = 450
 """JSON values of a run without its epochs, rounded up: ResNet-18's 62 parameters take 372 of them."""

@@ -25,8 +25,8 @@ from finetune.run.folder import RunFolder
 from finetune.run.gradable import require_gradable
 from finetune.run.identity import images_of
 from finetune.run.records import Document
-from finetune.run.tracking import require_trackers
-from finetune.run.tuning import n_values_of_trials
+from finetune.run.tracking.trackers import require_trackers
+from finetune.run.tuning.search import n_values_of_trials
 from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.training.features import FeatureCache, FrozenPrefix, cacheable_bytes

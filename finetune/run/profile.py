@@ -12,7 +12,7 @@ from finetune.run.experiment import run_experiment
 from finetune.run.records import Document, Shard
 from finetune.system.console import Reporter
 from finetune.system.signals import StopRequest
-from grader.record import Results, results_from
+from grader.submission.record import Results, results_from
 
 
 def profile_run(config: ExperimentConfig, reporter: Reporter, stop: StopRequest) -> Document:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from finetune.distributed.group import Peers
 from finetune.run.pace import duration
 from finetune.run.records import Json
-from finetune.run.tuning import Key, Plan, Trial
+from finetune.run.tuning.search import Key, Plan, Trial
 from finetune.run.watch import Watch
 from finetune.training.record import Epoch
 from grader.findings import rate_text

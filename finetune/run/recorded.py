@@ -14,7 +14,7 @@ from finetune.data.split_dataset import SplitDataset
 from finetune.errors import ConfigError, DataError
 from finetune.run.folder import RunFolder
 from finetune.run.records import Json, dataset_name
-from grader.record import SPLITS, Results
+from grader.submission.record import SPLITS, Results
 
 T = TypeVar("T")
 

@@ -23,10 +23,10 @@ from finetune.network.weights import NAMED_WEIGHTS, Weights
 from finetune.run.metadata import model_metadata
 from finetune.training.record import Predictions, Training
 from grader.errors import UnusableError
-from grader.files import read_bytes
-from grader.predictions import HEADER
-from grader.record import run_name
-from grader.strict_json import MAX_BYTES
+from grader.reading.files import read_bytes
+from grader.reading.strict_json import MAX_BYTES
+from grader.submission.predictions import HEADER
+from grader.submission.record import run_name
 
 SCHEMA_VERSION = "2.0"
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from finetune.config.experiment import Variant
 from finetune.training.record import Epoch
 from grader.findings import Status, rate_text
-from grader.record import Results
-from grader.verdict import NO_NETWORK, Grade
+from grader.grading.verdict import NO_NETWORK, Grade
+from grader.submission.record import Results
 
 
 def start_line(run: dict[str, Any], variant: Variant) -> str:

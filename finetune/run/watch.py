@@ -15,7 +15,7 @@ from rich.text import Text
 from finetune.config.experiment import ExperimentConfig
 from finetune.run.pace import TimeLeft, duration
 from finetune.run.records import Document, Json, Pair
-from finetune.run.tuning import Trial
+from finetune.run.tuning.search import Trial
 from finetune.system.console import Reporter
 from finetune.training.record import Epoch, Metrics
 from grader.findings import rate_text

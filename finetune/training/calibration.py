@@ -15,8 +15,8 @@ import torch
 from torch.nn import functional
 
 from finetune.training.record import Predictions
-from grader.calibration import N_BINS, TEMPERATURES, expected_calibration_error
-from grader.parts import Calibration
+from grader.statistics.calibration import N_BINS, TEMPERATURES, expected_calibration_error
+from grader.submission.parts import Calibration
 
 ROWS = 4096
 """Rows of logits that are converted to float64 at a time."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from grader.record import Metrics as Metrics
+from grader.submission.record import Metrics as Metrics
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Epoch:
     """One pass over the training split and the evaluations after it; times in seconds.
 
     `test` is None in trials, which have no test images. The hashes are of the weights and predictions after
-    the epoch, and of everything up to it (`grader/commitments.py`); empty where nothing is committed to.
+    the epoch, and of everything up to it (`grader/submission/commitments.py`); empty where nothing is
+    committed to.
     """
 
     epoch: int

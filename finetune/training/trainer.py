@@ -25,9 +25,9 @@ from finetune.training.precision import mixed
 from finetune.training.record import Epoch, Metrics, Pass, Predictions, Training, best_epoch
 from finetune.training.requirements import evaluation_batch_size
 from finetune.training.statistics import n_batches, reestimate
-from grader import commitments
 from grader.findings import rate_text
-from grader.record import SPLITS
+from grader.submission import commitments
+from grader.submission.record import SPLITS
 
 LOGITS_BYTES = 2**28
 """More than this is not kept of the best epoch's logits; calibration computes them again."""

@@ -33,7 +33,7 @@ from grader.checks import (
     tuning,
     whole_data,
 )
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, not_checked
 
 Check = Callable[[Evidence], Finding]

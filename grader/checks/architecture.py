@@ -2,9 +2,9 @@
 
 from math import prod
 
-from grader import resnet18
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, from_problems
+from grader.submission import resnet18
 
 
 def parameter_totals(evidence: Evidence) -> Finding:

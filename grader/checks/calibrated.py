@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 from math import log, sqrt
 from typing import TYPE_CHECKING, Any
 
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
-from grader.record import SPLITS, Run
+from grader.submission.record import SPLITS, Run
 
 if TYPE_CHECKING:
-    from grader.parts import Calibration
+    from grader.submission.parts import Calibration
 
 CLOSE = 0.02
 """Relative difference of temperatures that rounding of the logits explains: up to 1.3% between bf16's kernels
@@ -105,7 +105,7 @@ def _impossible(evidence: Evidence, run: Run, recorded: "Calibration") -> Iterat
     """Whether another temperature is better, however the unknown probabilities are divided."""
     import numpy as np
 
-    from grader.calibration import TEMPERATURES, loss_limits
+    from grader.statistics.calibration import TEMPERATURES, loss_limits
 
     rows = evidence.predictions[run.name, "val"]
     if rows.confidence is None:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from math import ceil
 
-from grader.checkpoints import COUNTER, Checkpoint
 from grader.checks.origin import KNOWN_WEIGHTS
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
-from grader.record import Run
+from grader.submission.checkpoints import COUNTER, Checkpoint
+from grader.submission.record import Run
 
 REESTIMATED_IMAGES = 512
 NO_CHECKPOINTS = "The submission contains no checkpoints."

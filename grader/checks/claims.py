@@ -3,7 +3,7 @@
 from math import ceil, floor, log10
 
 from grader.checks.compare import Comparison, compare, longer_scratch, p_text
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import MINUS, Finding, Level, Status, limits_in_points, not_checked
 
 NO_COMMON_SEED = "No seed was completed by both {} and {}."

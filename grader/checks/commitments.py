@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from grader import commitments
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
-from grader.record import SPLITS, Run
+from grader.submission import commitments
+from grader.submission.record import SPLITS, Run
 
 
 def commitments_chain(evidence: Evidence) -> Finding:
@@ -17,7 +17,7 @@ def commitments_chain(evidence: Evidence) -> Finding:
     training states kept are those that the commitments draw. Shows that the file is consistent with itself,
     not that it is true.
 
-    Source: the results schema; `grader/commitments.py`.
+    Source: the results schema; `grader/submission/commitments.py`.
     """
     results = evidence.results
     runs = [run for run in results.runs if run.epochs]

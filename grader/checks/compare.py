@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from statistics import fmean
 
-from grader import means, stats
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Level, in_points
-from grader.record import Run
-from grader.resnet18 import GROUPS
-from grader.stats import Interval, PairedCounts
+from grader.statistics import means, proportions
+from grader.statistics.proportions import Interval, PairedCounts
+from grader.submission.record import Run
+from grader.submission.resnet18 import GROUPS
 
 FEW_SEEDS = 2  # too few to estimate a variance over seeds
 
@@ -54,7 +54,7 @@ class Comparison:
 
     def images_needed(self, distance: float, confidence: float) -> float:
         """Approximate number of test images that would exclude a bound at this distance (80% power)."""
-        return stats.images_needed(self.variance_per_image, distance, confidence)
+        return proportions.images_needed(self.variance_per_image, distance, confidence)
 
     def p_below(self, bound: float) -> float:
         """One-sided p-value of the hypothesis that the true difference is at most `bound`.
@@ -87,8 +87,8 @@ def compare(evidence: Evidence, first: str, second: str) -> Comparison | None:
     alpha = 1 - evidence.thresholds.confidence
     p_values = [comparison.p for comparison in tested.values()]
     place = list(tested).index((first, second))
-    n_tests = stats.holm_steps(p_values, alpha)[place]
-    comparison, adjusted_p = tested[first, second], stats.holm(p_values)[place]
+    n_tests = proportions.holm_steps(p_values, alpha)[place]
+    comparison, adjusted_p = tested[first, second], proportions.holm(p_values)[place]
     corrected = comparison.interval_at(1 - alpha / n_tests)
     numbers = dict(comparison.numbers) | {
         "p": comparison.p,
@@ -131,7 +131,7 @@ def unadjusted(evidence: Evidence, first: str, second: str) -> Comparison | None
 
 
 def _one_seed(table: PairedCounts, confidence: float) -> Comparison:
-    interval_at = partial(stats.difference_of_paired, table)
+    interval_at = partial(proportions.difference_of_paired, table)
     gap = interval_at(confidence)
     numbers = _limits(gap) | {
         "only_first_correct": table.first,
@@ -139,7 +139,7 @@ def _one_seed(table: PairedCounts, confidence: float) -> Comparison:
         "n_images": table.n,
     }
     variance = (table.first + table.second) / table.n - gap.estimate**2
-    p = stats.mcnemar(table)
+    p = proportions.mcnemar(table)
     return Comparison(gap, p, "McNemar", Level.PREDICTIONS, table.n, variance, numbers, interval_at)
 
 
@@ -161,7 +161,7 @@ def _resplits(evidence: Evidence, pairs: Sequence[tuple[Run, Run]]) -> Compariso
     details = tuple(
         f"seed {pair[0].seed}: {in_points(value)} points." for pair, value in zip(pairs, gaps, strict=True)
     )
-    half = max(gap.high - gap.estimate, 0.0) / stats.normal_quantile(evidence.thresholds.confidence)
+    half = max(gap.high - gap.estimate, 0.0) / proportions.normal_quantile(evidence.thresholds.confidence)
     numbers = _limits(gap) | {"n_seeds": len(pairs), "n_images": round(n_test)}
     name = f"{len(pairs)} splits, corrected resampled t"
     return Comparison(
@@ -182,7 +182,8 @@ def _several_seeds(
 ) -> Comparison:
     confidence = evidence.thresholds.confidence
     details = tuple(
-        f"seed {pair[0].seed}: {in_points(table.difference)} points, McNemar {p_text(stats.mcnemar(table))}."
+        f"seed {pair[0].seed}: {in_points(table.difference)} points, "
+        f"McNemar {p_text(proportions.mcnemar(table))}."
         for pair, table in zip(pairs, tables, strict=True)
     )
     interval_at: Callable[[float], Interval]
@@ -213,9 +214,9 @@ def _two_seeds(tables: Sequence[PairedCounts], confidence: float) -> tuple[Inter
     Two values are too few to estimate a variance: by Student's t with one degree of freedom, 40 points with
     one seed and 46 with the other would not be significant. So each seed must be conclusive by itself.
     """
-    gaps = [stats.difference_of_paired(table, confidence) for table in tables]
+    gaps = [proportions.difference_of_paired(table, confidence) for table in tables]
     agree = len({gap.estimate > 0 for gap in gaps}) == 1
-    p = max(map(stats.mcnemar, tables)) if agree else 1.0
+    p = max(map(proportions.mcnemar, tables)) if agree else 1.0
     variance = fmean((t.first + t.second) / t.n - t.difference**2 for t in tables)
     low, high = min(gap.low for gap in gaps), max(gap.high for gap in gaps)
     return Interval(fmean(gap.estimate for gap in gaps), low, high), p, variance
@@ -229,10 +230,12 @@ def _unpaired(pairs: Sequence[tuple[Run, Run]], confidence: float) -> Comparison
     ]
 
     def interval_at(confidence: float) -> Interval:
-        return stats.difference_of_independent(*(stats.wilson(mean, n, confidence) for mean in means))
+        return proportions.difference_of_independent(
+            *(proportions.wilson(mean, n, confidence) for mean in means)
+        )
 
     gap = interval_at(confidence)
-    p = stats.p_of_interval(interval_at)
+    p = proportions.p_of_interval(interval_at)
     variance = sum(mean / n * (1 - mean / n) for mean in means)
     numbers = _limits(gap) | {"n_images": n}
     return Comparison(gap, p, "unpaired,", Level.FILE, n, variance, numbers, interval_at)

@@ -2,11 +2,11 @@
 
 from collections import Counter
 
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, in_words, not_checked
-from grader.record import run_name
-from grader.resnet18 import GROUPS
-from grader.strict_json import short
+from grader.reading.strict_json import short
+from grader.submission.record import run_name
+from grader.submission.resnet18 import GROUPS
 
 ROLES = {
     "A": ("random", GROUPS, "starts from random weights and trains every layer"),

@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems
-from grader.record import Run
+from grader.submission.record import Run
 
 
 def equal_budget(evidence: Evidence) -> Finding:

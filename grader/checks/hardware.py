@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems
-from grader.record import Run
-from grader.resnet18 import GROUPS, multiplications
+from grader.submission.record import Run
+from grader.submission.resnet18 import GROUPS, multiplications
 
 CORE_FLOPS = {"fp32": 2e12, "bf16": 16e12}
 GPU_FLOPS = 20e12 * 500

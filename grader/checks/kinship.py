@@ -7,16 +7,16 @@ from itertools import combinations
 from math import atanh, exp, sqrt, tanh
 from typing import TYPE_CHECKING
 
-from grader.distributions import normal_scores
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, from_problems, not_checked
-from grader.record import Run
+from grader.statistics.distributions import normal_scores
+from grader.submission.record import Run
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from grader.predictions import Predictions
+    from grader.submission.predictions import Predictions
 
 LIMIT = 3.5  # standard errors: one side of the normal distribution beyond has 1 in 4,300
 FEWEST = 100  # images beyond one per class and split; with fewer, no pair is judged

@@ -2,12 +2,12 @@
 
 from itertools import pairwise
 
-from grader import stats
 from grader.checks.compare import Comparison, p_text, unadjusted
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, in_points, not_checked
-from grader.record import VariantConfig
-from grader.resnet18 import GROUPS
+from grader.statistics import proportions
+from grader.submission.record import VariantConfig
+from grader.submission.resnet18 import GROUPS
 
 FEWEST_ROWS, MOST_ROWS = 3, 10  # every row is compared with every other
 
@@ -45,7 +45,7 @@ def smallest_sufficient(evidence: Evidence) -> Finding:
             f"against the best for it: {in_points(gap.estimate)} points "
             f"({in_points(gap.low)} to {in_points(gap.high)}), unadjusted"
         )
-    adjusted = stats.holm(p_values)
+    adjusted = proportions.holm(p_values)
     lines = tuple(
         f"{row}: {text}; Holm-adjusted {p_text(p)}."
         for row, text, p in zip(rows, details, adjusted, strict=True)

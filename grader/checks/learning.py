@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from math import log, sqrt
 from statistics import fmean
 
-from grader import means, stats
 from grader.checks.tuning import summary_of, targets_of
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import MINUS, Finding, Level, Status, from_problems, not_checked, rate_text
-from grader.record import Epoch, Results, Run
-from grader.trials import label
+from grader.statistics import means, proportions
+from grader.submission.record import Epoch, Results, Run
+from grader.submission.trials import label
 
 POINT = 0.01
 FLAT = 0.2
@@ -139,7 +139,7 @@ def _ending(evidence: Evidence, name: str) -> _Ending | None:
         return None
     before, n = max(accuracy[:-1]), sum(run.epochs[-1].val.n_samples for run in evidence.of(name))
     spread = sqrt(2 * before * max(0.0, 1 - before) / max(1, n))  # forged counts can exceed the images
-    chance = stats.normal_quantile(evidence.thresholds.confidence) * spread
+    chance = proportions.normal_quantile(evidence.thresholds.confidence) * spread
     return _Ending(len(accuracy), plateau(accuracy), accuracy[-1] - before, chance)
 
 
@@ -179,8 +179,8 @@ def statistics_settled(evidence: Evidence) -> Finding:
         if found is None or best is None:
             continue
         sides = ((m.n_correct, m.n_samples) for m in (best.train, best.val))
-        train, val = (stats.wilson(x, n, evidence.thresholds.confidence) for x, n in sides)
-        if stats.difference_of_independent(train, val).low > SAME_TRAINING:
+        train, val = (proportions.wilson(x, n, evidence.thresholds.confidence) for x, n in sides)
+        if proportions.difference_of_independent(train, val).low > SAME_TRAINING:
             problems[run.name] = [
                 f"{run.name}: in epoch {found.epoch} it had {found.train.accuracy:.1%} in training, but "
                 f"{found.val.accuracy:.1%} on validation: BatchNorm's running statistics lagged behind the "
@@ -200,7 +200,7 @@ def _lag(results: Results, run: Run) -> Epoch | None:
         if epoch.epoch * steps > MEMORY_STEPS:
             break
         loss = epoch.val.loss_sum / epoch.val.n_samples
-        at_chance = stats.wilson(epoch.val.n_correct, epoch.val.n_samples).low <= chance
+        at_chance = proportions.wilson(epoch.val.n_correct, epoch.val.n_samples).low <= chance
         if epoch.train.accuracy - epoch.val.accuracy < GAP or not at_chance or loss <= guessing:
             continue
         best = max(run.epochs[epoch.epoch - 1 :], key=lambda later: later.val.n_correct)
@@ -256,7 +256,7 @@ def at_chance(evidence: Evidence) -> list[str]:
             chance = max(counts) / max(1, sum(counts))
             m = run.best.val if run.best else None
             confidence = evidence.thresholds.confidence
-            learned |= m is not None and stats.wilson(m.n_correct, m.n_samples, confidence).low > chance
+            learned |= m is not None and proportions.wilson(m.n_correct, m.n_samples, confidence).low > chance
         if evidence.of(name) and not learned:
             found.append(name)
     return found

@@ -1,8 +1,8 @@
 """Level 2: losses are numbers that a network can have computed."""
 
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, from_problems
-from grader.record import SPLITS
+from grader.submission.record import SPLITS
 
 SUM_TOLERANCE = 1e-12  # relative; the order of a float64 sum matters less, even for a million values
 

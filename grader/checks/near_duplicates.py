@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from grader.errors import listed
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import NO_PREDICTIONS, Finding, Level, Status, counted, in_points, not_checked
-from grader.record import SPLITS
+from grader.submission.record import SPLITS
 
 
 @dataclass(frozen=True)

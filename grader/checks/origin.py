@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, from_problems
-from grader.strict_json import short
+from grader.reading.strict_json import short
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Level 1: no variant is held back by a learning rate that nobody tuned for it."""
 
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, not_checked, rate_text
 
 MOST_APART = 10.0

@@ -4,8 +4,7 @@ from collections import defaultdict
 from statistics import median
 from typing import TYPE_CHECKING
 
-from grader import stats
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import (
     MINUS,
     NO_PREDICTIONS,
@@ -18,11 +17,12 @@ from grader.findings import (
     limits_in_points,
     not_checked,
 )
-from grader.record import SPLITS, Run
-from grader.stats import Interval
+from grader.statistics import proportions
+from grader.statistics.proportions import Interval
+from grader.submission.record import SPLITS, Run
 
 if TYPE_CHECKING:
-    from grader.predictions import Predictions
+    from grader.submission.predictions import Predictions
 
 RELATIVE = 1e-6  # both sums add the same float32 values, possibly in a different order
 FEWEST_RUNS = 3  # whose median gap is that of an official split
@@ -74,7 +74,7 @@ def recomputed(evidence: Evidence) -> Finding:
 
 
 def _other_calibration(run: Run, split: str, rows: "Predictions") -> list[str]:
-    from grader.calibration import expected_calibration_error
+    from grader.statistics.calibration import expected_calibration_error
 
     if rows.confidence is None:
         return []
@@ -273,8 +273,8 @@ def _gaps(evidence: Evidence, is_official: bool) -> tuple[dict[str, Interval], L
         if run.best is None:
             continue
         sides = [(run.best.on(s).n_correct, run.best.on(s).n_samples) for s in ("test", "val")]
-        test, val = (stats.wilson(n_correct, n, confidence) for n_correct, n in sides)
-        gaps[run.name] = stats.difference_of_independent(test, val)
+        test, val = (proportions.wilson(n_correct, n, confidence) for n_correct, n in sides)
+        gaps[run.name] = proportions.difference_of_independent(test, val)
         rows = [evidence.predictions.get((run.name, split)) for split in ("test", "val")]
         if rows[0] is not None and rows[1] is not None:
             level = Level.PREDICTIONS
@@ -282,7 +282,7 @@ def _gaps(evidence: Evidence, is_official: bool) -> tuple[dict[str, Interval], L
             classes = [[(int(r), int(n)) for r, n in zip(*side, strict=True) if n] for side in counts]
             if is_official:
                 del gaps[run.name]
-            gaps[f"{run.name}, mean per class"] = stats.difference_of_class_means(
+            gaps[f"{run.name}, mean per class"] = proportions.difference_of_class_means(
                 classes[0], classes[1], confidence
             )
     return gaps, level

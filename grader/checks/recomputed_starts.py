@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
-from grader.record import Run
+from grader.submission.record import Run
 
 NO_RERUN = "Requires --rerun."
 

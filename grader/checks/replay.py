@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
-from grader.replay import Passage, Replay
-from grader.replayed import Outcome, Recorded, compared, recorded
+from grader.isolated.replay import Passage, Replay
+from grader.isolated.replayed import Outcome, Recorded, compared, recorded
 
 PLATFORM = ("platform", "device_name", "torch")
 """Where these agree, random weights are the same: PyTorch draws normal values otherwise without AVX2."""

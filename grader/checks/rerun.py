@@ -3,7 +3,7 @@
 from dataclasses import replace
 from math import sqrt
 
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
 
 NLL_TOLERANCE = 0.02  # absolute and relative; another CPU, or TF32, changes a loss by less

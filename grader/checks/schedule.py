@@ -2,7 +2,7 @@
 
 from math import ceil, cos, pi, sin
 
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, from_problems
 
 TOLERANCE = 1e-12  # of the peak; sums of a million steps in another order differ by less

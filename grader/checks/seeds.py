@@ -1,8 +1,8 @@
 """Level 1: the seeds are those that the course prescribed, and nobody else has the same runs."""
 
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, from_problems, not_checked
-from grader.strict_json import short
+from grader.reading.strict_json import short
 
 
 def seed_prescribed(evidence: Evidence) -> Finding:

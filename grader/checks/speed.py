@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from math import isfinite
 from statistics import median, quantiles
 
-from grader import means
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, not_checked
-from grader.record import Epoch, Run
-from grader.stats import Interval
+from grader.statistics import means
+from grader.statistics.proportions import Interval
+from grader.submission.record import Epoch, Run
 
 CLEAR_IN_ONE_JOB = 0.75
 """With one seed nothing tells how much the times of two runs differ by themselves."""

@@ -4,11 +4,11 @@ from collections.abc import Callable, Hashable, Iterator
 from itertools import combinations
 from math import log
 
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
+from grader.evidence.telling import FEWEST_IMAGES, is_telling
 from grader.findings import Finding, Level, counted, from_problems
-from grader.record import SPLITS, Epoch, Results, Run, Split
-from grader.split_rule import shares_of
-from grader.telling import FEWEST_IMAGES, is_telling
+from grader.submission.record import SPLITS, Epoch, Results, Run, Split
+from grader.submission.split_rule import shares_of
 
 TIME_SLACK = 1.01  # seconds may be rounded
 RELATIVE = 1e-4  # rounding of losses near ties

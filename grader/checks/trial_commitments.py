@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from math import log
 from types import SimpleNamespace
 
-from grader import commitments
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
-from grader.record import Results
-from grader.resnet18 import GROUPS
-from grader.trials import Trial
+from grader.submission import commitments
+from grader.submission.record import Results
+from grader.submission.resnet18 import GROUPS
+from grader.submission.trials import Trial
 
 LEAST_RATE = 1e-5
 """Below this peak, a step may be smaller than the rounding of float32 weights: two rates give one result."""
@@ -28,7 +28,7 @@ def trials_committed(evidence: Evidence) -> Finding:
     other trained layers, and not those of a final run, which has another seed. Shows that the file is
     consistent with itself; --replay trains a trial of each variant again.
 
-    Source: the results schema; `grader/commitments.py`.
+    Source: the results schema; `grader/submission/commitments.py`.
     """
     results = evidence.results
     if results.tuning is None:

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from grader import stats
-from grader.record import Results, Split
-from grader.trials import Target, Trial, Tuning, label
+from grader.statistics import proportions
+from grader.submission.record import Results, Split
+from grader.submission.trials import Target, Trial, Tuning, label
 
 
 def has_learned(results: Results, trial: Trial) -> bool:
     """Whether a trial became better on validation than the most frequent class (95% Wilson interval)."""
     val = validation_of(results, trial)
     chance = max(val.class_counts) / max(1, sum(val.class_counts))
-    return any(stats.wilson(e.n_correct, e.n_samples).low > chance for e in trial.validation)
+    return any(proportions.wilson(e.n_correct, e.n_samples).low > chance for e in trial.validation)
 
 
 def validation_of(results: Results, trial: Trial) -> Split:

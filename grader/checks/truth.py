@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from grader.checks.whole_data import MOST_EXCLUDED
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
-from grader.record import SPLITS
-from grader.truth import Truth
+from grader.reading.truth import Truth
+from grader.submission.record import SPLITS
 
 if TYPE_CHECKING:
-    from grader.predictions import Predictions
+    from grader.submission.predictions import Predictions
 
 NO_TRUTH = "Requires --labels, --dataset or --rerun."
 NO_ROWS = "There are no predictions to compare with the true labels."

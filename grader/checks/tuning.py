@@ -6,10 +6,10 @@ from dataclasses import replace
 from math import floor, log
 
 from grader.checks.trial_terms import has_learned, shared_problems, validation_of
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
-from grader.record import Results, VariantConfig
-from grader.trials import Choice, Target, Trial, Tuning, label
+from grader.submission.record import Results, VariantConfig
+from grader.submission.trials import Choice, Target, Trial, Tuning, label
 
 MAX_EXTENSIONS = 2
 STEP_TOLERANCE = 1e-6  # relative; rates beyond the grid are rounded to 12 digits

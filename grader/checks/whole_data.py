@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
-from grader.record import SPLITS, Results, Split
-from grader.split_rule import STANDARD, shares_of
+from grader.submission.record import SPLITS, Results, Split
+from grader.submission.split_rule import STANDARD, shares_of
 
 DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 FLOWERS = (

@@ -7,7 +7,7 @@ from grader.formats.gradescope import to_gradescope
 from grader.formats.json import to_json
 from grader.formats.junit import to_junit
 from grader.formats.text import to_text, to_verbose_text
-from grader.verdict import Grade
+from grader.grading.verdict import Grade
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from grader.errors import listed
 from grader.findings import Status
 from grader.formats.clean import clean_lines
 from grader.formats.text import closing
-from grader.verdict import Grade
+from grader.grading.verdict import Grade
 
 
 def to_gradescope(grade: Grade) -> str:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from grader.formats.clean import clean
-from grader.verdict import Grade
+from grader.grading.verdict import Grade
 
 FORMAT_VERSION = "2.0"
 

@@ -5,7 +5,7 @@ from xml.etree import ElementTree as ET
 
 from grader.findings import Status
 from grader.formats.clean import clean, clean_lines
-from grader.verdict import Grade
+from grader.grading.verdict import Grade
 
 EPOCH = "1970-01-01T00:00:00"  # required by the schema, but an unusable file has no timestamp
 

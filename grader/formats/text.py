@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from grader.errors import listed
 from grader.findings import Status, counted
 from grader.formats.clean import clean
-from grader.verdict import Grade
+from grader.grading.verdict import Grade
 
 if TYPE_CHECKING:  # imported only for a terminal
     from rich.console import Console

@@ -13,9 +13,9 @@ from collections import Counter
 from pathlib import Path
 
 from grader.checks.speed import c_faster
-from grader.evidence import Evidence
-from grader.load import load
-from grader.record import Results, Run
+from grader.evidence.gathered import Evidence
+from grader.submission.load import load
+from grader.submission.record import Results, Run
 
 
 def jobs(results: Results) -> list[list[int]]:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from grader.grade import Job, grade
-from grader.load import load
-from grader.policy import load_policy
+from grader.grading.grade import Job, grade
+from grader.grading.policy import load_policy
+from grader.submission.load import load
 from tests.benchmarks.measure import DATA
 
 RATES = ("0.00316", "0.01", "0.0316", "0.1", "0.316")

@@ -28,9 +28,9 @@ from finetune.training.record import Predictions
 from finetune.training.trainer import Trainer
 from grader.checks import PROPERTIES
 from grader.findings import Status
-from grader.grade import Job, grade
-from grader.policy import load_policy
-from grader.replay import Request
+from grader.grading.grade import Job, grade
+from grader.grading.policy import load_policy
+from grader.isolated.replay import Request
 from tests.benchmarks.replays import with_held_out
 from tests.builders.runs import RecordingReporter
 

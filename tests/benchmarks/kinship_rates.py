@@ -18,10 +18,10 @@ import numpy as np
 
 from grader.checks import kinship
 from grader.checks.kinship import LEAST_RELATED, MOST_RELATED, Pair, _pairs
-from grader.evidence import Evidence, Thresholds, gather
-from grader.load import load
-from grader.predictions import Predictions
-from grader.record import SPLITS
+from grader.evidence.gathered import Evidence, Thresholds, gather
+from grader.submission.load import load
+from grader.submission.predictions import Predictions
+from grader.submission.record import SPLITS
 from tests.benchmarks.kinships import evidence_of
 
 JITTERS = (0.01, 0.05, 0.1, 0.2, 0.5)

@@ -17,9 +17,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from grader.evidence import Evidence
-from grader.predictions import Predictions
-from grader.record import SPLITS
+from grader.evidence.gathered import Evidence
+from grader.submission.predictions import Predictions
+from grader.submission.record import SPLITS
 
 DATA = Path(__file__).parents[3] / "shared/data"
 DIGITS = {"preset": "smoke"}

@@ -26,9 +26,9 @@ from finetune.data.datasets import Sample
 from finetune.data.inputs import image_files
 from finetune.data.sources import WHOLE
 from finetune.data.stream import evaluation_stream
-from finetune.run.listing import lines
-from finetune.run.predict import predict
-from finetune.run.trained import TrainedModel, open_model
+from finetune.inference.listing import lines
+from finetune.inference.predict import predict
+from finetune.inference.trained import TrainedModel, open_model
 from finetune.training.evaluate import evaluate
 from finetune.training.features import FrozenPrefix
 

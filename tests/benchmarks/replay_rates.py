@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from grader.checks.replay import replay_agrees
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Status
-from grader.record import SPLITS, Results, Run, results_from
-from grader.replay import Passage, Replay
-from grader.replayed import CLOSE, FAR
+from grader.isolated.replay import Passage, Replay
+from grader.isolated.replayed import CLOSE, FAR
+from grader.submission.record import SPLITS, Results, Run, results_from
 from tests.benchmarks.replays import HONEST, WAYS
 
 OUTCOMES = {"identical": "identical", "close": "agrees", "unclear": "unclear", "other": "refuted"}

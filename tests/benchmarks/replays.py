@@ -122,7 +122,7 @@ def passages_of(document: Mapping[str, Any], way: Again) -> list[tuple[str, int,
 
 def once(folder: Path, name: str) -> None:
     """In this process: train again and write `NAME.json` beside the run folder."""
-    from finetune.run import replay
+    from finetune.evidence import replay
     from tests.builders.runs import RecordingReporter
 
     way = WAYS[name]

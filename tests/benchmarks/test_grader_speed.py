@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from grader.grade import Job, grade
-from grader.policy import load_policy
+from grader.grading.grade import Job, grade
+from grader.grading.policy import load_policy
 from tests.grader.honest import Size, write_run
 
 MOST_MEGABYTES = 150

@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from grader import rerun
+from grader.isolated import rerun
 
 
 def use_stand_in(monkeypatch: pytest.MonkeyPatch, code: str) -> None:

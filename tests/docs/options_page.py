@@ -14,8 +14,8 @@ from finetune.config.experiment import ExperimentConfig, Recipe
 from finetune.config.presets import preset_names
 from finetune.config.tune import Tune
 from finetune.config.variant import Variant
-from grader import cli as grader_cli
-from grader.resnet18 import GROUPS
+from grader.cli import app as grader_cli
+from grader.submission.resnet18 import GROUPS
 from tests.docs.markdown import cell, table
 
 GRADER = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from grader.formats import FORMATS
-from grader.grade import Job, grade_safely
-from grader.policy import load_policy
+from grader.grading.grade import Job, grade_safely
+from grader.grading.policy import load_policy
 from tests.docs import options_page, results_page
 from tests.docs.markdown import DOCS, ROOT
 

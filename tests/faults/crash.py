@@ -28,7 +28,7 @@ from finetune.network.weights import read_state
 from finetune.run import environment, saving
 from finetune.run.experiment import run_experiment
 from finetune.system.signals import StopRequest
-from grader.schema import schema_problems
+from grader.reading.schema import schema_problems
 from tests.builders.config import tiny_config
 from tests.builders.runs import RecordingReporter
 from tests.compare_runs import file_digests, without_times

@@ -25,10 +25,10 @@ from finetune.data.prepare import prepare_images
 from finetune.data.split_dataset import split_dataset
 from finetune.distributed.world import SingleProcess
 from finetune.errors import FinetuneError
+from finetune.evidence import reevaluate
 from finetune.network.resnet18 import resnet18, state_shapes
 from finetune.network.weights import load_weights
 from finetune.run import experiment as job
-from finetune.run import reevaluate
 from finetune.run.folder import RunFolder
 from finetune.run.prepare import best_checkpoint
 from finetune.system.signals import StopRequest

@@ -26,7 +26,7 @@ from finetune.system.signals import StopRequest
 from finetune.training import checkpoint
 from finetune.training.trainer import Trainer
 from grader import cli as grader
-from grader.schema import schema_problems
+from grader.reading.schema import schema_problems
 from tests.builders.config import tiny_command, tiny_config
 from tests.builders.images import image_tree
 from tests.builders.runs import RecordingReporter, results_of, run_finetune
@@ -47,7 +47,7 @@ def limited(self, text):
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (32 << 20),) * 2)
 console.Reporter.say = limited
 sys.argv[0] = "finetune"
-cli.main()
+app.main()
 """
 """The command with 32 MiB of address space left when training begins; a batch alone takes 54 MB."""
 

@@ -15,9 +15,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from grader.grade import Job, grade
-from grader.policy import load_policy
-from grader.schema import schema_problems
+from grader.grading.grade import Job, grade
+from grader.grading.policy import load_policy
+from grader.reading.schema import schema_problems
 from tests.builders.config import tiny_command
 from tests.builders.images import image_tree
 from tests.builders.runs import results_of, run_finetune

@@ -15,7 +15,7 @@ from finetune.errors import OutOfMemory
 from finetune.run.experiment import run_experiment
 from finetune.system.signals import Stopped, StopRequest
 from finetune.training.trainer import Trainer
-from grader.schema import schema_problems
+from grader.reading.schema import schema_problems
 from tests.builders.config import tiny_config
 from tests.builders.runs import RecordingReporter, StopAt, results_of
 from tests.compare_runs import differences

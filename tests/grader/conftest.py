@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from grader.policy import Policy, load_policy
+from grader.grading.policy import Policy, load_policy
 from tests.grader.honest import Size, write_run
 
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from grader import commitments, resnet18
-from grader.calibration import expected_calibration_error
-from grader.evidence import Evidence, Thresholds, gather
-from grader.load import Submission
-from grader.record import SPLITS, results_from
+from grader.evidence.gathered import Evidence, Thresholds, gather
+from grader.statistics.calibration import expected_calibration_error
+from grader.submission import commitments, resnet18
+from grader.submission.load import Submission
+from grader.submission.record import SPLITS, results_from
 from tests.grader.honest import commit, truth_of
 
 SMOKE = Path(__file__).parent / "smoke-run"

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grader import commitments
-from grader.calibration import N_BINS, expected_calibration_error
 from grader.checks.origin import KNOWN_WEIGHTS
-from grader.predictions import HEADER
-from grader.record import SPLITS
-from grader.resnet18 import GROUPS, count, of_groups, parameter_shapes
-from grader.truth import Truth
+from grader.reading.truth import Truth
+from grader.statistics.calibration import N_BINS, expected_calibration_error
+from grader.submission import commitments
+from grader.submission.predictions import HEADER
+from grader.submission.record import SPLITS
+from grader.submission.resnet18 import GROUPS, count, of_groups, parameter_shapes
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 VARIANTS = {"A": ("random", "all"), "B": ("pretrained", "all"), "C": ("pretrained", ["layer4", "fc"])}

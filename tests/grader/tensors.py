@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grader import resnet18
-from grader.checkpoints import COUNTER
 from grader.checks.origin import KNOWN_WEIGHTS
+from grader.submission import resnet18
+from grader.submission.checkpoints import COUNTER
 
 State = dict[str, NDArray[Any]]
 TYPES = {"float32": "F32", "int64": "I64"}

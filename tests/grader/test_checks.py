@@ -12,12 +12,12 @@ import pytest
 
 from grader.checks import PROPERTIES, claims, design, equal_terms, judge, learning, training
 from grader.checks.compare import Comparison, _one_seed, _two_seeds, p_text
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, in_points, not_checked
-from grader.load import load
-from grader.record import results_from
-from grader.rerun import Rerun
-from grader.stats import Interval, PairedCounts
+from grader.isolated.rerun import Rerun
+from grader.statistics.proportions import Interval, PairedCounts
+from grader.submission.load import load
+from grader.submission.record import results_from
 from tests.grader.forgeries import FORGERIES, evidence_of
 
 Changed = Callable[[Callable[[dict[str, Any]], None]], Evidence]
@@ -107,11 +107,11 @@ class TestHull:
     def test_spans_both_seeds(self) -> None:
         tables = [PairedCounts(80, 15, 3, 2), PairedCounts(70, 25, 2, 3)]
         found, p, variance = _two_seeds(tables, 0.95)
-        from grader import stats
+        from grader.statistics import proportions
 
-        first, second = (stats.difference_of_paired(table) for table in tables)
+        first, second = (proportions.difference_of_paired(table) for table in tables)
         assert found == Interval(pytest.approx((0.12 + 0.23) / 2), first.low, second.high)
-        assert p == stats.mcnemar(tables[0])
+        assert p == proportions.mcnemar(tables[0])
         assert variance == pytest.approx((0.18 - 0.12**2 + 0.27 - 0.23**2) / 2)
 
     def test_seeds_that_disagree(self) -> None:

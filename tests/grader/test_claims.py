@@ -11,12 +11,12 @@ import pytest
 
 from grader.checks.learning import plateau
 from grader.checks.speed import c_faster
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status
-from grader.grade import Job, grade
-from grader.policy import Policy
-from grader.record import Results
-from grader.verdict import NO_NETWORK, Grade
+from grader.grading.grade import Job, grade
+from grader.grading.policy import Policy
+from grader.grading.verdict import NO_NETWORK, Grade
+from grader.submission.record import Results
 from tests.grader import honest as simulated
 from tests.grader.honest import Size, write_run
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from grader.policy import load_policy
+from grader.grading.policy import load_policy
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from grader.checks import PROPERTIES, judge
-from grader.evidence import Thresholds, gather
+from grader.evidence.gathered import Thresholds, gather
 from grader.findings import Status
-from grader.load import load
+from grader.submission.load import load
 from tests.grader import honest
 from tests.grader.honest import Size, truth_of, write_run
 

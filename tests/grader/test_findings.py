@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from grader.evidence import Evidence, Thresholds, gather
+from grader.evidence.gathered import Evidence, Thresholds, gather
 from grader.findings import Finding
-from grader.load import load
+from grader.submission.load import load
 from tests.grader.forgeries import FORGERIES, SMOKE, Forgery, evidence_of
 from tests.grader.honest import truth_of
 

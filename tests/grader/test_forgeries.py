@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from grader.findings import Status
-from grader.grade import Job, grade
-from grader.policy import Policy
+from grader.grading.grade import Job, grade
+from grader.grading.policy import Policy
 from tests.grader.forgeries import FORGERIES, Forger, Forgery
 from tests.grader.honest import truth_of
 

@@ -15,9 +15,9 @@ from rich.console import Console
 from grader.findings import Finding, Level, Status
 from grader.formats import FORMATS
 from grader.formats.text import print_grade, print_table, to_table
-from grader.grade import Job, grade
-from grader.policy import Policy, load_policy
-from grader.verdict import NO_NETWORK, Grade
+from grader.grading.grade import Job, grade
+from grader.grading.policy import Policy, load_policy
+from grader.grading.verdict import NO_NETWORK, Grade
 from tests.grader.forgeries import FORGERIES, Forger
 
 HERE = Path(__file__).parent

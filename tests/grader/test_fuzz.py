@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from grader.formats import FORMATS
-from grader.grade import Job, grade
-from grader.policy import Policy
+from grader.grading.grade import Job, grade
+from grader.grading.policy import Policy
 from tests.grader.honest import Size, write_run
 
 N = int(os.environ.get("GRADER_FUZZ", "60"))

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from grader import evidence, predictions
 from grader.errors import UnusableError
-from grader.files import below
-from grader.grade import Job, grade
-from grader.load import load
-from grader.policy import Policy
-from grader.predictions import HEADER_1, Predictions, parse_predictions
-from grader.strict_json import MAX_BYTES, parse
+from grader.evidence import gathered
+from grader.grading.grade import Job, grade
+from grader.grading.policy import Policy
+from grader.reading.files import below
+from grader.reading.strict_json import MAX_BYTES, parse
+from grader.submission import predictions
+from grader.submission.load import load
+from grader.submission.predictions import HEADER_1, Predictions, parse_predictions
 from tests.grader.forgeries import Forger
 
 HEADER = b"sample_id,label,predicted,nll\n"
@@ -177,7 +178,7 @@ class TestFiles:
     def test_predictions_are_limited_in_total(
         self, honest: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(evidence, "MAX_TOTAL_CSV_BYTES", 20_000)
+        monkeypatch.setattr(gathered, "MAX_TOTAL_CSV_BYTES", 20_000)
         (found,) = grade(Job(honest, "x", policy)).problems
         assert found.endswith("the prediction files have more than 20,000 bytes in total.")
 

@@ -10,19 +10,19 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from grader.cohort import Cohort
-from grader.evidence import gather
+from grader.cohort.cohort import Cohort
+from grader.cohort.grades_csv import to_csv
+from grader.cohort.summary import to_html
+from grader.evidence.gathered import gather
 from grader.findings import Level, Status
 from grader.formats import FORMATS
-from grader.formats.grades_csv import to_csv
-from grader.formats.summary import to_html
 from grader.formats.text import to_table
-from grader.grade import graded
-from grader.load import load
-from grader.policy import Policy, load_policy
-from grader.replay import Passage, Replay
-from grader.rerun import Rerun
-from grader.verdict import NO_NETWORK, Grade
+from grader.grading.grade import graded
+from grader.grading.policy import Policy, load_policy
+from grader.grading.verdict import NO_NETWORK, Grade
+from grader.isolated.replay import Passage, Replay
+from grader.isolated.rerun import Rerun
+from grader.submission.load import load
 from tests.grader.honest import truth_of
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from grader.checks import PROPERTIES, judge
-from grader.evidence import Evidence, Thresholds, gather
+from grader.evidence.gathered import Evidence, Thresholds, gather
 from grader.findings import Level, Status
-from grader.load import Submission, load
-from grader.record import results_from
-from grader.replay import Passage, Replay
-from grader.rerun import Rerun
+from grader.isolated.replay import Passage, Replay
+from grader.isolated.rerun import Rerun
+from grader.submission.load import Submission, load
+from grader.submission.record import results_from
 from tests.grader.forgeries import SMOKE, Forger
 from tests.grader.honest import Size, truth_of, write_run
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from grader.checks import architecture, prediction_files, rerun, truth
-from grader.evidence import Evidence, Thresholds, gather
+from grader.evidence.gathered import Evidence, Thresholds, gather
 from grader.findings import Level, Status, not_checked
-from grader.load import load
-from grader.predictions import Predictions
-from grader.rerun import Rerun
-from grader.resnet18 import GROUPS
+from grader.isolated.rerun import Rerun
+from grader.submission.load import load
+from grader.submission.predictions import Predictions
+from grader.submission.resnet18 import GROUPS
 from tests.grader.honest import truth_of
 
 FIRST = ("A-seed0", "test")

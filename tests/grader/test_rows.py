@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from grader.findings import Status
-from grader.grade import Job, grade
-from grader.policy import Policy, load_policy
-from grader.verdict import Grade
+from grader.grading.grade import Job, grade
+from grader.grading.policy import Policy, load_policy
+from grader.grading.verdict import Grade
 from tests.grader import honest as simulated
 from tests.grader.honest import Size, commit, sha, write_run
 from tests.grader.tuned import tune

@@ -13,13 +13,13 @@ from typing import cast
 import numpy as np
 import pytest
 
-from grader import means, stats
 from grader.checks.compare import _two_seeds
 from grader.checks.speed import c_faster
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Status
-from grader.record import Results
-from grader.stats import Interval, PairedCounts
+from grader.statistics import means, proportions
+from grader.statistics.proportions import Interval, PairedCounts
+from grader.submission.record import Results
 
 N = int(os.environ.get("GRADER_SIMULATIONS", "1000"))
 SLOW = pytest.param(10 * N, marks=pytest.mark.slow)
@@ -72,7 +72,8 @@ def test_paired_intervals_cover(experiments: int, n: int, first: float, second: 
     rng = np.random.default_rng(20)
     truth = probability(first) - probability(second)
     covered = [
-        covers(stats.difference_of_paired(paired(rng, n, first, second)), truth) for _ in range(experiments)
+        covers(proportions.difference_of_paired(paired(rng, n, first, second)), truth)
+        for _ in range(experiments)
     ]
     assert is_nominal(covered)
 
@@ -82,7 +83,10 @@ def test_independent_intervals_cover(experiments: int) -> None:
     rng = np.random.default_rng(21)
     draws = zip(rng.binomial(1224, 0.85, experiments), rng.binomial(1278, 0.83, experiments), strict=True)
     covered = [
-        covers(stats.difference_of_independent(stats.wilson(x, 1224), stats.wilson(y, 1278)), 0.02)
+        covers(
+            proportions.difference_of_independent(proportions.wilson(x, 1224), proportions.wilson(y, 1278)),
+            0.02,
+        )
         for x, y in draws
     ]
     assert is_nominal(covered)
@@ -97,7 +101,7 @@ def test_mean_per_class_intervals_cover(experiments: int) -> None:
     covered = []
     for _ in range(experiments):
         x, y = (list(zip(rng.binomial(n, skill), n, strict=True)) for n in (test, val))
-        covered.append(covers(stats.difference_of_class_means(x, y), 0.0))
+        covered.append(covers(proportions.difference_of_class_means(x, y), 0.0))
     assert is_nominal(covered)
 
 
@@ -221,7 +225,7 @@ def test_equal_networks_are_rarely_called_different(experiments: int, n: int) ->
     beats = wrong = 0
     for _ in range(experiments):
         tables = [paired(rng, n, 1.0, 1.0) for _ in range(3)]
-        p = stats.holm([stats.mcnemar(table) for table in tables])[0]
+        p = proportions.holm([proportions.mcnemar(table) for table in tables])[0]
         beats += p < 0.05 and tables[0].difference > 0
         wrong += p < 0.05
     assert beats / experiments <= 0.025

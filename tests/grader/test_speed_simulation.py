@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from grader.checks.speed import c_faster
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Status
 
 N = int(os.environ.get("GRADER_SIMULATIONS", "1000"))

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grader import checkpoints
-from grader.checkpoints import COUNTER, parse_checkpoint
 from grader.checks import PROPERTIES, judge
 from grader.checks.schedule import mean_share
 from grader.checks.whole_data import DIGITS, FLOWERS, whole_data
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Status
 from grader.formats.text import to_text
-from grader.grade import Job, grade
-from grader.load import load
-from grader.policy import BUNDLED, Policy, load_policy
-from grader.record import Results, Split
-from grader.rerun import Rerun
-from grader.resnet18 import GROUPS, multiplications, state_shapes
+from grader.grading.grade import Job, grade
+from grader.grading.policy import BUNDLED, Policy, load_policy
+from grader.isolated.rerun import Rerun
+from grader.submission import checkpoints
+from grader.submission.checkpoints import COUNTER, parse_checkpoint
+from grader.submission.load import load
+from grader.submission.record import Results, Split
+from grader.submission.resnet18 import GROUPS, multiplications, state_shapes
 from tests.grader.forgeries import SMOKE, Forger
 from tests.grader.honest import Size, mean_rate, truth_of, write_run
 from tests.grader.tensors import (

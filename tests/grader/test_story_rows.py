@@ -13,10 +13,10 @@ from grader.checks.learning import one_rate
 from grader.checks.peak_rates import comparable_rates
 from grader.checks.schedule import rates_exact
 from grader.checks.whole_data import whole_data
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Status
-from grader.load import load
-from grader.record import Results, results_from
+from grader.submission.load import load
+from grader.submission.record import Results, results_from
 from tests.grader.forgeries import SMOKE
 from tests.grader.honest import Size, write_run
 from tests.grader.tuned import write_tuned

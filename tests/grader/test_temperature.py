@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grader.calibration import loss_limits
 from grader.checks import judge
 from grader.checks.calibrated import temperature_fits
-from grader.evidence import Evidence, Thresholds, gather
+from grader.evidence.gathered import Evidence, Thresholds, gather
 from grader.findings import Finding, Level, Status
-from grader.grade import Job, grade
-from grader.load import load
-from grader.policy import Policy
-from grader.rerun import Rerun
+from grader.grading.grade import Job, grade
+from grader.grading.policy import Policy
+from grader.isolated.rerun import Rerun
+from grader.statistics.calibration import loss_limits
+from grader.submission.load import load
 from tests.grader.forgeries import Forger
 from tests.grader.honest import Size, fitted, write_run
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from grader.checks.trial_commitments import trials_committed
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Status
-from grader.grade import Job, grade
-from grader.load import load
-from grader.policy import Policy
-from grader.replay import Request
-from grader.verdict import Grade
+from grader.grading.grade import Job, grade
+from grader.grading.policy import Policy
+from grader.grading.verdict import Grade
+from grader.isolated.replay import Request
+from grader.submission.load import load
 from tests.builders.stand_in import use_stand_in
 from tests.grader.forgeries import Forger
 from tests.grader.honest import Size, commit

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from grader.findings import Finding, Status
-from grader.grade import Job, grade
-from grader.policy import Policy
+from grader.grading.grade import Job, grade
+from grader.grading.policy import Policy
 from tests.grader.forgeries import Forger
 from tests.grader.honest import Size, commit, write_run
 from tests.grader.tuned import tune, write_tuned

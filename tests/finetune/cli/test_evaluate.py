@@ -13,13 +13,13 @@ import torch
 
 from finetune.config.experiment import Variant
 from finetune.data.split_dataset import split_dataset
+from finetune.evidence.recompute import Recomputation
 from finetune.network.network import fingerprint
 from finetune.network.resnet18 import build, state_shapes
 from finetune.network.weights import load_weights
 from finetune.run.folder import RunFolder
-from finetune.run.recompute import Recomputation
-from grader.load import load
-from grader.rerun import rerun
+from grader.isolated.rerun import rerun
+from grader.submission.load import load
 from tests.builders.config import tiny_config
 from tests.builders.images import image_tree
 from tests.builders.runs import Command

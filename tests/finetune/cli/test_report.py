@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from grader.grade import Job, grade
-from grader.policy import load_policy
+from grader.grading.grade import Job, grade
+from grader.grading.policy import load_policy
 from tests.builders.reports import edit_results, simulated_run
 from tests.builders.runs import Command
 

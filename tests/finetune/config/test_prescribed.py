@@ -11,7 +11,7 @@ import tomli_w
 from finetune.config.overrides import configure
 from finetune.config.presets import load_preset, to_table
 from finetune.errors import ConfigError
-from grader.seeds import Prescription
+from grader.evidence.seeds import Prescription
 
 SEED = Prescription("n", "alice").seed
 

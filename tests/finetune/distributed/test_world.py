@@ -33,8 +33,8 @@ from finetune.system.signals import Stopped, StopRequest
 from finetune.training.requirements import require_batch_statistics
 from finetune.training.trainer import Trainer
 from grader.findings import Status
-from grader.grade import Job, grade
-from grader.policy import load_policy
+from grader.grading.grade import Job, grade
+from grader.grading.policy import load_policy
 from tests.builders.runs import RecordingReporter, results_of
 from tests.builders.trainers import RECIPE, ignore_epoch, random_images, tiny_trainer
 from tests.compare_runs import file_digests, without_times

@@ -13,7 +13,7 @@ from PIL import Image
 
 from finetune.report.gallery import SIDE, Photo, Thumbnails, confident_mistakes, disagreements
 from finetune.report.judged import JudgedRun, judged
-from grader.predictions import Predictions
+from grader.submission.predictions import Predictions
 from tests.builders.images import photo
 from tests.builders.reports import simulated_run
 

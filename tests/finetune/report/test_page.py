@@ -20,8 +20,8 @@ from finetune.report.judged import judged
 from finetune.report.page import page as page_of
 from finetune.report.page import plain, write_report
 from grader.findings import Status
-from grader.grade import Job, grade
-from grader.policy import load_policy
+from grader.grading.grade import Job, grade
+from grader.grading.policy import load_policy
 from tests.builders.reports import HOSTILE, edit_results, simulated_run
 from tests.grader.honest import Size
 

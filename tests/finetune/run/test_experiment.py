@@ -28,13 +28,13 @@ from finetune.errors import (
     RunFolderError,
     WeightsError,
 )
+from finetune.evidence.reevaluate import evaluate_run
 from finetune.run import environment, fit
 from finetune.run import experiment as experiment_module
 from finetune.run.experiment import run_experiment
 from finetune.run.folder import RunFolder
 from finetune.run.gradable import VALUES_PER_EPOCH, VALUES_PER_RUN, n_values_of
 from finetune.run.records import Shard
-from finetune.run.reevaluate import evaluate_run
 from finetune.system import host
 from finetune.system.files import locked
 from finetune.system.signals import Stopped, StopRequest

@@ -35,7 +35,7 @@ from finetune.run.prepare import best_checkpoint
 from finetune.run.records import Shard, config_record, predictions_csv, with_absolute_paths
 from finetune.training.record import Predictions
 from grader.errors import UnusableError
-from grader.load import load
+from grader.submission.load import load
 from tests.builders.config import tiny_config
 from tests.builders.runs import RecordingReporter
 

@@ -18,8 +18,8 @@ from finetune.run.experiment import run_experiment
 from finetune.run.merge import merge_runs
 from finetune.system.signals import StopRequest
 from grader.findings import Status
-from grader.grade import Job, grade
-from grader.policy import load_policy
+from grader.grading.grade import Job, grade
+from grader.grading.policy import load_policy
 from tests.builders.config import tiny_config
 from tests.builders.networks import use_narrow_network
 from tests.builders.runs import RecordingReporter

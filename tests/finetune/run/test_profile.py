@@ -16,7 +16,7 @@ from finetune.config.experiment import ExperimentConfig
 from finetune.errors import ConfigError
 from finetune.run.profile import profile_run, stages, stages_table
 from finetune.system.signals import StopRequest
-from grader.record import results_from
+from grader.submission.record import results_from
 from tests.builders.config import tiny_config
 from tests.builders.runs import RecordingReporter
 

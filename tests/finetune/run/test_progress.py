@@ -10,7 +10,7 @@ from finetune.config.experiment import STANDARD_VARIANTS, Variant
 from finetune.config.tune import Tune
 from finetune.run.pace import Pace, duration, step_cost
 from finetune.run.progress import Progress
-from finetune.run.tuning import Key, Trial
+from finetune.run.tuning.search import Key, Trial
 from finetune.run.watch import Watch
 from finetune.training.record import Epoch, Metrics
 from tests.builders.config import tiny_config

@@ -16,15 +16,15 @@ from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig
 from finetune.run.experiment import report
 from finetune.run.folder import RunFolder
 from finetune.run.report import doubt_summary, epoch_line, start_line, summary
-from finetune.run.tuning import Trial
+from finetune.run.tuning.search import Trial
 from finetune.system.console import Reporter
 from finetune.training.record import Epoch, Metrics
 from grader.checks.learning import one_rate
-from grader.evidence import Evidence
+from grader.evidence.gathered import Evidence
 from grader.findings import Status
-from grader.grade import graded
-from grader.policy import load_policy
-from grader.record import results_from
+from grader.grading.grade import graded
+from grader.grading.policy import load_policy
+from grader.submission.record import results_from
 from tests.builders.runs import RecordingReporter
 
 Finished = tuple[Path, ExperimentConfig, dict[str, Any], RecordingReporter]

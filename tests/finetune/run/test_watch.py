@@ -13,7 +13,7 @@ from finetune.config.experiment import STANDARD_VARIANTS
 from finetune.config.tune import Tune
 from finetune.run.experiment import run_experiment
 from finetune.run.pace import step_cost
-from finetune.run.tuning import Trial
+from finetune.run.tuning.search import Trial
 from finetune.run.watch import Watch
 from finetune.system.signals import StopRequest
 from finetune.training.record import Epoch, Metrics

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from finetune.training.calibration import fit_temperature
-from grader.calibration import TEMPERATURES
+from grader.statistics.calibration import TEMPERATURES
 
 
 def drawn(

@@ -20,9 +20,9 @@ from finetune.system.session import undisturbed
 from finetune.training.features import FrozenPrefix
 from finetune.training.precision import choose_precision, mixed
 from grader.findings import Status
-from grader.grade import Job, grade
-from grader.policy import load_policy
-from grader.schema import schema_problems
+from grader.grading.grade import Job, grade
+from grader.grading.policy import load_policy
+from grader.reading.schema import schema_problems
 from tests.builders.networks import recompute
 from tests.builders.trainers import RECIPE, ignore_epoch, random_images, tiny_trainer
 

@@ -1,0 +1,116 @@
+"""What a run's seed, weights and images determine before any training, computed again for the grader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune.config.experiment import ExperimentConfig, Variant
+from finetune.data.augment import Views, plan_epoch
+from finetune.data.split_dataset import SplitDataset
+from finetune.data.stream import training_stream
+from finetune.errors import WeightsError
+from finetune.network.network import Network, fingerprint
+from finetune.network.resnet18 import build, state_shapes
+from finetune.network.weights import NAMED_WEIGHTS, Weights, load_weights
+from finetune.run.folder import RunFolder
+from finetune.run.heads import put_head
+from finetune.run.records import Json
+from grader.submission.record import Run
+
+
+class Recomputation:
+    """Starts and streams of a run folder's runs.
+
+    Args:
+        config: of the experiment, with `config.seed` the first seed.
+        split: its images.
+        document: the results.
+        folder: where heads taken from other runs are.
+        workers: threads that read the headers of the training images.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        split: SplitDataset,
+        document: Mapping[str, Any],
+        folder: RunFolder,
+        workers: int,
+    ) -> None:
+        self.config = config
+        self.split = split
+        self.folder = folder
+        self.runs: list[Json] = document["runs"]
+        self.workers = workers
+        self.n_classes = len(split.dataset.classes)
+        training = split.decoded["train"].samples
+        self.images = training_stream(training, config.recipe.image_size, workers)
+        views = document["config"].get("cache_views")
+        self.views = Views(views, config.seed) if views is not None else None
+        self.weights, self.why = _weights(document["weights"], self.n_classes)
+        self.rows = {row["name"]: row for row in document["config"]["variants"]}
+        self.streams: dict[tuple[int, int], str] = {}
+
+    def of(self, run: Run, trained: Network) -> Json:
+        """What must hold for one run.
+
+        Args:
+            run: as recorded.
+            trained: with the weights of its checkpoint.
+
+        Returns:
+            `initial_sha256` and `frozen_sha256` of its start and `unchanged`, the trained kernels that are
+            still as they were there; the three are None if the weights or the run that gives the head are not
+            at hand, and `why` says why. `stream_sha256` of its training images in order; None for a failed
+            run.
+        """
+        completed = run.status == "completed"
+        found: Json = {
+            "stream_sha256": self.stream(run.seed, len(run.epochs)) if completed else None,
+            **dict.fromkeys(("initial_sha256", "frozen_sha256", "unchanged")),
+            "why": self.why if run.init == "pretrained" else "",
+        }
+        if run.init == "pretrained" and self.weights is None:
+            return found
+        row = self.rows.get(run.variant, {})
+        own = {name: row[name] for name in ("norm", "head") if name in row}
+        variant = Variant(name=run.variant, init=run.init, train=run.trained_groups, **own)
+        if variant.head and not any((r["variant"], r["seed"]) == (variant.head, run.seed) for r in self.runs):
+            return found | {"why": f"{run.name}: the run that gives its head is missing."}
+        start = build(variant, self.n_classes, run.seed, self.weights.state if self.weights else None)
+        if why := put_head(start, variant, run.seed, self.folder, self.runs):
+            return found | {"why": why}
+        before, after = dict(start.named_parameters()), dict(trained.named_parameters())
+        return found | {
+            "initial_sha256": fingerprint(start.state_dict()),
+            "frozen_sha256": start.frozen_sha256(),
+            "unchanged": [
+                n for n, p in start.trainable() if p.ndim > 1 and before[n].cpu().equal(after[n].cpu())
+            ],
+        }
+
+    def stream(self, seed: int, epochs: int) -> str:
+        """SHA-256 of order, crops and flips of that many epochs; variants of a seed share it."""
+        if (seed, epochs) not in self.streams:
+            sizes = self.split.of_seed(seed, {"train": self.images}, self.workers)[1]["train"].sizes
+            digest = ""
+            for epoch in range(1, epochs + 1):
+                digest = plan_epoch(seed, epoch, sizes, self.config.recipe, self.views).digest(digest)
+            self.streams[seed, epochs] = digest
+        return self.streams[seed, epochs]
+
+
+def _weights(recorded: Mapping[str, Any] | None, n_classes: int) -> tuple[Weights | None, str]:
+    """The recorded pretrained weights, or why they are not at hand."""
+    if recorded is None:
+        return None, "No pretrained weights are recorded."
+    if recorded["kind"] not in NAMED_WEIGHTS:
+        return None, "The pretrained weights come from a file, which is not part of the submission."
+    try:
+        weights = load_weights(recorded["kind"], state_shapes(n_classes))
+    except WeightsError as error:
+        return None, str(error)
+    if weights.sha256 != recorded["sha256"]:
+        return None, f"The {recorded['kind']} weights have another SHA-256 here."
+    return weights, ""

@@ -1,0 +1,1 @@
+"""A trained network put to use: predictions, explanations and exported files."""

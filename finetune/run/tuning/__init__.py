@@ -1,0 +1,1 @@
+"""`--tune`: which trials are run, their heads, and the learning rate that they choose."""

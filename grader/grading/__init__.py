@@ -1,0 +1,1 @@
+"""From evidence to a grade: the policy, the verdict in sentences, and the advice."""

@@ -1,0 +1,1 @@
+"""Predictions and training computed again, in a process that can reach nothing of the submission."""

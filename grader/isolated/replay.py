@@ -1,0 +1,243 @@
+"""Train a few epochs again, in the isolated process of `rerun`, to compare them with the recorded ones."""
+
+import copy
+import hashlib
+import importlib.util
+import json
+import random
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grader.errors import UnusableError
+from grader.isolated.rerun import NO_TORCH, PACKAGES, call
+from grader.reading.files import below, read_bytes
+from grader.reading.strict_json import parse
+from grader.submission.checkpoints import MAX_CHECKPOINT_BYTES
+from grader.submission.load import RESULTS_NAME, Submission
+from grader.submission.parts import State
+from grader.submission.record import Epoch, Results, Run
+from grader.submission.trials import Trial
+
+MAX_SECONDS = 1800
+"""Recorded training time of the epochs to replay; beyond it, runs are left out, but never all."""
+
+MAX_OUTPUT_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to replay.
+
+    Attributes:
+        epochs: How many epochs of each run, from its start; as many as the recipe has repeat whole runs.
+        seed: Of the draws: which kept state is replayed from, and which runs if not all can be; None draws
+            one that nobody can foresee.
+        weights: File of the pretrained weights; None if they are known by name.
+    """
+
+    epochs: int = 1
+    seed: int | None = None
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Consecutive epochs of a run or a trial, trained again.
+
+    Attributes:
+        run: Name of the run.
+        trial: Index of the trial that it is instead of a run; None if it is a run.
+        first: Number of the first epoch.
+        initial_sha256: Hash of the start on this machine; matters if `first` is 1.
+        epochs: As recorded in a results file.
+    """
+
+    run: str
+    trial: int | None
+    first: int
+    initial_sha256: str
+    epochs: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The outcome of training again.
+
+    Attributes:
+        passages: What was trained.
+        seed: Of the draws.
+        failure: Why nothing was; empty if something was.
+        omitted: Names of completed runs, and of trials that were drawn, left out for lack of time.
+        dependent: Names of completed runs, and of variants' trials, left out because their head comes from
+            another run or trial.
+        states: Problems of the kept states that were drawn, by path.
+        environment: The machine, as in a results file.
+        precision: `fp32` or `bf16`.
+        epochs: How many epochs of each run and drawn trial were to be trained from the start.
+    """
+
+    passages: Sequence[Passage] = ()
+    seed: int = 0
+    failure: str = ""
+    omitted: Sequence[str] = ()
+    dependent: Sequence[str] = ()
+    states: Mapping[str, Sequence[str]] | None = None
+    environment: Mapping[str, Any] | None = None
+    precision: str = ""
+    epochs: int = 1
+
+
+def replay(
+    submission: Submission, request: Request, dataset: str | None = None, data_root: Path | None = None
+) -> Replay:
+    """Train epochs of the completed runs, and of a trial of each variant, again with `finetune replay`.
+
+    The process has access to the validated results file and to copies of the states that were drawn, and to
+    nothing else of the submission.
+
+    Args:
+        submission: The run.
+        request: What to replay.
+        dataset: Value of `--dataset`; None means the recorded data set, which must not be an image folder.
+        data_root: Folder that contains downloaded data sets; None means `data`.
+    """
+    seed = secrets.randbits(32) if request.seed is None else request.seed
+    if importlib.util.find_spec("torch") is None or not (PACKAGES / "finetune").is_dir():
+        return Replay(seed=seed, failure=NO_TORCH)
+    runs = [run for run in submission.results.runs if run.status == "completed" and run.epochs]
+    if not runs:
+        return Replay(seed=seed, failure="No run was completed.")
+    results = submission.results
+    dependent = [run.name for run in runs if results.has_head(run)]
+    runs = [run for run in runs if run.name not in dependent]
+    if not runs:
+        return Replay(seed=seed, failure="The head of every run comes from another run.")
+    if any(epoch.commitment is None for run in runs for epoch in run.epochs):
+        return Replay(seed=seed, failure="The results file commits to no epochs; version 2.0 and later do.")
+    rng = random.Random(seed)  # noqa: S311 - seeded on purpose
+    trials, headed = drawn_trials(results, rng)
+    dependent += headed
+    plan, drawn, omitted = _plan(runs, request.epochs, rng, trials)
+    with tempfile.TemporaryDirectory(prefix="grader-") as name:
+        folder = Path(name).resolve()
+        problems = _stage(submission, drawn, folder / "run")
+        if any(problems.values()):
+            return Replay(
+                seed=seed,
+                failure="A training state is not the recorded one.",
+                omitted=omitted,
+                dependent=dependent,
+                states=problems,
+            )
+        options = ["--data-root", str((data_root or Path("data")).absolute())]
+        options += ["--dataset", dataset] if dataset else []
+        options += ["--weights", str(request.weights.absolute())] if request.weights else []
+        for passage in plan:
+            options += ["--trial" if isinstance(passage[0], int) else "--passage", *map(str, passage)]
+        failure = call(["replay", "run", "--output", "replay.json", *options], folder)
+        if failure:
+            return Replay(seed=seed, failure=failure, omitted=omitted, dependent=dependent, states=problems)
+        found: Any = parse(read_bytes(folder / "replay.json", "replay.json", MAX_OUTPUT_BYTES), "replay.json")
+    passages = [
+        Passage(p["run"], p.get("trial"), p["first"], p["initial_sha256"], p["epochs"])
+        for p in found["passages"]
+    ]
+    machine, precision = found["environment"], found["precision"]
+    return Replay(passages, seed, "", omitted, dependent, problems, machine, precision, request.epochs)
+
+
+Plan = list[tuple[str, int, int] | tuple[int, int]]
+"""What to train: run, first epoch and how many; or trial and how many epochs from its start."""
+
+Drawn = list[tuple[Run, State]]
+
+
+def drawn_trials(results: Results, rng: random.Random) -> tuple[list[tuple[int, Trial]], list[str]]:
+    """One trial of each variant with its index, each with the same chance, and what cannot be drawn."""
+    by_variant: dict[str, list[tuple[int, Trial]]] = {}
+    for index, trial in enumerate(results.tuning.trials if results.tuning else ()):
+        by_variant.setdefault(trial.variant, []).append((index, trial))
+    configured = {name: results.variant(name) for name in by_variant}
+    headed = [name for name, variant in configured.items() if variant is None or variant.head is not None]
+    found = [rng.choice(trials) for name, trials in by_variant.items() if name not in headed]
+    return found, [f"the trials of {name}" for name in headed]
+
+
+def _plan(
+    runs: Sequence[Run], epochs: int, rng: random.Random, trials: Sequence[tuple[int, Trial]] = ()
+) -> tuple[Plan, Drawn, list[str]]:
+    """What to train, the states that it needs, and the runs and trials left out.
+
+    They are taken in a random order, so that nobody knows which ones are left out.
+    """
+    plan: Plan = []
+    drawn: Drawn = []
+    seconds = 0.0
+    left_out = []
+    everything: list[Run | tuple[int, Trial]] = [*runs, *trials]
+    longest = {run.variant: max(map(_seconds, run.epochs)) for run in runs if run.epochs}
+    for item in rng.sample(everything, len(everything)):
+        passages, state, cost = _passages(item, epochs, rng, longest)
+        if plan and seconds + cost > MAX_SECONDS:
+            left_out.append(item.name if isinstance(item, Run) else item[1].name)
+            continue
+        seconds += cost
+        plan += passages
+        drawn += [(item, state)] if isinstance(item, Run) and state is not None else []
+    return plan, drawn, sorted(left_out)
+
+
+def _seconds(epoch: Epoch) -> float:
+    return epoch.train_seconds + epoch.evaluation_seconds
+
+
+def _passages(
+    item: Run | tuple[int, Trial], epochs: int, rng: random.Random, longest: Mapping[str, float]
+) -> tuple[Plan, State | None, float]:
+    """What to train of a run or trial, the state of it that was drawn, and the recorded seconds.
+
+    An epoch of a trial is the same work as one of its variant's runs, so that it is not taken to last longer
+    than their `longest`, by variant: other properties judge the times of runs, but none those of trials.
+    """
+    if not isinstance(item, Run):
+        index, trial = item
+        count = min(epochs, trial.epochs)
+        each = trial.train_seconds / max(1, len(trial.validation))
+        return [(index, count)], None, count * min(each, longest.get(trial.variant, each))
+    run, count = item, min(epochs, len(item.epochs))
+    plan: Plan = [(run.name, 1, count)]
+    later = [state for state in run.states if count <= state.epoch < len(run.epochs)]
+    state = rng.choice(later) if later else None
+    wanted = [*run.epochs[:count], *([run.epochs[state.epoch]] if state else [])]
+    if state is not None:
+        plan.append((run.name, state.epoch + 1, 1))
+    return plan, state, sum(map(_seconds, wanted))
+
+
+def _stage(submission: Submission, drawn: Drawn, folder: Path) -> dict[str, list[str]]:
+    """Copy the results file and the states that were drawn, under new names; the problems of each state."""
+    (folder / "states").mkdir(parents=True)
+    document = copy.deepcopy(dict(submission.document))
+    entries = {f"{entry['variant']}-seed{entry['seed']}": entry for entry in document["runs"]}
+    problems: dict[str, list[str]] = {}
+    for run, state in drawn:
+        found = problems.setdefault(state.path, [])
+        staged = f"states/{run.name}-epoch{state.epoch}.safetensors"
+        for row in entries[run.name]["states"]:
+            row["path"] = staged if row["epoch"] == state.epoch else row["path"]
+        try:
+            source = below(submission.folder, state.path, run.name)
+            content = read_bytes(source, state.path, 2 * MAX_CHECKPOINT_BYTES)
+        except UnusableError as error:
+            found.extend(error.problems)
+            continue
+        if hashlib.sha256(content).hexdigest() == state.sha256:
+            (folder / staged).write_bytes(content)
+        else:
+            found.append(f"{state.path} does not match its recorded SHA-256.")
+    (folder / RESULTS_NAME).write_text(json.dumps(document), "utf-8")
+    return problems

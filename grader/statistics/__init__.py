@@ -1,0 +1,1 @@
+"""Tests, intervals and distributions. Nothing here knows what is compared."""

@@ -1,0 +1,47 @@
+"""Losses that two honest networks may have in common, and those that only copies share."""
+
+from pathlib import Path
+
+import pytest
+
+from grader.checks.training import distinct_runs
+from grader.evidence.gathered import Thresholds, gather
+from grader.evidence.telling import is_telling
+from grader.evidence.traces import traces_of
+from grader.findings import Status
+from grader.submission.load import load
+from grader.submission.record import SPLITS, Metrics
+from tests.grader.forgeries import Forger
+from tests.grader.honest import Size, write_run
+
+
+def test_networks_that_are_right_and_certain_are_no_copies(tmp_path: Path) -> None:
+    forger = Forger(write_run(tmp_path / "honest", Size(epochs=3)), tmp_path / "run")
+    for variant in "BC":
+        for split in SPLITS:
+            rows = forger.rows(variant, split)
+            forger.write_rows(variant, split, [[name, label, label, "-0", "1"] for name, label, *_ in rows])
+            for epoch in forger.run(variant)["epochs"]:
+                epoch[split] |= {"loss_sum": 0.0, "n_correct": len(rows)}
+        for epoch in forger.run(variant)["epochs"]:
+            epoch["train"]["n_correct"] = 100 + epoch["epoch"]
+    forger.save()
+    evidence = gather(load(forger.folder), Thresholds())
+    assert distinct_runs(evidence).status is Status.HOLDS
+    marks = [run.marks for run in traces_of(evidence).runs if run.variant in "BC"]
+    assert not marks[0]["predictions"] & marks[1]["predictions"]
+    assert not marks[0]["files"] & marks[1]["files"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "n", "expected"),
+    [
+        (3.1234567, 100, True),
+        (3.1234567, 9, False),
+        (19.0, 100, False),
+        (0.0, 100, False),
+        (4e-7, 100, False),
+    ],
+)
+def test_losses_that_two_networks_may_share(loss: float, n: int, expected: bool) -> None:
+    assert is_telling(Metrics(loss, 5, n)) is expected
