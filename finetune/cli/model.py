@@ -29,9 +29,10 @@ def open_model(
     run: Path, variant: str | None, seed: int | None, threads: int, device: str | None = "cpu"
 ) -> TrainedModel:
     """The network that the options choose; why it is that one goes to standard error."""
+    from finetune.run.folder import RunFolder
     from finetune.run.trained import open_model as opened
 
-    model = opened(run, variant, seed, device or "auto", threads)
+    model = opened(RunFolder(run), variant, seed, device or "auto", threads)
     if model.why:
         click.echo(model.why, err=True)
     return model

@@ -10,14 +10,13 @@ from markupsafe import Markup
 
 from finetune.report import figures
 from finetune.report.contents import scope
-from finetune.report.judged import JudgedRun
+from finetune.report.judged import JudgedRun, to_owner
 from finetune.report.settings import DASH, Setting, flat, setting, value_text
 from grader import stats
 from grader.evidence import Evidence
 from grader.findings import MINUS, rate_text
 from grader.formats.text import closing
 from grader.stats import Interval
-from grader.verdict import NO_NETWORK
 
 SPLITS = {"val": "Validation", "test": "Test"}
 PARTS = ("config", "dataset", "weights", "environment", "tool")
@@ -32,7 +31,7 @@ def comparison_context(runs: Sequence[JudgedRun]) -> Values:
     names = list(dict.fromkeys(row.name for run in runs for row in run.rows))
     return {
         "runs": runs,
-        "verdicts": [[s for s in run.grade.sentences if s != NO_NETWORK] for run in runs],
+        "verdicts": [to_owner(run.grade.sentences) for run in runs],
         "closings": [closing(run.grade) for run in runs],
         "scopes": [scope(run) for run in runs],
         "differing": differing(runs),

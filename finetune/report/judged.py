@@ -10,7 +10,6 @@ from statistics import fmean
 from typing import Any
 
 from finetune.errors import RunFolderError
-from grader import grade as grading
 from grader import stats
 from grader.checkpoints import read_checkpoints
 from grader.errors import UnusableError
@@ -21,7 +20,7 @@ from grader.output import names_of
 from grader.policy import load_policy
 from grader.record import Results, Run, VariantConfig
 from grader.unfinished import is_told_how_to_finish, require_finished
-from grader.verdict import Grade
+from grader.verdict import NO_NETWORK, Grade
 
 POLICY = "default"
 
@@ -175,6 +174,6 @@ def _judged(path: Path, name: str) -> JudgedRun:
     return JudgedRun(name, submission.folder, submission.document, evidence, grade)
 
 
-def grade_of(run: Path) -> Grade:
-    """The grade of a run folder under the default policy, whatever the folder holds."""
-    return grading.grade(grading.Job(run, run.name, load_policy(POLICY)))
+def to_owner(sentences: Sequence[str]) -> list[str]:
+    """What a run's owner is told: nothing of what only a stranger's files can be suspected of."""
+    return [sentence for sentence in sentences if sentence != NO_NETWORK]

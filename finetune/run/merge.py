@@ -16,6 +16,7 @@ from finetune.run.folder import ARTIFACTS, RunFolder
 from finetune.run.recorded import recorded_variant
 from finetune.run.records import Document, Json, Pair
 from finetune.system.console import Reporter
+from grader.record import run_name
 
 ALIKE = {
     "tool": ("come from one version of finetune", "train them all with that version"),
@@ -166,7 +167,7 @@ def _copied(folder: RunFolder, run: Json, merged: RunFolder) -> Json:
     """A run's entry, with its files copied into the merged folder."""
     if run["artifacts"] is None:
         return run
-    stem = records.run_stem(run["variant"], run["seed"])
+    stem = run_name(run["variant"], run["seed"])
     for state in run["states"]:
         merged.write_state(stem, state["epoch"], folder.read_artifact(state))
     contents = {name: folder.read_artifact(run["artifacts"][name]) for name in ARTIFACTS}

@@ -17,7 +17,7 @@ from finetune.distributed.world import SingleProcess
 from finetune.errors import ConfigError, DataError, RunFolderError
 from finetune.network.network import fingerprint
 from finetune.network.weights import NAMED_WEIGHTS
-from finetune.run import environment, fit, records
+from finetune.run import environment, fit
 from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.recorded import recorded_config, recorded_variant, require_same_images
@@ -30,7 +30,7 @@ from finetune.training.checkpoint import load_state
 from finetune.training.record import Epoch, Training, best_epoch
 from finetune.training.trainer import Trainer
 from grader.findings import rate_text
-from grader.record import results_from
+from grader.record import results_from, run_name
 
 
 class _Enough(Exception):  # noqa: N818 - no error
@@ -68,7 +68,7 @@ def replay_run(
     """
     folder = RunFolder(run)
     document = cast("Json", folder.read())
-    runs = {records.run_stem(entry["variant"], entry["seed"]): entry for entry in document["runs"]}
+    runs = {run_name(entry["variant"], entry["seed"]): entry for entry in document["runs"]}
     tried = {index: document["tuning"]["trials"][index] for index, _ in trials}
     names = {runs[name]["variant"] for name, _, _ in passages} | {t["variant"] for t in tried.values()}
     config = _config(folder, document, names, dataset, data_root, weights, device)
@@ -158,7 +158,7 @@ def _replay(
     trainer, start = _trainer(prepared, entry, prepared.config.epochs_of(variant))
     if first > 1:
         _restore(trainer, folder, entry, first - 1)
-    epochs = _epochs(trainer, count, records.run_stem(variant.name, entry["seed"]), reporter)
+    epochs = _epochs(trainer, count, run_name(variant.name, entry["seed"]), reporter)
     return {**_passage(entry, start, first, epochs), "trial": None}
 
 
@@ -174,7 +174,7 @@ def _trial(prepared: Prepared, entry: Json, count: int, reporter: Reporter) -> J
 
 def _passage(entry: Json, start: Json, first: int, epochs: Sequence[Epoch]) -> Json:
     return {
-        "run": records.run_stem(entry["variant"], entry["seed"]),
+        "run": run_name(entry["variant"], entry["seed"]),
         "first": first,
         "initial_sha256": start["initial_sha256"],
         "epochs": [dataclasses.asdict(epoch) for epoch in epochs],

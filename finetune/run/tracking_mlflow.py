@@ -18,8 +18,9 @@ from typing import Any
 from finetune.errors import ConfigError
 from finetune.report.judged import JudgedRun
 from finetune.report.settings import flat, shown
-from finetune.run.records import Document, Json, run_stem
+from finetune.run.records import Document, Json
 from finetune.system.files import write_atomically
+from grader.record import run_name
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
 
@@ -86,7 +87,7 @@ class MLflow:
 
     def epochs(self, run: Json, epochs: Sequence[Json]) -> None:
         """Metrics by epoch; an epoch is written as a whole, and once."""
-        stem = run_stem(run["variant"], run["seed"])
+        stem = run_name(run["variant"], run["seed"])
         run_id = self._run(stem, run)
         if stem not in self._logged:
             history = self._client.get_metric_history(run_id, "learning_rate")
@@ -99,7 +100,7 @@ class MLflow:
 
     def ended(self, run: Json) -> None:
         """The chosen epoch and the status."""
-        run_id = self._run(run_stem(run["variant"], run["seed"]), run)
+        run_id = self._run(run_name(run["variant"], run["seed"]), run)
         best = next((e for e in run["epochs"] if e["epoch"] == run["best_epoch"]), None)
         known = self._client.get_run(run_id).data.metrics
         if best is not None and "best_test_accuracy" not in known:

@@ -26,6 +26,7 @@ from finetune.data.datasets import Sample
 from finetune.data.inputs import image_files
 from finetune.data.sources import WHOLE
 from finetune.data.stream import evaluation_stream
+from finetune.run.folder import RunFolder
 from finetune.run.listing import lines
 from finetune.run.predict import predict
 from finetune.run.trained import TrainedModel, open_model
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    model = open_model(options.run, "b", None, "cpu", options.threads)
+    model = open_model(RunFolder(options.run), "b", None, "cpu", options.threads)
     make = {"predict": predicting, "evaluate": evaluating}
     works = {name: of(model, options.photos, options.threads) for name, of in make.items()}
     ratios: list[tuple[float, float]] = []

@@ -203,7 +203,7 @@ class TestRefused:
     @pytest.mark.parametrize("path", ["checkpoints/C-seed1.safetensors", "predictions/C-seed0-val.csv"])
     def test_a_file_that_is_gone_or_another(self, shards: list[Path], tmp_path: Path, path: str) -> None:
         (shards[1] / path).write_bytes(b"other")
-        self.refused(shards, tmp_path / "out", "must have the SHA-256 that the results record")
+        self.refused(shards, tmp_path / "out", "does not match its recorded SHA-256")
         (shards[1] / path).unlink()
         self.refused(shards, tmp_path / "out", "cannot be read")
 
