@@ -11,14 +11,14 @@ from markupsafe import Markup
 from finetune.report import figures
 from finetune.report.contents import scope
 from finetune.report.judged import JudgedRun, to_owner
-from finetune.report.settings import DASH, Setting, flat, setting, value_text
+from finetune.report.settings import DASH, SPLITS, Setting, flat, setting, value_text
 from grader import stats
-from grader.evidence import Evidence
+from grader.evidence import Evidence, paired_counts
 from grader.findings import MINUS, rate_text
 from grader.formats.text import closing
+from grader.record import SPLITS as HELD_OUT
 from grader.stats import Interval
 
-SPLITS = {"val": "Validation", "test": "Test"}
 PARTS = ("config", "dataset", "weights", "environment", "tool")
 MOST_RUNS_PAIRED = 4
 """Of more runs, only the differences from the first are drawn."""
@@ -36,7 +36,7 @@ def comparison_context(runs: Sequence[JudgedRun]) -> Values:
         "scopes": [scope(run) for run in runs],
         "differing": differing(runs),
         "names": names,
-        "panels": {words: figures.by_run(runs, names, split) for split, words in SPLITS.items()},
+        "panels": {SPLITS[split].capitalize(): figures.by_run(runs, names, split) for split in HELD_OUT},
         "forest": _forest(runs, names),
         "confidence": runs[0].confidence,
     }
@@ -97,6 +97,4 @@ def _difference(first: Evidence, second: Evidence, name: str, confidence: float)
     x, y = first.predictions.get((one.name, "test")), second.predictions.get((other.name, "test"))
     if x is None or y is None or x.sample_ids != y.sample_ids or (x.labels != y.labels).any():
         return None
-    a, b = x.correct, y.correct
-    table = stats.PairedCounts(*(int(part.sum()) for part in (a & b, a & ~b, ~a & b, ~a & ~b)))
-    return stats.difference_of_paired(table, confidence)
+    return stats.difference_of_paired(paired_counts(x, y), confidence)

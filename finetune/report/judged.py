@@ -18,7 +18,7 @@ from grader.grade import graded
 from grader.load import load
 from grader.output import names_of
 from grader.policy import load_policy
-from grader.record import Results, Run, VariantConfig
+from grader.record import Epoch, Results, Run, VariantConfig
 from grader.unfinished import is_told_how_to_finish, require_finished
 from grader.verdict import NO_NETWORK, Grade
 
@@ -64,6 +64,15 @@ class VariantRow:
     def epochs(self) -> int:
         """Epochs that its first run trained."""
         return self.first.budget.epochs
+
+    @property
+    def by_epoch(self) -> dict[int, list[Epoch]]:
+        """The epochs of all runs by number."""
+        found: dict[int, list[Epoch]] = {}
+        for run in self.runs:
+            for epoch in run.epochs:
+                found.setdefault(epoch.epoch, []).append(epoch)
+        return found
 
     def accuracies(self, split: str) -> list[float]:
         """Accuracy of each run in its chosen epoch, 0 to 1."""

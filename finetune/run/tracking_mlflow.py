@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.data.datasets import SPLIT_NAMES
 from finetune.errors import ConfigError
 from finetune.report.judged import JudgedRun
 from finetune.report.settings import flat, shown
@@ -41,7 +42,6 @@ LONGEST = 500
 """Characters of a parameter or tag; the smallest limit of MLflow's stores."""
 
 JOB = "job"
-SPLITS = ("train", "val", "test")
 
 
 class MLflow:
@@ -193,7 +193,7 @@ def _tag_text(value: Any) -> str:
 
 
 def _metrics(epoch: Json) -> Iterator[tuple[str, float]]:
-    for split in SPLITS:
+    for split in SPLIT_NAMES:
         values = epoch[split]
         yield f"{split}_accuracy", values["n_correct"] / values["n_samples"]
         yield f"{split}_loss", values["loss_sum"] / values["n_samples"]

@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from finetune.data.datasets import SPLIT_NAMES
 from finetune.report.gallery import Thumbnails, confident_mistakes
 from finetune.report.judged import JudgedRun
 from finetune.report.page import plain
@@ -27,8 +28,6 @@ FINAL = ".final"
 
 MOST_MISTAKES = 8
 """Images of each variant."""
-
-SPLITS = ("train", "val", "test")
 
 
 class TensorBoard:
@@ -65,7 +64,7 @@ class TensorBoard:
             self._writers[stem] = SummaryWriter(str(folder))
         writer = self._writers[stem]
         for epoch in new:
-            for split in SPLITS:
+            for split in SPLIT_NAMES:
                 values = epoch[split]
                 n = values["n_samples"]
                 writer.add_scalar(f"accuracy/{split}", values["n_correct"] / n, epoch["epoch"])
