@@ -229,8 +229,7 @@ class RunFolder:
         except UnusableError as error:
             problem = error.problems[0].rstrip(".")
             raise RunFolderError(
-                f"A run's files must be inside its folder {self.path}, as its results record them, but "
-                f"{problem}; put the file back or train again."
+                f"{problem} (in the run folder {self.path}); put it back or train again."
             ) from error
 
     def resume(self, record: Document) -> tuple[list[Json], float]:

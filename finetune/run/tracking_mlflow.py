@@ -20,6 +20,7 @@ from finetune.errors import ConfigError
 from finetune.report.judged import JudgedRun
 from finetune.report.settings import flat, shown
 from finetune.run.records import Document, Json
+from finetune.run.tracking import best_accuracies
 from finetune.system.files import write_atomically
 from grader.record import run_name
 
@@ -101,11 +102,8 @@ class MLflow:
     def ended(self, run: Json) -> None:
         """The chosen epoch and the status."""
         run_id = self._run(run_name(run["variant"], run["seed"]), run)
-        best = next((e for e in run["epochs"] if e["epoch"] == run["best_epoch"]), None)
-        known = self._client.get_run(run_id).data.metrics
-        if best is not None and "best_test_accuracy" not in known:
-            for split in ("val", "test"):
-                accuracy = best[split]["n_correct"] / best[split]["n_samples"]
+        if "best_test_accuracy" not in self._client.get_run(run_id).data.metrics:
+            for split, accuracy in best_accuracies(run).items():
                 self._client.log_metric(run_id, f"best_{split}_accuracy", accuracy, step=run["best_epoch"])
         tags = {"best_epoch": run["best_epoch"], "failure": run["failure"]}
         self._tag(run_id, {name: value for name, value in tags.items() if value is not None})

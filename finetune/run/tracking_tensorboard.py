@@ -20,6 +20,7 @@ from finetune.report.judged import JudgedRun
 from finetune.report.page import plain
 from finetune.report.settings import flat, shown
 from finetune.run.records import Document, Json
+from finetune.run.tracking import best_accuracies
 from grader.record import run_name
 
 FOLDER = "tensorboard"
@@ -78,13 +79,9 @@ class TensorBoard:
         writer = self._writers.pop(run_name(run["variant"], run["seed"]), None)
         if writer is not None:
             writer.close()
-        best = next((e for e in run["epochs"] if e["epoch"] == run["best_epoch"]), None)
-        if best is None:
+        chosen = {f"hparam/{split}_accuracy": share for split, share in best_accuracies(run).items()}
+        if not chosen:
             return
-        chosen = {
-            f"hparam/{split}_accuracy": best[split]["n_correct"] / best[split]["n_samples"]
-            for split in ("val", "test")
-        }
         values: dict[str, Any] = {
             **self._recipe,
             "lr": run["learning_rate"],
