@@ -215,7 +215,7 @@ class TestSpeed:
     def test_each_sign_of_a_busy_machine_is_said_once(self) -> None:
         found = speed([([1.0, 0.6, 1.0], EVEN, scaled(1.5))], None)
         assert "although both train every layer." in found.summary
-        assert found.details == ("Epochs of B-seed0 took 0.6 to 1 s.",)
+        assert found.details == ("Epochs of C-seed0 took 0.6 to 1 s.",)
 
     def test_two_seeds_that_disagree_settle_nothing(self) -> None:
         found = speed([(scaled(0.5), EVEN), (scaled(1.1), EVEN)], (0.7, 1.0))
