@@ -61,7 +61,7 @@ def evaluate_run(
     folder = RunFolder(run)
     found = folder.submission()
     results = found.results
-    config = recorded_config(folder, found.document["config"], dataset, data_root)
+    config = recorded_config(folder, results, found.document["config"], dataset, data_root)
     target = environment.choose_device(device)
     torch.set_num_threads(threads)
     precision = precision_of(config.precision, target, config.recipe.image_size)
@@ -71,7 +71,7 @@ def evaluate_run(
     n_images = max(len(split.splits.by_name[name].samples) for name in SPLITS)
     require_memory_to_evaluate(config.recipe, n_images, precision, target)
     split, sources, _ = prepare_images(config, split, reporter, threads, target, SPLITS)
-    recomputation = Recomputation(config, split, found.document, folder, threads)
+    recomputation = Recomputation(config, split, found, folder, threads)
     recomputed: dict[str, Any] = {"environment": environment.describe(target), "runs": {}}
     for entry in results.runs:
         if entry.artifacts is None:

@@ -102,36 +102,35 @@ def _config(
     Raises:
         ConfigError: the run cannot be replayed, or needs an option.
     """
-    recorded = document["config"]
-    if recorded.get("processes", 1) > 1:
+    results = results_from(document)
+    if results.processes > 1:
         raise ConfigError(
             "Only a run in which one process trained each network can be replayed, but here "
-            f"{recorded['processes']} processes divided each batch; replay another run."
+            f"{results.processes} processes divided each batch; replay another run."
         )
-    rows = [row for row in recorded["variants"] if row["name"] in names]
-    pretrained = any(row["init"] == "pretrained" for row in rows)
-    kind: str | None = document["weights"]["kind"] if document["weights"] else None
+    rows = [row for row in results.variants if row.name in names]
+    pretrained = any(row.init == "pretrained" for row in rows)
+    kind: str | None = results.weights["kind"] if results.weights else None
     if pretrained and weights is None and kind not in NAMED_WEIGHTS:
         raise ConfigError(
             "The results record pretrained weights of a file without its path; name the file with --weights."
         )
-    headed = next((row["name"] for row in rows if row.get("head")), None)
+    headed = next((row.name for row in rows if row.head), None)
     if headed:
         raise ConfigError(
             "Only a run whose start follows from its seed and the weights can be replayed, but the head of "
             f"{headed} comes from another variant; replay another run."
         )
-    config = recorded_config(folder, recorded, dataset, data_root)
+    config = recorded_config(folder, results, document["config"], dataset, data_root)
     target = environment.choose_device(device)
     return dataclasses.replace(
         config,
         variants=tuple(map(recorded_variant, rows)),
         precision=precision_of(config.precision, target, config.recipe.image_size),
         weights=weights or kind or ExperimentConfig.weights,
-        cache_views=recorded.get("cache_views"),
         device=device,
-        threads=min(document["environment"]["threads"], host.THREADS_MAX),
-        on_bad_image="skip" if document["dataset"]["excluded"] else "fail",
+        threads=min(results.environment["threads"], host.THREADS_MAX),
+        on_bad_image="skip" if results.excluded else "fail",
     )
 
 
