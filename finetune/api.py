@@ -18,7 +18,6 @@ from __future__ import annotations
 import io
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from shlex import quote
 from types import FrameType
@@ -97,20 +96,17 @@ class Run:
     def __repr__(self) -> str:
         return f"<Run {self.path}: {self.verdict}>"
 
-    @cached_property
+    @property
     def grade(self) -> Grade:
         """The grader's findings and verdict under its default policy."""
-        from finetune.report.judged import grade_of
-
-        return grade_of(self.path)
+        return self._folder.grade
 
     @property
     def verdict(self) -> str:
         """Whether pretraining pays and whether every layer must be trained, in sentences."""
-        from grader.grading.verdict import NO_NETWORK
+        from finetune.report.judged import to_owner
 
-        # That a stranger's files could be made up need not be said of one's own run.
-        return " ".join(sentence for sentence in self.grade.sentences if sentence != NO_NETWORK)
+        return " ".join(to_owner(self.grade.sentences))
 
     def predictions(
         self, variant: str | None = None, *, seed: int | None = None, split: str = "test"
@@ -166,7 +162,7 @@ class Run:
 
         given = [paths] if isinstance(paths, str | Path) else paths
         with undisturbed():
-            model = open_model(self.path, variant, seed, device, choose_threads(None))
+            model = open_model(self._folder, variant, seed, device, choose_threads(None))
             found = list(predict(model, map(Path, given), top=top))
         return _table([row for prediction in found for row in _rows(prediction)])
 

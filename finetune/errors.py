@@ -7,6 +7,7 @@ is a bug in finetune.
 from collections.abc import Iterable
 
 from grader.errors import nearest
+from grader.findings import counted as counted
 
 
 class FinetuneError(Exception):
@@ -53,11 +54,6 @@ def listed(items: list[str], most: int = 10) -> str:
     """The first `most` items separated by commas, and how many more there are."""
     head = ", ".join(items[:most])
     return head if len(items) <= most else f"{head} and {len(items) - most} more"
-
-
-def counted(n: int, noun: str) -> str:
-    """A number with its noun in singular or plural: "1 epoch", "1,200 images"."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def sized(n_bytes: float) -> str:

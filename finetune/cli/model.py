@@ -30,8 +30,9 @@ def open_model(
 ) -> TrainedModel:
     """The network that the options choose; why it is that one goes to standard error."""
     from finetune.inference.trained import open_model as opened
+    from finetune.run.folder import RunFolder
 
-    model = opened(run, variant, seed, device or "auto", threads)
+    model = opened(RunFolder(run), variant, seed, device or "auto", threads)
     if model.why:
         click.echo(model.why, err=True)
     return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from finetune.data.perceptual import MAX_DISTANCE, SIDE, Hashes, clusters, compa
 from finetune.data.stream import unstored_stream
 from finetune.errors import BadImagesError, ConfigError, counted
 from finetune.system.console import Reporter
-from grader.submission.near_duplicates import Pair
+from grader.submission.near_duplicates import NearDuplicates, Pair
 
 if TYPE_CHECKING:
     from finetune.data.splits import Split, Splits
@@ -26,25 +26,6 @@ MOST_PAIRS = 2000
 
 BEFORE = {"test": ("train", "val"), "val": ("train",)}
 """The splits that an image should not be known from: validation chooses the epoch that is tested."""
-
-
-@dataclass(frozen=True)
-class NearDuplicates:
-    """What was found across three splits.
-
-    Args:
-        n_compared: images that could be compared.
-        n_not_compared: images too small or too uniform for that.
-        n_val: validation images with a near-duplicate in training.
-        n_test: test images with one in training or validation.
-        pairs: one for each of those, the closest first; at most the number that was asked for.
-    """
-
-    n_compared: int
-    n_not_compared: int
-    n_val: int
-    n_test: int
-    pairs: tuple[Pair, ...]
 
 
 def tell(splits: Splits, reporter: Reporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -99,25 +100,24 @@ class Selection:
         yield from (pixels for _, pixels in self.augmented(plan, split, int(sizes[0, 0]), self.workers))
 
 
-def augmented_by_threads(
-    image: Callable[[int], Pixels], plan: Plan, batches: Sequence[Index], image_size: int, workers: int
-) -> Iterator[tuple[Index, torch.Tensor]]:
-    """Augmented images, cropped by threads at least two batches ahead of the caller.
+class CroppedByThreads(ABC):
+    """Images that threads crop, at least two batches ahead of the caller."""
 
-    Args:
-        image: returns image i [height x width x 3].
-        plan: crop and flip of each image.
-        batches: image indices [b] of each batch.
-        image_size: height and width of the results.
-        workers: threads.
-    """
+    @abstractmethod
+    def image(self, index: int) -> Pixels:
+        """Image `index` [height x width x 3]."""
 
-    def augmented(index: Index) -> tuple[Index, torch.Tensor]:
-        pixels = [crop(image(i), plan.boxes[i], bool(plan.flips[i]), image_size) for i in index]
-        return index, torch.from_numpy(np.stack(pixels))
+    def augmented(
+        self, plan: Plan, batches: Sequence[Index], image_size: int, workers: int
+    ) -> Iterator[tuple[Index, torch.Tensor]]:
+        """Augmented training images; see `ImageSource`."""
 
-    with ThreadPoolExecutor(workers) as pool:
-        yield from ahead(pool, augmented, batches, max(2, workers))
+        def batch(index: Index) -> tuple[Index, torch.Tensor]:
+            pixels = [crop(self.image(i), plan.boxes[i], bool(plan.flips[i]), image_size) for i in index]
+            return index, torch.from_numpy(np.stack(pixels))
+
+        with ThreadPoolExecutor(workers) as pool:
+            yield from ahead(pool, batch, batches, max(2, workers))
 
 
 def ahead(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import typing
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +15,7 @@ from finetune.config.split import STANDARD, shares
 from finetune.data.datasets import SPLIT_NAMES, Dataset, Sample
 from finetune.data.decode import reason
 from finetune.errors import DataError, counted, listed
-
-if typing.TYPE_CHECKING:
-    from finetune.data.near_duplicates import NearDuplicates
+from grader.submission.near_duplicates import NearDuplicates
 
 
 @dataclass(frozen=True)
@@ -63,11 +60,6 @@ class Splits:
     def by_name(self) -> dict[str, Split]:
         """The splits by `train`, `val` and `test`."""
         return {"train": self.train, "val": self.val, "test": self.test}
-
-    @property
-    def fingerprints(self) -> list[str]:
-        """The fingerprints of the three splits."""
-        return [split.fingerprint for split in self.by_name.values()]
 
 
 def summary_lines(classes: Sequence[str], n_samples: Mapping[str, int], kind: str) -> list[str]:

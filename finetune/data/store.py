@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from finetune.data.augment import Index, Pixels, Plan
+from finetune.data.augment import Pixels
 from finetune.data.perceptual import WORDS, Hashes
-from finetune.data.sources import WHOLE, augmented_by_threads
+from finetune.data.sources import WHOLE, CroppedByThreads
 from finetune.data.stream import StreamedImages, byte_counts, visit
 from finetune.errors import DataError, sized
 from finetune.system.host import available_memory_bytes
@@ -24,7 +24,7 @@ Allocate = Callable[[int], Pixels]
 
 
 @dataclass(frozen=True)
-class StoredImages:
+class StoredImages(CroppedByThreads):
     """Decoded images, one after another in one flat array.
 
     Args:
@@ -56,12 +56,6 @@ class StoredImages:
         height, width = self.sizes[index]
         start = self.offsets[index]
         return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
-
-    def augmented(
-        self, plan: Plan, batches: Sequence[Index], image_size: int, workers: int
-    ) -> Iterator[tuple[Index, torch.Tensor]]:
-        """Augmented training images; see `ImageSource`."""
-        return augmented_by_threads(self.image, plan, batches, image_size, workers)
 
     def batches(self, batch_size: int, part: slice = WHOLE) -> Iterator[torch.Tensor]:
         """Images in order, as views; see `ImageSource`."""

@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 
 from finetune.data import decode
-from finetune.data.augment import Index, Pixels, Plan
+from finetune.data.augment import Pixels
 from finetune.data.datasets import Sample
 from finetune.data.decode import UNREADABLE, reason
 from finetune.data.perceptual import WORDS, Hashes, perceptual_hash
-from finetune.data.sources import WHOLE, ahead, augmented_by_threads
+from finetune.data.sources import WHOLE, CroppedByThreads, ahead
 from finetune.errors import BadImagesError
 
 Result = TypeVar("Result")
@@ -43,7 +43,7 @@ LONGEST = 8
 
 
 @dataclass(frozen=True)
-class StreamedImages:
+class StreamedImages(CroppedByThreads):
     """Images that are decoded by threads every time they are needed.
 
     Args:
@@ -95,12 +95,6 @@ class StreamedImages:
         if pixels.shape[:2] != tuple(self.sizes[index]):
             raise ValueError("its size differs from the one in its header")
         return pixels
-
-    def augmented(
-        self, plan: Plan, batches: Sequence[Index], image_size: int, workers: int
-    ) -> Iterator[tuple[Index, torch.Tensor]]:
-        """Augmented training images; see `ImageSource`."""
-        return augmented_by_threads(self.image, plan, batches, image_size, workers)
 
     def batches(self, batch_size: int, part: slice = WHOLE) -> Iterator[torch.Tensor]:
         """Images in order; see `ImageSource`."""

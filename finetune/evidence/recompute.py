@@ -16,6 +16,7 @@ from finetune.network.weights import NAMED_WEIGHTS, Weights, load_weights
 from finetune.run.folder import RunFolder
 from finetune.run.heads import put_head
 from finetune.run.records import Json
+from grader.submission.load import Submission
 from grader.submission.record import Run
 
 
@@ -25,7 +26,7 @@ class Recomputation:
     Args:
         config: of the experiment, with `config.seed` the first seed.
         split: its images.
-        document: the results.
+        found: the results.
         folder: where heads taken from other runs are.
         workers: threads that read the headers of the training images.
     """
@@ -34,22 +35,21 @@ class Recomputation:
         self,
         config: ExperimentConfig,
         split: SplitDataset,
-        document: Mapping[str, Any],
+        found: Submission,
         folder: RunFolder,
         workers: int,
     ) -> None:
         self.config = config
         self.split = split
         self.folder = folder
-        self.runs: list[Json] = document["runs"]
+        self.results = found.results
+        self.runs: list[Json] = found.document["runs"]
         self.workers = workers
         self.n_classes = len(split.dataset.classes)
         training = split.decoded["train"].samples
         self.images = training_stream(training, config.recipe.image_size, workers)
-        views = document["config"].get("cache_views")
-        self.views = Views(views, config.seed) if views is not None else None
-        self.weights, self.why = _weights(document["weights"], self.n_classes)
-        self.rows = {row["name"]: row for row in document["config"]["variants"]}
+        self.views = Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None
+        self.weights, self.why = _weights(self.results.weights, self.n_classes)
         self.streams: dict[tuple[int, int], str] = {}
 
     def of(self, run: Run, trained: Network) -> Json:
@@ -73,9 +73,9 @@ class Recomputation:
         }
         if run.init == "pretrained" and self.weights is None:
             return found
-        row = self.rows.get(run.variant, {})
-        own = {name: row[name] for name in ("norm", "head") if name in row}
-        variant = Variant(name=run.variant, init=run.init, train=run.trained_groups, **own)
+        row = self.results.variant(run.variant)
+        norm, head = (row.norm, row.head) if row else ("frozen", None)
+        variant = Variant(name=run.variant, init=run.init, train=run.trained_groups, norm=norm, head=head)
         if variant.head and not any((r["variant"], r["seed"]) == (variant.head, run.seed) for r in self.runs):
             return found | {"why": f"{run.name}: the run that gives its head is missing."}
         start = build(variant, self.n_classes, run.seed, self.weights.state if self.weights else None)

@@ -22,7 +22,6 @@ from finetune.run import environment
 from finetune.run.folder import RunFolder
 from finetune.run.recorded import recorded_config, require_same_images
 from finetune.run.records import predictions_csv
-from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.files import write_atomically
 from finetune.training.calibration import Recalibration
@@ -41,7 +40,7 @@ def evaluate_run(
     dataset: str | None,
     data_root: str | None,
     device: str,
-    threads: int | None = None,
+    threads: int,
 ) -> None:
     """Evaluate every checkpoint of a run on its validation and test images and write the predictions.
 
@@ -53,7 +52,7 @@ def evaluate_run(
         dataset: the data set; None means the recorded one, for an image folder at the path in config.toml.
         data_root: folder for downloads; None means the one in config.toml, else `data`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        threads: CPU threads; None means OMP_NUM_THREADS, else one per core.
+        threads: CPU threads.
 
     Raises:
         FinetuneError: no results, other images than the run's, more memory needed than there is, or a
@@ -62,9 +61,8 @@ def evaluate_run(
     folder = RunFolder(run)
     found = folder.submission()
     results = found.results
-    config = recorded_config(folder, found.document["config"], dataset, data_root)
+    config = recorded_config(folder, results, found.document["config"], dataset, data_root)
     target = environment.choose_device(device)
-    threads = host.choose_threads(threads)
     torch.set_num_threads(threads)
     precision = precision_of(config.precision, target, config.recipe.image_size)
     if precision != config.precision:
@@ -73,7 +71,7 @@ def evaluate_run(
     n_images = max(len(split.splits.by_name[name].samples) for name in SPLITS)
     require_memory_to_evaluate(config.recipe, n_images, precision, target)
     split, sources, _ = prepare_images(config, split, reporter, threads, target, SPLITS)
-    recomputation = Recomputation(config, split, found.document, folder, threads)
+    recomputation = Recomputation(config, split, found, folder, threads)
     recomputed: dict[str, Any] = {"environment": environment.describe(target), "runs": {}}
     for entry in results.runs:
         if entry.artifacts is None:

@@ -18,7 +18,7 @@ from finetune.errors import ConfigError, DataError, RunFolderError
 from finetune.inference.trained import precision_of
 from finetune.network.network import fingerprint
 from finetune.network.weights import NAMED_WEIGHTS
-from finetune.run import environment, fit, records
+from finetune.run import environment, fit
 from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.recorded import recorded_config, recorded_variant, require_same_images
@@ -30,7 +30,7 @@ from finetune.training.checkpoint import load_state
 from finetune.training.record import Epoch, Training, best_epoch
 from finetune.training.trainer import Trainer
 from grader.findings import rate_text
-from grader.submission.record import results_from
+from grader.submission.record import results_from, run_name
 
 
 class _Enough(Exception):  # noqa: N818 - no error
@@ -68,7 +68,7 @@ def replay_run(
     """
     folder = RunFolder(run)
     document = cast("Json", folder.read())
-    runs = {records.run_stem(entry["variant"], entry["seed"]): entry for entry in document["runs"]}
+    runs = {run_name(entry["variant"], entry["seed"]): entry for entry in document["runs"]}
     tried = {index: document["tuning"]["trials"][index] for index, _ in trials}
     names = {runs[name]["variant"] for name, _, _ in passages} | {t["variant"] for t in tried.values()}
     config = _config(folder, document, names, dataset, data_root, weights, device)
@@ -102,36 +102,35 @@ def _config(
     Raises:
         ConfigError: the run cannot be replayed, or needs an option.
     """
-    recorded = document["config"]
-    if recorded.get("processes", 1) > 1:
+    results = results_from(document)
+    if results.processes > 1:
         raise ConfigError(
             "Only a run in which one process trained each network can be replayed, but here "
-            f"{recorded['processes']} processes divided each batch; replay another run."
+            f"{results.processes} processes divided each batch; replay another run."
         )
-    rows = [row for row in recorded["variants"] if row["name"] in names]
-    pretrained = any(row["init"] == "pretrained" for row in rows)
-    kind: str | None = document["weights"]["kind"] if document["weights"] else None
+    rows = [row for row in results.variants if row.name in names]
+    pretrained = any(row.init == "pretrained" for row in rows)
+    kind: str | None = results.weights["kind"] if results.weights else None
     if pretrained and weights is None and kind not in NAMED_WEIGHTS:
         raise ConfigError(
             "The results record pretrained weights of a file without its path; name the file with --weights."
         )
-    headed = next((row["name"] for row in rows if row.get("head")), None)
+    headed = next((row.name for row in rows if row.head), None)
     if headed:
         raise ConfigError(
             "Only a run whose start follows from its seed and the weights can be replayed, but the head of "
             f"{headed} comes from another variant; replay another run."
         )
-    config = recorded_config(folder, recorded, dataset, data_root)
+    config = recorded_config(folder, results, document["config"], dataset, data_root)
     target = environment.choose_device(device)
     return dataclasses.replace(
         config,
         variants=tuple(map(recorded_variant, rows)),
         precision=precision_of(config.precision, target, config.recipe.image_size),
         weights=weights or kind or ExperimentConfig.weights,
-        cache_views=recorded.get("cache_views"),
         device=device,
-        threads=min(document["environment"]["threads"], host.THREADS_MAX),
-        on_bad_image="skip" if document["dataset"]["excluded"] else "fail",
+        threads=min(results.environment["threads"], host.THREADS_MAX),
+        on_bad_image="skip" if results.excluded else "fail",
     )
 
 
@@ -158,7 +157,7 @@ def _replay(
     trainer, start = _trainer(prepared, entry, prepared.config.epochs_of(variant))
     if first > 1:
         _restore(trainer, folder, entry, first - 1)
-    epochs = _epochs(trainer, count, records.run_stem(variant.name, entry["seed"]), reporter)
+    epochs = _epochs(trainer, count, run_name(variant.name, entry["seed"]), reporter)
     return {**_passage(entry, start, first, epochs), "trial": None}
 
 
@@ -174,7 +173,7 @@ def _trial(prepared: Prepared, entry: Json, count: int, reporter: Reporter) -> J
 
 def _passage(entry: Json, start: Json, first: int, epochs: Sequence[Epoch]) -> Json:
     return {
-        "run": records.run_stem(entry["variant"], entry["seed"]),
+        "run": run_name(entry["variant"], entry["seed"]),
         "first": first,
         "initial_sha256": start["initial_sha256"],
         "epochs": [dataclasses.asdict(epoch) for epoch in epochs],

@@ -74,10 +74,10 @@ def export(model: TrainedModel, form: str, out: Path) -> list[Path]:
     content = exporter.write(network, model.image_size, metadata_of(model))
     _require_same(exporter.read(content, network), network, model.image_size)
     card = model_card(model, exporter.file, exporter.library)
-    files = {exporter.file: content, "README.md": card.encode()}
-    for name, written in files.items():
-        write_atomically(out / name, written)
-    return [out / name for name in files]
+    files = {out / exporter.file: content, out / "README.md": card.encode()}
+    for path, written in files.items():
+        write_atomically(path, written)
+    return list(files)
 
 
 def metadata_of(model: TrainedModel) -> dict[str, str]:
@@ -107,10 +107,8 @@ def _require_same(exported: Callable[[Floats], Floats], network: Network, size: 
     """
     generator = torch.Generator().manual_seed(0)
     for n in CHECKED:
-        images = torch.randn(n, 3, size, size, generator=generator)
-        with torch.inference_mode():
-            wanted = network(images).numpy()
-        found = exported(images.numpy())
+        images = torch.randn(n, 3, size, size, generator=generator).numpy()
+        wanted, found = _by_torch(network)(images), exported(images)
         if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE):
             raise FinetuneError(
                 f"The exported network must give PyTorch's logits within {TOLERANCE:g}, but for {n} images "
@@ -174,12 +172,7 @@ def _from_torchscript(content: bytes, _network: Network) -> Callable[[Floats], F
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = torch.jit.load(io.BytesIO(content))  # type: ignore[no-untyped-call]
-
-    def logits(images: Floats) -> Floats:
-        with torch.inference_mode():
-            return np.asarray(module(torch.from_numpy(images)).numpy())
-
-    return logits
+    return _by_torch(module)
 
 
 def _to_safetensors(network: Network, _size: int, metadata: dict[str, str]) -> bytes:
@@ -189,10 +182,15 @@ def _to_safetensors(network: Network, _size: int, metadata: dict[str, str]) -> b
 
 def _from_safetensors(content: bytes, network: Network) -> Callable[[Floats], Floats]:
     network.load_state_dict(safetensors.torch.load(content))
+    return _by_torch(network)
+
+
+def _by_torch(module: torch.nn.Module) -> Callable[[Floats], Floats]:
+    """A function from images to a module's logits."""
 
     def logits(images: Floats) -> Floats:
         with torch.inference_mode():
-            return np.asarray(network(torch.from_numpy(images)).numpy())
+            return np.asarray(module(torch.from_numpy(images)).numpy())
 
     return logits
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from finetune.inference.predict import Prediction
 from finetune.system.console import printable
 
-FORMATS = ("table", "json", "csv")
 CLASS_WIDTH = 24
 """Characters of a class in the table; a longer name pushes its row's path to the right."""
 
@@ -23,8 +22,7 @@ def lines(predictions: Iterable[Prediction], form: str) -> Iterator[str]:
 
     Args:
         predictions: of files; those that cannot be read appear in JSON only.
-        form: one of `FORMATS`. `table` and `csv` have a row for each file and class; `json` has an object for
-            each file.
+        form: `table` and `csv` have a row for each file and class; `json` has an object for each file.
     """
     header, rows = _WRITERS[form]
     yield from header
@@ -50,19 +48,16 @@ def _json(prediction: Prediction) -> Iterator[str]:
 
 def _csv(prediction: Prediction) -> Iterator[str]:
     for rank, (name, probability) in enumerate(prediction.classes, 1):
-        yield _csv_row(_cell(str(prediction.path)), rank, _cell(name), f"{probability:.6f}")
+        text = io.StringIO(newline="")
+        cells = _cell(str(prediction.path)), rank, _cell(name), f"{probability:.6f}"
+        csv.writer(text, lineterminator="").writerow(cells)
+        yield text.getvalue()
 
 
 def _cell(text: str) -> str:
     """A name that a spreadsheet takes for text, not for a formula."""
     text = printable(text)
     return f"'{text}" if _FORMULA.match(text) else text
-
-
-def _csv_row(*cells: object) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="").writerow(cells)
-    return text.getvalue()
 
 
 _WRITERS: dict[str, tuple[list[str], Callable[[Prediction], Iterator[str]]]] = {

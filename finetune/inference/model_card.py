@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -13,7 +13,6 @@ import numpy as np
 
 from finetune import __version__
 from finetune.inference.trained import TrainedModel
-from finetune.report.judged import grade_of
 from finetune.run.artifacts import read_predictions
 from grader.grading.verdict import NO_NETWORK
 from grader.statistics.proportions import wilson
@@ -95,14 +94,14 @@ def model_card(model: TrainedModel, file: str, library: str) -> str:
         test_high=interval.high,
         weakest=weakest,
         smallest=smallest,
-        verdict=_comparison(model.folder.path) if len({r.variant for r in results.runs}) > 1 else [],
+        verdict=_comparison(model.folder.grade.verdict) if len({r.variant for r in results.runs}) > 1 else [],
     )
 
 
-def _comparison(run: Path) -> list[str]:
+def _comparison(verdict: Sequence[str]) -> list[str]:
     """What the grader says of the variants, without what it says of the files."""
     of_files = ("Failed: ", NO_NETWORK)
-    return [s.replace("your margin", "a margin") for s in grade_of(run).verdict if not s.startswith(of_files)]
+    return [s.replace("your margin", "a margin") for s in verdict if not s.startswith(of_files)]
 
 
 def _classes(model: TrainedModel) -> tuple[list[tuple[str, int, int]], int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -11,8 +11,7 @@ from finetune.config.experiment import GROUPS, Variant, require
 from finetune.errors import ConfigError, RunFolderError, WeightsError, listed
 from finetune.network.network import Network
 from finetune.network.resnet18 import build, state_shapes
-from finetune.network.weights import read_state
-from finetune.report.judged import grade_of
+from finetune.network.weights import state_in
 from finetune.run import environment
 from finetune.run.folder import RunFolder
 from finetune.training.precision import choose_precision
@@ -52,11 +51,13 @@ class TrainedModel:
         return self.run.calibration.temperature if self.run.calibration else 1.0
 
 
-def open_model(run: Path, variant: str | None, seed: int | None, device: str, threads: int) -> TrainedModel:
-    """`load_model` for a path and a device's name; PyTorch then computes with that many threads."""
+def open_model(
+    folder: RunFolder, variant: str | None, seed: int | None, device: str, threads: int
+) -> TrainedModel:
+    """`load_model` for a device's name; PyTorch then computes with that many threads."""
     target = environment.choose_device(device)
     torch.set_num_threads(threads)
-    return load_model(RunFolder(run), target, variant, seed)
+    return load_model(folder, target, variant, seed)
 
 
 def load_model(
@@ -121,13 +122,12 @@ def _advised(folder: RunFolder, usable: list[Run]) -> tuple[str, str]:
     names = {run.variant for run in usable}
     if len(names) == 1:
         return usable[0].variant, ""
-    found = grade_of(folder.path)
-    if found.advised in names:
-        return found.advised, "the verdict favors it"
+    if folder.grade.advised in names:
+        return folder.grade.advised, "the verdict favors it"
     best = max(usable, key=_score)
     why = (
         "there is no verdict yet"
-        if any(map(is_told_how_to_finish, found.problems))
+        if any(map(is_told_how_to_finish, folder.grade.problems))
         else "the verdict favors none"
     )
     return best.variant, f"{why}, and it has the highest validation accuracy ({_score(best):.1%})"
@@ -140,13 +140,8 @@ def load_network(folder: RunFolder, artifact: Artifact, n_classes: int, device: 
         FinetuneError: the checkpoint is missing, not the recorded one, or does not fit the network.
     """
     network = build(Variant(name="any", init="random", train=GROUPS), n_classes, 0, None)
-    path = folder.artifact_file(artifact.path)
-    state, digest = read_state(path)
-    if digest != artifact.sha256:
-        raise WeightsError(
-            f"The checkpoint {path} must have the SHA-256 that the results record, but it has another; "
-            "put it back or train again."
-        )
+    path = folder.path / artifact.path
+    state, _ = state_in(folder.read_artifact(dataclasses.asdict(artifact)), path)
     if {n: tuple(t.shape) for n, t in state.items()} != state_shapes(n_classes):
         raise WeightsError(
             f"The checkpoint {path} must hold ResNet-18's parameters and buffers, but it does not; put it "

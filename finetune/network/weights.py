@@ -75,12 +75,14 @@ def load_weights(weights: str, shapes: dict[str, tuple[int, ...]]) -> Weights:
     else:
         kind, path = "file", Path(weights)
         source = path.name
-    state, digest, key = _read(path)
+    with open_weights(path) as file:
+        content = file.read()
+    state, key = state_in(content, path)
     names = {n for n in shapes if n not in HEAD and not n.endswith("num_batches_tracked")}
     state, prefix = unwrapped(state, names, path)
     state, dropped = _fitted(state, shapes, path)
     part = ", ".join([f"under {key}"] * bool(key) + [f"names after {prefix}"] * bool(prefix))
-    return Weights(kind, source, digest, state, dropped, part, seconds)
+    return Weights(kind, source, _sha256(content), state, dropped, part, seconds)
 
 
 def fetch(url: str) -> Path:
@@ -132,20 +134,16 @@ def open_weights(path: Path) -> Iterator[BinaryIO]:
         ) from error
 
 
-def read_state(path: Path) -> tuple[State, str]:
-    """Read a state dict without running any code from it, and the file's SHA-256.
+def state_in(content: bytes, path: Path) -> tuple[State, str]:
+    """The state dict in a weights file, and the keys that lead to it; no code from the file is run.
+
+    Args:
+        content: of the file.
+        path: of the file; its suffix tells safetensors from what torch.save writes.
 
     Raises:
-        WeightsError: not there, of another kind, damaged, or not a dictionary of tensors.
+        WeightsError: damaged, or not a dictionary of tensors.
     """
-    state, digest, _ = _read(path)
-    return state, digest
-
-
-def _read(path: Path) -> tuple[State, str, str]:
-    """`read_state`, and the keys that lead to the state dict in the file."""
-    with open_weights(path) as file:
-        content = file.read()
     try:
         if path.suffix == ".safetensors":
             loaded = safetensors.torch.load(content)
@@ -173,7 +171,7 @@ def _read(path: Path) -> tuple[State, str, str]:
         raise WeightsError(
             f"The weights file {path} must contain a dictionary of tensors, but it contains: {keys}."
         )
-    return state, _sha256(content), key
+    return state, key
 
 
 def _plain(value: object) -> bool:

@@ -10,16 +10,15 @@ from markupsafe import Markup
 
 from finetune.report import figures
 from finetune.report.contents import scope
-from finetune.report.judged import JudgedRun
-from finetune.report.settings import DASH, Setting, flat, setting, value_text
-from grader.evidence.gathered import Evidence
+from finetune.report.judged import JudgedRun, to_owner
+from finetune.report.settings import DASH, SPLITS, Setting, flat, setting, value_text
+from grader.evidence.gathered import Evidence, paired_counts
 from grader.findings import MINUS, rate_text
 from grader.formats.text import closing
-from grader.grading.verdict import NO_NETWORK
 from grader.statistics import proportions
 from grader.statistics.proportions import Interval
+from grader.submission.record import SPLITS as HELD_OUT
 
-SPLITS = {"val": "Validation", "test": "Test"}
 PARTS = ("config", "dataset", "weights", "environment", "tool")
 MOST_RUNS_PAIRED = 4
 """Of more runs, only the differences from the first are drawn."""
@@ -32,12 +31,12 @@ def comparison_context(runs: Sequence[JudgedRun]) -> Values:
     names = list(dict.fromkeys(row.name for run in runs for row in run.rows))
     return {
         "runs": runs,
-        "verdicts": [[s for s in run.grade.sentences if s != NO_NETWORK] for run in runs],
+        "verdicts": [to_owner(run.grade.sentences) for run in runs],
         "closings": [closing(run.grade) for run in runs],
         "scopes": [scope(run) for run in runs],
         "differing": differing(runs),
         "names": names,
-        "panels": {words: figures.by_run(runs, names, split) for split, words in SPLITS.items()},
+        "panels": {SPLITS[split].capitalize(): figures.by_run(runs, names, split) for split in HELD_OUT},
         "forest": _forest(runs, names),
         "confidence": runs[0].confidence,
     }
@@ -98,6 +97,4 @@ def _difference(first: Evidence, second: Evidence, name: str, confidence: float)
     x, y = first.predictions.get((one.name, "test")), second.predictions.get((other.name, "test"))
     if x is None or y is None or x.sample_ids != y.sample_ids or (x.labels != y.labels).any():
         return None
-    a, b = x.correct, y.correct
-    table = proportions.PairedCounts(*(int(part.sum()) for part in (a & b, a & ~b, ~a & b, ~a & ~b)))
-    return proportions.difference_of_paired(table, confidence)
+    return proportions.difference_of_paired(paired_counts(x, y), confidence)

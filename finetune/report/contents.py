@@ -14,11 +14,10 @@ import numpy as np
 from finetune.report import figures
 from finetune.report.classes import class_rows, confusion, counts
 from finetune.report.depth import depth, ladder_rows
-from finetune.report.figures import SPLITS
 from finetune.report.gallery import Thumbnails, confident_mistakes, disagreements
 from finetune.report.judged import JudgedRun, VariantRow
 from finetune.report.near_duplicates import near_values
-from finetune.report.settings import flat, setting, value_text
+from finetune.report.settings import SPLITS, flat, setting, value_text
 from grader.errors import UnusableError
 from grader.findings import MINUS, Status, counted
 from grader.formats.text import closing
@@ -56,7 +55,7 @@ def run_context(run: JudgedRun) -> Values:
         "answer": [s for s in grade.sentences if not _is_about_scope(s)],
         "caveats": [s for s in grade.sentences if _is_about_scope(s)],
         "scope": scope(run),
-        "open_findings": _open_findings(run),
+        "open_findings": sorted(grade.unsettled, key=lambda found: found.status is not Status.FAILS),
         "failures": [r for r in run.results.runs if r.failure],
         "several_seeds": len(run.results.seeds) > 1,
         "curves": figures.curves(run.rows, run.dataset) if run.rows else {},
@@ -108,25 +107,16 @@ def scope(run: JudgedRun) -> str:
     )
 
 
-def _open_findings(run: JudgedRun) -> list[Any]:
-    """Properties that fail or were inconclusive; failures first."""
-    return sorted(run.grade.unsettled, key=lambda finding: finding.status is not Status.FAILS)
-
-
 def _epochs(row: VariantRow) -> list[EpochRow]:
     chosen = {run.best_epoch for run in row.runs}
-    by_number: dict[int, list[Any]] = {}
-    for run in row.runs:
-        for epoch in run.epochs:
-            by_number.setdefault(epoch.epoch, []).append(epoch)
     return [
         EpochRow(
             number,
-            tuple(fmean(figures.accuracy(e.on(s)) for e in epochs) for s in SPLITS),
-            tuple(fmean(figures.loss(e.on(s)) for e in epochs) for s in SPLITS),
+            tuple(fmean(e.on(s).accuracy for e in epochs) for s in SPLITS),
+            tuple(fmean(e.on(s).loss for e in epochs) for s in SPLITS),
             number in chosen,
         )
-        for number, epochs in by_number.items()
+        for number, epochs in row.by_epoch.items()
     ]
 
 
@@ -172,7 +162,7 @@ def _classes(run: JudgedRun) -> Values:
     pair = None if b is None or c is None or b.sample_ids != c.sample_ids else (b, c)
     return values | {
         "mistakes": thumbnails.of(confident_mistakes(favorite.name, own)),
-        "has_confidence": getattr(own, "confidence", None) is not None,
+        "has_confidence": own.confidence is not None,
         "disagreements": thumbnails.of(disagreements(("B", "C"), *pair)) if pair else None,
         "n_disagreements": int(np.sum(pair[0].predicted != pair[1].predicted)) if pair else 0,
         "n_test": len(own.labels),
@@ -194,24 +184,21 @@ def _setup(run: JudgedRun) -> Values:
         "notes": document["dataset"]["notes"],
         "excluded": excluded[:MOST_EXCLUDED],
         "n_excluded": len(excluded),
-        "recipe": [
-            # The tables above have the variants.
-            *_facts({"config": {k: v for k, v in document["config"].items() if k != "variants"}})
-        ],
-        "environment": [
-            *_facts({"environment": document["environment"], "tool": tool, "timings": document["timings"]})
-        ],
+        # The tables above have the variants.
+        "recipe": _facts({"config": {k: v for k, v in document["config"].items() if k != "variants"}}),
+        "environment": _facts(
+            {"environment": document["environment"], "tool": tool, "timings": document["timings"]}
+        ),
         "can_repeat": (run.folder / "config.toml").is_file(),
         "command": command,
         "hashes": list(_hashes(run)),
     }
 
 
-def _facts(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _facts(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Values of the results, with their names in words."""
-    for path, value in flat(parts).items():
-        if (known := setting(path)) is not None:
-            yield known.words, value_text(path, value)
+    values = flat(parts).items()
+    return [(known.words, value_text(path, value)) for path, value in values if (known := setting(path))]
 
 
 def _hashes(run: JudgedRun) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from statistics import fmean
 from typing import Any
 
@@ -11,27 +12,19 @@ from markupsafe import Markup
 
 from finetune.report.judged import JudgedRun, VariantRow
 from finetune.report.plot import Axis, Panel, Point, epoch_axis, linear_axis, log_axis, loss_axis
+from finetune.report.settings import SPLITS
 from grader.checks.compare import PAIRS, Comparison, compare
 from grader.findings import in_points, limits_in_points, rate_text
 from grader.statistics.proportions import Interval
-from grader.submission.record import Epoch, Metrics
+from grader.submission.record import Metrics
 from grader.submission.trials import label
 
-SPLITS = {"train": "training", "val": "validation", "test": "test"}
 MOST_MARKERS = 12
 """On one line; more would hide it."""
 
 Measure = Callable[[Metrics], float]
-
-
-def accuracy(metrics: Metrics) -> float:
-    """Share of correct predictions, 0 to 1."""
-    return metrics.accuracy
-
-
-def loss(metrics: Metrics) -> float:
-    """Mean cross-entropy, nats."""
-    return metrics.loss_sum / metrics.n_samples
+ACCURACY: Measure = attrgetter("accuracy")
+LOSS: Measure = attrgetter("loss")
 
 
 def percent(share: float) -> str:
@@ -53,9 +46,9 @@ def curves(rows: Sequence[VariantRow], name: str) -> dict[str, list[Markup]]:
     """
     epochs = [epoch for row in rows for run in row.runs for epoch in run.epochs]
     panels: dict[str, list[Markup]] = {}
-    for title, measure in (("Accuracy", accuracy), ("Loss", loss)):
+    for title, measure in (("Accuracy", ACCURACY), ("Loss", LOSS)):
         values = [measure(epoch.on(split)) for epoch in epochs for split in SPLITS]
-        y = linear_axis(values, percent) if measure is accuracy else loss_axis(values)
+        y = linear_axis(values, percent) if measure is ACCURACY else loss_axis(values)
         panels[title] = []
         for split, words in SPLITS.items():
             told = f"{title} on the {words} images of {name} by epoch. {_ends(rows, split, measure)}"
@@ -67,10 +60,7 @@ def curves(rows: Sequence[VariantRow], name: str) -> dict[str, list[Markup]]:
 
 
 def _curve(panel: Panel, row: VariantRow, split: str, measure: Measure) -> None:
-    by_epoch: dict[int, list[float]] = {}
-    for run in row.runs:
-        for epoch in run.epochs:
-            by_epoch.setdefault(epoch.epoch, []).append(measure(epoch.on(split)))
+    by_epoch = {n: [measure(epoch.on(split)) for epoch in epochs] for n, epochs in row.by_epoch.items()}
     mean: list[Point] = [(n, fmean(values)) for n, values in by_epoch.items()]
     if len(row.runs) > 1:
         low, high = ([(n, pick(v)) for n, v in by_epoch.items()] for pick in (min, max))
@@ -91,19 +81,13 @@ def _curve(panel: Panel, row: VariantRow, split: str, measure: Measure) -> None:
 
 def _ends(rows: Sequence[VariantRow], split: str, measure: Measure) -> str:
     """What each variant reached in its chosen epoch, in a sentence."""
-
-    def chosen(epoch: Epoch) -> float:
-        return measure(epoch.on(split))
-
-    told = (
-        f"{row.name} {_told(fmean(chosen(run.best) for run in row.runs if run.best), measure)}"
-        for row in rows
-    )
+    chosen = {row.name: fmean(measure(r.best.on(split)) for r in row.runs if r.best) for row in rows}
+    told = (f"{name} {_told(value, measure)}" for name, value in chosen.items())
     return f"In the chosen epochs: {', '.join(told)}."
 
 
 def _told(value: float, measure: Measure) -> str:
-    return f"{value:.1%}" if measure is accuracy else f"{value:.3f}"
+    return f"{value:.1%}" if measure is ACCURACY else f"{value:.3f}"
 
 
 def comparisons(run: JudgedRun) -> list[tuple[str, Comparison, list[float]]]:
@@ -147,11 +131,12 @@ def forest(rows: Sequence[tuple[str, Interval, Sequence[float]]], margin: Mappin
         height,
     )
     zero, _ = panel.at(0.0, 0.0)
-    panel.add("line", "zero", x1=zero, x2=zero, y1=30, y2=height - 38)
     for number, (name, interval, seeds) in enumerate(rows):
         top = 46 + 48 * number
         panel.text(name, 46, top, "name")
         panel.text(limits_in_points(interval), 330, top, "tick end")
+        # Beside each interval only: between the rows it would pass through the text.
+        panel.add("line", "zero", x1=zero, x2=zero, y1=top + 4, y2=top + 30)
         x1, middle, x2 = (panel.at(v, 0)[0] for v in (interval.low, interval.estimate, interval.high))
         panel.add("line", "whisker", x1=x1, x2=x2, y1=top + 15, y2=top + 15)
         for x in (x1, x2):
@@ -245,9 +230,9 @@ def by_run(runs: Sequence[JudgedRun], names: Sequence[str], split: str) -> list[
     y = linear_axis([epoch.on(split).accuracy for epoch in epochs], percent)
     panels = []
     for name, found in rows.items():
-        told = f"Accuracy of {name} on the {SPLITS[split]} images. {_ends(found, split, accuracy)}"
+        told = f"Accuracy of {name} on the {SPLITS[split]} images. {_ends(found, split, ACCURACY)}"
         panel = Panel(epoch_axis(max(e.epoch for e in epochs)), y, told, name, "epoch")
         for row in found:
-            _curve(panel, row, split, accuracy)
+            _curve(panel, row, split, ACCURACY)
         panels.append(panel.markup())
     return panels

@@ -75,17 +75,14 @@ def confident_mistakes(name: str, found: Predictions) -> list[Photo]:
         name: of the variant.
         found: its predictions.
     """
-    confidence = getattr(found, "confidence", None)
-    rank = found.nll if confidence is None else confidence
+    rank = found.nll if found.confidence is None else found.confidence
     wrong = np.flatnonzero(~found.correct)
     best = wrong[np.argsort(-rank[wrong], kind="stable")][:MOST_PHOTOS]
     return [Photo(found.sample_ids[i], int(found.labels[i]), (_answer(name, found, i),)) for i in best]
 
 
 def disagreements(names: tuple[str, str], first: Predictions, second: Predictions) -> list[Photo]:
-    """Photos that two variants predict differently, those first whose label's probability differs most."""
-    if first.sample_ids != second.sample_ids:
-        return []
+    """Photos of one split that two variants predict differently, the widest apart on the label first."""
     differ = np.flatnonzero(first.predicted != second.predicted)
     gap = np.abs(np.exp(-first.nll) - np.exp(-second.nll))
     best = differ[np.argsort(-gap[differ], kind="stable")][:MOST_PHOTOS]
@@ -101,8 +98,10 @@ def disagreements(names: tuple[str, str], first: Predictions, second: Prediction
 
 def _answer(name: str, found: Predictions, row: np.int64) -> Answer:
     correct, of_label = bool(found.correct[row]), float(np.exp(-found.nll[row]))
-    known = getattr(found, "confidence", None)
-    confidence = float(known[row]) if known is not None else of_label if correct else None
+    if found.confidence is not None:
+        confidence: float | None = float(found.confidence[row])
+    else:
+        confidence = of_label if correct else None
     return Answer(name, int(found.predicted[row]), correct, confidence, of_label)
 
 

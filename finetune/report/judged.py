@@ -13,14 +13,13 @@ from finetune.errors import RunFolderError
 from grader.errors import UnusableError
 from grader.evidence.gathered import Evidence, gather
 from grader.formats.output import names_of
-from grader.grading import grade as grading
 from grader.grading.grade import graded
 from grader.grading.policy import load_policy
-from grader.grading.verdict import Grade
+from grader.grading.verdict import NO_NETWORK, Grade
 from grader.statistics import proportions
 from grader.submission.checkpoints import read_checkpoints
 from grader.submission.load import load
-from grader.submission.record import Results, Run, VariantConfig
+from grader.submission.record import Epoch, Results, Run, VariantConfig
 from grader.submission.unfinished import is_told_how_to_finish, require_finished
 
 POLICY = "default"
@@ -65,6 +64,15 @@ class VariantRow:
     def epochs(self) -> int:
         """Epochs that its first run trained."""
         return self.first.budget.epochs
+
+    @property
+    def by_epoch(self) -> dict[int, list[Epoch]]:
+        """The epochs of all runs by number."""
+        found: dict[int, list[Epoch]] = {}
+        for run in self.runs:
+            for epoch in run.epochs:
+                found.setdefault(epoch.epoch, []).append(epoch)
+        return found
 
     def accuracies(self, split: str) -> list[float]:
         """Accuracy of each run in its chosen epoch, 0 to 1."""
@@ -175,6 +183,6 @@ def _judged(path: Path, name: str) -> JudgedRun:
     return JudgedRun(name, submission.folder, submission.document, evidence, grade)
 
 
-def grade_of(run: Path) -> Grade:
-    """The grade of a run folder under the default policy, whatever the folder holds."""
-    return grading.grade(grading.Job(run, run.name, load_policy(POLICY)))
+def to_owner(sentences: Sequence[str]) -> list[str]:
+    """What a run's owner is told: nothing of what only a stranger's files can be suspected of."""
+    return [sentence for sentence in sentences if sentence != NO_NETWORK]

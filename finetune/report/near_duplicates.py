@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.report.figures import SPLITS
 from finetune.report.gallery import Photo, Thumbnails
 from finetune.report.judged import JudgedRun
+from finetune.report.settings import SPLITS
 from grader.checks.near_duplicates import Accuracy, accuracy_without
 from grader.submission.near_duplicates import Pair
 

@@ -80,7 +80,7 @@ def linear_axis(values: Iterable[float], show: Callable[[float], str], at_most: 
     return Axis(first * step, last * step, ticks)
 
 
-def log_axis(values: Iterable[float], show: Callable[[float], str] = "{:g}".format) -> Axis:
+def log_axis(values: Iterable[float]) -> Axis:
     """A logarithmic axis with ticks at powers of ten times 1, 2, 5, or 1, 3, or 1, so that few remain.
 
     A range of less than a power of ten is extended to such ticks, so that there are at least two.
@@ -94,7 +94,7 @@ def log_axis(values: Iterable[float], show: Callable[[float], str] = "{:g}".form
     every = -(-len(powers) // MOST_TICKS)
     for factors in ((1, 2, 5), (1, 3), (1,)):
         candidates = [f * 10.0**p for p in powers if p % every == 0 for f in factors]
-        ticks = tuple((v, show(v)) for v in candidates if low <= v <= high)
+        ticks = tuple((v, f"{v:g}") for v in candidates if low <= v <= high)
         if len(ticks) <= MOST_TICKS:
             break
     return Axis(low, high, ticks, is_log=True)
@@ -174,22 +174,22 @@ class Panel:
     def line(self, points: Sequence[Point], index: int) -> None:
         """A line in the style of a variant."""
         dash = {"stroke_dasharray": DASHES[index % N_COLORS]} if DASHES[index % N_COLORS] else {}
-        self.add("polyline", f"line s{index % N_COLORS}", points=_joined(self.at(*p) for p in points), **dash)
+        self.add("polyline", f"line {self.style(index)}", points=_joined(self.at(*p) for p in points), **dash)
 
     def band(self, low: Sequence[Point], high: Sequence[Point], index: int) -> None:
         """The area between two lines."""
         around = [*low, *reversed(high)]
-        self.add("polygon", f"band s{index % N_COLORS}", points=_joined(self.at(*p) for p in around))
+        self.add("polygon", f"band {self.style(index)}", points=_joined(self.at(*p) for p in around))
 
     def bar(self, low: Point, high: Point, index: int) -> None:
         """A straight line, such as an interval."""
         (x1, y1), (x2, y2) = self.at(*low), self.at(*high)
-        self.add("line", f"bar s{index % N_COLORS}", x1=x1, y1=y1, x2=x2, y2=y2)
+        self.add("line", f"bar {self.style(index)}", x1=x1, y1=y1, x2=x2, y2=y2)
 
     def ring(self, x: float, y: float, index: int, tip: str, radius: float = 7.5) -> None:
         """A ring around what was chosen, with text that appears under a pointer."""
         left, top = self.at(x, y)
-        around = self.add("circle", f"ring s{index % N_COLORS}", cx=left, cy=top, r=radius)
+        around = self.add("circle", f"ring {self.style(index)}", cx=left, cy=top, r=radius)
         ET.SubElement(around, "title").text = tip
 
     def marker(self, x: float, y: float, index: int, tip: str) -> None:

@@ -5,6 +5,7 @@ From a kept state, the epoch after it can be trained again later.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -122,7 +123,7 @@ def read_predictions(folder: RunFolder, results: Results, run: Run, split: str) 
     if run.artifacts is None or run.best is None:
         raise RunFolderError(f"{run.name} finished no epoch, so it has no predictions; choose another run.")
     artifact = run.artifacts.predictions(split)
-    content = folder.read_artifact({"path": artifact.path, "sha256": artifact.sha256})
+    content = folder.read_artifact(dataclasses.asdict(artifact))
     counts, header = {run.best.on(split).n_samples}, header_of(results.schema_version)
     return parse_predictions(content, artifact.path, counts, len(results.classes), header)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from finetune.errors import ConfigError
+from finetune.report.settings import SPLITS
 from grader.submission.record import Results, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SPLITS = {"train": "training", "val": "validation", "test": "test"}
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 """Told apart with any kind of color vision: Okabe and Ito 2008, "Color universal design"."""
 
@@ -61,9 +61,7 @@ def _draw(axes: Any, run: Run, index: int) -> None:
     style = {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)], "linewidth": 1.4}
     for column, split in enumerate(SPLITS):
         metrics = [e.on(split) for e in run.epochs]
-        for row, values in enumerate(
-            ([m.accuracy for m in metrics], [m.loss_sum / m.n_samples for m in metrics])
-        ):
+        for row, values in enumerate(([m.accuracy for m in metrics], [m.loss for m in metrics])):
             axes[row][column].plot(numbers, values, markerfacecolor="white", label=run.variant, **style)
             axes[row][column].plot(
                 [numbers[i] for i in chosen], [values[i] for i in chosen], linestyle="", **style

@@ -17,7 +17,7 @@ from finetune.distributed.group import Peers
 from finetune.distributed.world import SingleProcess, World
 from finetune.errors import RunFolderError
 from finetune.network.network import Network, State
-from finetune.report.judged import JudgedRun, judged
+from finetune.report.judged import JudgedRun, judged, to_owner
 from finetune.report.page import write_report
 from finetune.run import artifacts, environment, fit, records
 from finetune.run.folder import RunFolder
@@ -25,7 +25,7 @@ from finetune.run.heads import put_head
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.progress import Progress
 from finetune.run.records import Document, Json, Pair, Shard
-from finetune.run.report import answer_lines, doubt_lines, doubt_summary, start_line, summary, verdict_facts
+from finetune.run.report import doubt_lines, doubt_summary, start_line, summary, verdict_facts
 from finetune.run.saving import Saving
 from finetune.run.tracking.trackers import Tracking, open_tracking
 from finetune.run.tuning.heads import TrialHeads
@@ -37,7 +37,7 @@ from finetune.system.signals import StopRequest
 from finetune.training.checkpoint import Checkpoints
 from finetune.training.record import Epoch
 from finetune.training.requirements import require_batch_statistics
-from grader.submission.record import results_from
+from grader.submission.record import results_from, run_name
 
 
 def run_experiment(
@@ -160,7 +160,7 @@ class _Job:
         epochs = config.epochs_of(variant)
         self.reporter.detail(start_line(start, variant))
         self.watch.run_begins(variant.name, seed, choice.rate, epochs)
-        stem = records.run_stem(variant.name, seed)
+        stem = run_name(variant.name, seed)
         saving = self._saving(Checkpoints(folder.state, stem), started)
         failure = choice.failure or missing
         if failure:
@@ -233,12 +233,12 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
     """
     files = f"Results: {folder.results_file}   "
     found: JudgedRun | None = None
-    answer, doubts, in_short = list[str](), list[str](), ""
+    answer, doubts, in_short, results = list[str](), list[str](), "", results_from(record)
     try:
         (found,) = judged([folder.path])
-        answer, doubts = answer_lines(found.grade), doubt_lines(found.grade)
+        answer, doubts = to_owner(found.grade.verdict), doubt_lines(found.grade)
         in_short = doubt_summary(found.grade, folder.path)
-        reporter.event("verdict", verdict_facts(found.grade, results_from(record)))
+        reporter.event("verdict", verdict_facts(found.grade, results))
         write_report([found], folder.report_file)
         files += f"Report: {folder.report_file}   "
     except RunFolderError:
@@ -250,7 +250,7 @@ def report(record: Document, folder: RunFolder, reporter: Reporter, tracking: Tr
         )
     for line in answer:
         reporter.answer(line)
-    reporter.table(summary(results_from(record)))
+    reporter.table(summary(results))
     reporter.doubts(doubts, in_short)
     reporter.say(f"{files}Grade: grader {quote(str(folder.path))}")
     if found:

@@ -18,11 +18,11 @@ written and read is checked by the grader's own code.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from shlex import quote
 from typing import cast
@@ -32,6 +32,7 @@ import tomli_w
 from finetune.config.experiment import ExperimentConfig
 from finetune.config.presets import load_preset, to_table
 from finetune.errors import RunFolderError, listed
+from finetune.report.judged import POLICY
 from finetune.report.page import REPORT_NAME
 from finetune.run import identity, records
 from finetune.run.records import Document, Json, Shard
@@ -39,10 +40,15 @@ from finetune.system import host
 from finetune.system.files import bytes_below, locked, write_atomically
 from finetune.training.checkpoint import Checkpoints
 from grader.errors import UnusableError
-from grader.reading.files import below, read_bytes
+from grader.grading.grade import Job, grade
+from grader.grading.policy import load_policy
+from grader.grading.verdict import Grade
+from grader.reading.files import RecordedFiles, below, read_bytes
 from grader.reading.strict_json import MAX_BYTES
 from grader.submission import load
-from grader.submission.record import Results, results_from
+from grader.submission.checkpoints import MAX_CHECKPOINT_BYTES
+from grader.submission.parts import Artifact
+from grader.submission.record import Results, results_from, run_name
 
 CHECKPOINT_BYTES = 45 << 20
 """A ResNet-18 on disk, rounded up."""
@@ -140,7 +146,7 @@ class RunFolder:
     def remove_checkpoints(self, run: Json) -> None:
         """Remove the resume points of a run that has ended."""
         if self.writes:
-            Checkpoints(self.state, records.run_stem(run["variant"], run["seed"])).clear()
+            Checkpoints(self.state, run_name(run["variant"], run["seed"])).clear()
 
     def has_results(self) -> bool:
         """Whether there is a results.json, readable or not."""
@@ -175,6 +181,11 @@ class RunFolder:
     def results(self) -> Results:
         """The content of results.json as the grader's records; raises as `submission` does."""
         return self.submission().results
+
+    @cached_property
+    def grade(self) -> Grade:
+        """Its grade under the default policy, whatever it holds; judged when it is first asked for."""
+        return grade(Job(self.path, self.path.name, load_policy(POLICY)))
 
     def config(self) -> ExperimentConfig:
         """The configuration that the run started with.
@@ -212,17 +223,14 @@ class RunFolder:
         Raises:
             RunFolderError: it is outside the folder, cannot be read, or is not the one recorded.
         """
-        path = self.artifact_file(artifact["path"])
+        recorded = Artifact(artifact["path"], artifact["sha256"])
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise RunFolderError(f"{path} cannot be read ({error}); put it back or train again.") from error
-        if hashlib.sha256(content).hexdigest() != artifact["sha256"]:
+            return RecordedFiles(self.path, 2 * MAX_CHECKPOINT_BYTES).read(recorded, self.results_file.name)
+        except UnusableError as error:
+            problem = error.problems[0].rstrip(".")
             raise RunFolderError(
-                f"{path} must have the SHA-256 that the results record, but it has another; "
-                "put it back or train again."
-            )
-        return content
+                f"{problem} (in the run folder {self.path}); put it back or train again."
+            ) from error
 
     def resume(self, record: Document) -> tuple[list[Json], float]:
         """Check that the folder holds the same experiment, and return what has ended.

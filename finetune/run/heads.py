@@ -14,7 +14,8 @@ from finetune.config.experiment import ExperimentConfig, Variant
 from finetune.network.network import Network
 from finetune.network.resnet18 import HEAD
 from finetune.run.folder import RunFolder
-from finetune.run.records import Json, Pair, run_stem
+from finetune.run.records import Json, Pair
+from grader.submission.record import run_name
 
 
 def put_head(
@@ -39,7 +40,7 @@ def put_head(
         return None
     source = next(run for run in runs if (run["variant"], run["seed"]) == (variant.head, seed))
     if source["artifacts"] is None:
-        return f"The head comes from {run_stem(variant.head, seed)}, which failed before it had a best epoch."
+        return f"The head comes from {run_name(variant.head, seed)}, which failed before it had a best epoch."
     state = safetensors.torch.load(folder.read_artifact(source["artifacts"]["checkpoint"]))
     network.load_state_dict({name: state[name] for name in HEAD}, strict=False)
     return None

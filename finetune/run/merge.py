@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from finetune.config.experiment import ExperimentConfig
 from finetune.errors import RunFolderError, listed
@@ -16,6 +16,8 @@ from finetune.run.folder import ARTIFACTS, RunFolder
 from finetune.run.recorded import recorded_variant
 from finetune.run.records import Document, Json, Pair
 from finetune.system.console import Reporter
+from grader.submission.load import Submission
+from grader.submission.record import run_name
 
 ALIKE = {
     "tool": ("come from one version of finetune", "train them all with that version"),
@@ -59,10 +61,11 @@ def merge_runs(runs: Sequence[Path], out: Path, reporter: Reporter) -> Document:
             has other content or cannot be written.
     """
     folders = [RunFolder(run) for run in runs]
-    documents = [folder.read() for folder in folders]
+    found = [folder.submission() for folder in folders]
+    documents = [cast("Document", submission.document) for submission in found]
     _require_alike(runs, documents)
     entries = _entries(folders, documents)
-    config = _config(folders[0], documents)
+    config = _config(folders[0], found)
     pairs = [(variant.name, seed) for seed, variant in product(config.seed_list, config.variants)]
     missing = [f"{name} seed {seed}" for name, seed in pairs if (name, seed) not in entries]
     if missing:
@@ -128,9 +131,9 @@ def _entries(
     return entries
 
 
-def _config(first: RunFolder, documents: Sequence[Document]) -> ExperimentConfig:
+def _config(first: RunFolder, found: Sequence[Submission]) -> ExperimentConfig:
     """The configuration of the whole: the first folder's, with the variants and seeds of all."""
-    configs = [document["config"] for document in documents]
+    configs = [submission.document["config"] for submission in found]
     variants: dict[str, Any] = {}
     # The longest list first: if one folder lists them all, its order is kept.
     lists = sorted((c["variants"] for c in configs), key=len, reverse=True)
@@ -147,9 +150,10 @@ def _config(first: RunFolder, documents: Sequence[Document]) -> ExperimentConfig
             f"Seeds of merged runs must be consecutive, but they are {listed([str(s) for s in seeds])}; "
             "train the missing ones too, or merge fewer."
         )
+    by_name = {variant.name: variant for submission in found for variant in submission.results.variants}
     config = dataclasses.replace(
         first.config(),
-        variants=tuple(map(recorded_variant, variants.values())),
+        variants=tuple(recorded_variant(by_name[name]) for name in variants),
         seed=seeds[0],
         seeds=len(seeds),
     )
@@ -166,7 +170,7 @@ def _copied(folder: RunFolder, run: Json, merged: RunFolder) -> Json:
     """A run's entry, with its files copied into the merged folder."""
     if run["artifacts"] is None:
         return run
-    stem = records.run_stem(run["variant"], run["seed"])
+    stem = run_name(run["variant"], run["seed"])
     for state in run["states"]:
         merged.write_state(stem, state["epoch"], folder.read_artifact(state))
     contents = {name: folder.read_artifact(run["artifacts"][name]) for name in ARTIFACTS}

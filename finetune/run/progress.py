@@ -10,7 +10,7 @@ from finetune.run.records import Json
 from finetune.run.tuning.search import Key, Plan, Trial
 from finetune.run.watch import Watch
 from finetune.training.record import Epoch
-from grader.findings import rate_text
+from grader.findings import counted, rate_text
 
 
 class Progress:
@@ -48,15 +48,15 @@ class Progress:
             f"Tuning ({tune.mode}): {len(tune.rates)} peak learning rates from {rate_text(tune.rates[0])} to "
             f"{rate_text(tune.rates[-1])} for {', '.join(names)}"
             f"{', on the split of each seed' * self.config.resplit}; "
-            f"{n_epochs} epochs of trials on validation alone, "
+            f"{counted(n_epochs, 'epoch')} of trials on validation alone, "
             "more where the best rate is the lowest or highest; then "
-            f"{len(runs)} run{'s' * (len(runs) != 1)} with {sum(runs.values())} epochs in all."
+            f"{counted(len(runs), 'run')} with {counted(sum(runs.values()), 'epoch')} in all."
         )
 
     def trial_begins(self, trial: Trial) -> None:
         """Say which trial runs."""
-        epochs = f"{trial.epochs} epoch{'s' if trial.epochs > 1 else ''}"
         beyond = ", beyond the grid" if trial.is_extension else ""
+        epochs = counted(trial.epochs, "epoch")
         self.reporter.detail(f"Trial, round {trial.round}: {trial.label}, {epochs}{beyond}")
         self.watch.trial_begins(trial)
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import TypeVar
 
 from finetune.config.experiment import ExperimentConfig, Recipe, Variant
 from finetune.config.names import NAMED_DATASETS
@@ -14,13 +13,11 @@ from finetune.data.split_dataset import SplitDataset
 from finetune.errors import ConfigError, DataError
 from finetune.run.folder import RunFolder
 from finetune.run.records import Json, dataset_name
-from grader.submission.record import SPLITS, Results
-
-T = TypeVar("T")
+from grader.submission.record import SPLITS, Results, VariantConfig
 
 
 def recorded_config(
-    folder: RunFolder, recorded: Json, dataset: str | None, data_root: str | None
+    folder: RunFolder, results: Results, recorded: Json, dataset: str | None, data_root: str | None
 ) -> ExperimentConfig:
     """What decides images and recipe, from the results: config.toml may have been edited.
 
@@ -29,7 +26,8 @@ def recorded_config(
 
     Args:
         folder: of the run.
-        recorded: the `config` object of its results.
+        results: of the run.
+        recorded: the `config` object of its results.json.
         dataset: the data set; None means the recorded one, for an image folder at the path in config.toml.
         data_root: folder for downloads; None means the one in config.toml, else `data`.
 
@@ -46,36 +44,30 @@ def recorded_config(
             f"The results record the image folder {recorded['dataset']!r} without its path; "
             "give it with --dataset PATH."
         )
+    recipe = {**results.recipe, "statistics": results.statistics}
     return ExperimentConfig(
         dataset=dataset or recorded["dataset"],
         data_root=data_root or ExperimentConfig.data_root,
-        split=recorded["split"],
-        subset=recorded["subset"],
-        # Version 1 of the schema had no split seed: the first seed decided the split.
-        split_seed=recorded.get("split_seed", recorded["seeds"][0]),
-        resplit=recorded.get("resplit", False),
+        split=results.split_rule,
+        subset=results.subset,
+        split_seed=results.split_seed,
+        resplit=results.resplit,
         near_duplicates=recorded.get("near_duplicates", "report"),
-        seed=recorded["seeds"][0],
-        seeds=len(recorded["seeds"]),
-        precision=recorded.get("precision", "fp32"),
-        recipe=_taken(Recipe, recorded["recipe"]),
+        seed=results.seeds[0],
+        seeds=len(results.seeds),
+        precision=results.precision,
+        cache_views=recorded.get("cache_views"),
+        recipe=Recipe(**{f.name: recipe[f.name] for f in dataclasses.fields(Recipe)}),
     )
 
 
-def recorded_variant(row: Json) -> Variant:
-    """A variant from its row in the `config` object.
+def recorded_variant(row: VariantConfig) -> Variant:
+    """A variant of the configuration.
 
     Raises:
         ConfigError: a recorded value is invalid.
     """
-    train = row["train"]
-    return _taken(Variant, {**row, "train": train if isinstance(train, str) else tuple(train)})
-
-
-def _taken(config: type[T], values: Json) -> T:
-    """A part of the configuration from its record, which may say more than the part has fields for."""
-    names = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
-    return config(**{name: value for name, value in values.items() if name in names})
+    return Variant(**dataclasses.asdict(row))
 
 
 def require_same_images(split: SplitDataset, results: Results, names: Sequence[str] = SPLITS) -> None:

@@ -26,7 +26,6 @@ from grader.errors import UnusableError
 from grader.reading.files import read_bytes
 from grader.reading.strict_json import MAX_BYTES
 from grader.submission.predictions import HEADER
-from grader.submission.record import run_name
 
 SCHEMA_VERSION = "2.0"
 
@@ -75,11 +74,6 @@ class Document(TypedDict):
 def now() -> str:
     """The time for `created_at`, UTC."""
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def run_stem(variant: str, seed: int) -> str:
-    """The name of a run, with which the names of its files begin."""
-    return run_name(variant, seed)
 
 
 def dataset_name(dataset: str) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 from rich.table import Table
 
 from finetune.config.experiment import Variant
+from finetune.report.judged import to_owner
 from finetune.training.record import Epoch
-from grader.findings import Status, rate_text
-from grader.grading.verdict import NO_NETWORK, Grade
+from grader.findings import Status, counted, rate_text
+from grader.grading.verdict import Grade
 from grader.submission.record import Results
 
 
@@ -22,7 +23,7 @@ def start_line(run: dict[str, Any], variant: Variant) -> str:
         f"{run['variant']} seed {run['seed']}: {run['init']} start; trains "
         f"{', '.join(run['trained_groups'])}: {run['n_trained']:,} of {total:,} parameters; "
         f"learning rate {rate_text(run['learning_rate'])}"
-        + (f"; {variant.epochs} epochs" if variant.epochs else "")
+        + (f"; {counted(variant.epochs, 'epoch')}" if variant.epochs else "")
         + (f"; fc from the best epoch of {variant.head}" if variant.head else "")
         + ("; BatchNorm statistics of frozen layers follow the images" if variant.adapts else "")
     )
@@ -62,11 +63,6 @@ def summary(results: Results) -> Table:
     return table
 
 
-def answer_lines(grade: Grade) -> list[str]:
-    """The verdict in sentences; what only somebody else's run can be suspected of is left out."""
-    return [sentence for sentence in grade.verdict if sentence != NO_NETWORK]
-
-
 def doubt_lines(grade: Grade) -> list[str]:
     """A line for each property that fails or is inconclusive; `grader` says more.
 
@@ -92,7 +88,7 @@ def doubt_summary(grade: Grade, folder: Path) -> str:
 def verdict_facts(grade: Grade, results: Results) -> dict[str, Any]:
     """The verdict for programs: its sentences, what does not hold, and the figures of each run."""
     return {
-        "sentences": answer_lines(grade),
+        "sentences": to_owner(grade.verdict),
         "unsettled": [
             {"property": f.name, "status": str(f.status), "summary": f.summary} for f in grade.unsettled
         ],

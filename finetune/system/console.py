@@ -47,6 +47,11 @@ class Reporter:
         """Whether there is a terminal on which lines can be drawn again."""
         return self.console.is_terminal and not self.console.is_dumb_terminal
 
+    @property
+    def draws_bars(self) -> bool:
+        """Whether progress bars are shown."""
+        return self.animates
+
     def say(self, text: str) -> None:
         """Print text without markup, in a terminal wrapped at words; names in it cannot control it."""
         text = "\n".join(printable(line) for line in text.split("\n"))
@@ -100,7 +105,7 @@ class Reporter:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
-            disable=not self.animates,
+            disable=not self.draws_bars,
         ) as progress:
             task = progress.add_task(label, total=total)
             yield lambda n: progress.advance(task, n)

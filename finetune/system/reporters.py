@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,6 +51,11 @@ class LiveReporter(Reporter):
         self._job: Watched | None = None
         self._stopping = self._ended = False
 
+    @property
+    def draws_bars(self) -> bool:
+        """Not beside the table."""
+        return super().draws_bars and self._job is None
+
     def detail(self, text: str) -> None:
         """Nothing: the table shows it."""
 
@@ -86,23 +91,9 @@ class LiveReporter(Reporter):
         finally:
             self._job = None
 
-    @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show a bar, but not beside the table."""
-        if self._job is None:
-            with super().bar(label, total) as advance:
-                yield advance
-        else:
-            yield lambda _: None
-
-    @contextmanager
-    def training(self, label: str, n_images: int) -> Iterator[Callable[[int], None]]:
+    def training(self, label: str, n_images: int) -> AbstractContextManager[Callable[[int], None]]:
         """Count in the table."""
-        if self._job is None:
-            with super().training(label, n_images) as advance:
-                yield advance
-        else:
-            yield self._job.advance
+        return super().training(label, n_images) if self._job is None else nullcontext(self._job.advance)
 
 
 class RankedReporter(Reporter):
@@ -170,7 +161,7 @@ class TaggedReporter(RankedReporter):
         """One line, after the rank."""
         super().say(f"[{self.rank}] {text}")
 
-    @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:  # noqa: ARG002 - as a reporter's
-        """No bar."""
-        yield lambda _: None
+    @property
+    def draws_bars(self) -> bool:
+        """Never."""
+        return False

@@ -55,7 +55,8 @@ def c_faster(evidence: Evidence) -> Finding:
     on_cpu = evidence.results.device == "cpu" and all(_cpu(epochs) for pair in pairs for epochs in pair)
     ratio = _ratio(pairs, _wall, confidence)
     cpu = _ratio(pairs, _cpu, confidence).estimate if on_cpu else None
-    signs = list(dict.fromkeys(sign for pair in pairs for epochs in pair for sign in _signs_of_load(epochs)))
+    timed = [run for runs in evidence.pairs("C", "B") if all(map(_timed, runs)) for run in runs]
+    signs = [sign for run in timed for sign in _signs_of_load(run)]
     control = _sign_of_control(evidence) if len(pairs) == 1 else []
     signs = control + signs
     status = Status.INCONCLUSIVE if control else _status(pairs, confidence, on_cpu, is_busy=bool(signs))
@@ -132,14 +133,17 @@ def _quartile(values: Sequence[float], number: int) -> float:
     return quantiles(values, n=4, method="inclusive")[number - 1]
 
 
-def _signs_of_load(epochs: Epochs) -> list[str]:
+def _signs_of_load(run: Run) -> list[str]:
     """What suggests that other programs used the machine during a run."""
-    wall, found = _wall(epochs), []
+    epochs, found = _timed(run), []
+    wall = _wall(epochs)
     if max(wall) > BUSY_SPREAD * min(wall):
-        found.append(f"Epochs of one run took {min(wall):.3g} to {max(wall):.3g} s.")
+        found.append(f"Epochs of {run.name} took {min(wall):.3g} to {max(wall):.3g} s.")
     cores = [c / w for c, w in zip(_cpu(epochs), wall, strict=False)]
     if cores and median(cores) < BUSY_CORES * max(cores):
-        found.append(f"A run got {max(cores):.2f} cores in its best epoch, but {median(cores):.2f} in most.")
+        found.append(
+            f"In its best epoch {run.name} got {max(cores):.2f} cores, but {median(cores):.2f} in most."
+        )
     return found
 
 

@@ -95,11 +95,13 @@ class Evidence:
         x, y = (self.predictions.get((run.name, "test")) for run in (first, second))
         if x is None or y is None or x.sample_ids != y.sample_ids:
             return None
-        both, only_first, only_second = (
-            int((a & b).sum())
-            for a, b in ((x.correct, y.correct), (x.correct, ~y.correct), (~x.correct, y.correct))
-        )
-        return PairedCounts(both, only_first, only_second, len(x.labels) - both - only_first - only_second)
+        return paired_counts(x, y)
+
+
+def paired_counts(first: "Predictions", second: "Predictions") -> PairedCounts:
+    """The 2 by 2 table of two sets of predictions for the same images."""
+    a, b = first.correct, second.correct
+    return PairedCounts(*(int(part.sum()) for part in (a & b, a & ~b, ~a & b, ~a & ~b)))
 
 
 def gather(submission: Submission, thresholds: Thresholds, truth: "Truth | None" = None) -> Evidence:

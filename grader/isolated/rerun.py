@@ -1,7 +1,6 @@
 """Recompute predictions from the checkpoints, in an isolated process: the only step that needs torch."""
 
 import copy
-import hashlib
 import importlib.util
 import json
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grader.errors import UnusableError
-from grader.reading.files import MAX_CSV_BYTES, below, read_bytes
+from grader.reading.files import MAX_CSV_BYTES, RecordedFiles, read_bytes
 from grader.reading.truth import Truth
 from grader.submission.checkpoints import MAX_CHECKPOINT_BYTES, MAX_TOTAL_BYTES
 from grader.submission.load import RESULTS_NAME, Submission
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from grader.submission.predictions import Predictions
 
 TIMEOUT_SECONDS = 3600
-MAX_COPIED_BYTES = MAX_TOTAL_BYTES
 
 RECOMPUTED_NAME = "recomputed.json"
 """What `finetune evaluate` writes about the starts and streams of the runs."""
@@ -125,7 +123,7 @@ def _stage(submission: Submission, folder: Path) -> dict[str, list[str]]:
     (folder / "checkpoints").mkdir(parents=True)
     document = copy.deepcopy(dict(submission.document))
     problems: dict[str, list[str]] = {}
-    any_exists, room = False, MAX_COPIED_BYTES
+    any_exists, files = False, RecordedFiles(submission.folder, MAX_CHECKPOINT_BYTES, MAX_TOTAL_BYTES)
     for run, entry in zip(submission.results.runs, document["runs"], strict=True):
         if run.artifacts is None:
             continue
@@ -134,16 +132,9 @@ def _stage(submission: Submission, folder: Path) -> dict[str, list[str]]:
         found = problems.setdefault(artifact.path, [])
         any_exists = any_exists or os.path.lexists(submission.folder / artifact.path)
         try:
-            source = below(submission.folder, artifact.path, run.name)
-            content = read_bytes(source, artifact.path, min(room, MAX_CHECKPOINT_BYTES))
+            (folder / staged).write_bytes(files.read(artifact, run.name))
         except UnusableError as error:
             found.extend(error.problems)
-            continue
-        room -= len(content)
-        if hashlib.sha256(content).hexdigest() == artifact.sha256:
-            (folder / staged).write_bytes(content)
-        else:
-            found.append(f"{artifact.path} does not match its recorded SHA-256.")
     (folder / RESULTS_NAME).write_text(json.dumps(document), "utf-8")
     return problems if any_exists else {}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from grader.errors import UnusableError
 from grader.reading import strict_json
-from grader.reading.files import below, is_there, read_bytes
+from grader.reading.files import RecordedFiles, below, is_there
 from grader.submission.load import Submission
 from grader.submission.resnet18 import parameter_shapes, state_shapes
 
@@ -43,23 +43,17 @@ class Checkpoint:
 def read_checkpoints(submission: Submission) -> dict[str, Checkpoint]:
     """The checkpoints that the submission contains, by run name; missing ones are left out."""
     found: dict[str, Checkpoint] = {}
-    room = MAX_TOTAL_BYTES
+    files = RecordedFiles(submission.folder, MAX_CHECKPOINT_BYTES, MAX_TOTAL_BYTES)
     for run in submission.results.runs:
         if run.artifacts is None:
             continue
         artifact = run.artifacts.checkpoint
         try:
-            path = below(submission.folder, artifact.path, run.name)
-            if not is_there(path, artifact.path):
+            if not is_there(below(submission.folder, artifact.path, run.name), artifact.path):
                 continue
-            content = read_bytes(path, artifact.path, min(room, MAX_CHECKPOINT_BYTES))
+            content = files.read(artifact, run.name)
         except UnusableError as error:
             found[run.name] = Checkpoint(artifact.path, altered=error.problems)
-            continue
-        room -= len(content)
-        if hashlib.sha256(content).hexdigest() != artifact.sha256:
-            why = f"{artifact.path} does not match its recorded SHA-256."
-            found[run.name] = Checkpoint(artifact.path, altered=(why,))
             continue
         n_classes = len(submission.results.classes)
         adapts = submission.results.adapts(run)

@@ -28,9 +28,18 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class NearDuplicates:
-    """Near-duplicates across the splits of one seed; `pairs` may list fewer than `n_val` and `n_test`."""
+    """Near-duplicates across the splits of one seed.
+
+    Attributes:
+        n_compared: Images that could be compared.
+        n_not_compared: Images too small or too uniform for that.
+        n_val: Validation images with a near-duplicate in training.
+        n_test: Test images with one in training or validation.
+        pairs: One for each of those, the closest first, or fewer if there are too many to list.
+    """
 
     n_compared: int
+    n_not_compared: int
     n_val: int
     n_test: int
     pairs: tuple[Pair, ...]
@@ -49,4 +58,5 @@ def near_duplicates_from(dataset: Mapping[str, Any], seeds: Sequence[int]) -> di
 
 def _near_duplicates(found: Mapping[str, Any]) -> NearDuplicates:
     pairs = tuple(Pair(**pair) for pair in found["pairs"])
-    return NearDuplicates(found["n_compared"], found["n_val"], found["n_test"], pairs)
+    numbers = {name: found[name] for name in ("n_compared", "n_not_compared", "n_val", "n_test")}
+    return NearDuplicates(**numbers, pairs=pairs)

@@ -29,6 +29,7 @@ from finetune.data.stream import evaluation_stream
 from finetune.inference.listing import lines
 from finetune.inference.predict import predict
 from finetune.inference.trained import TrainedModel, open_model
+from finetune.run.folder import RunFolder
 from finetune.training.evaluate import evaluate
 from finetune.training.features import FrozenPrefix
 
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    model = open_model(options.run, "b", None, "cpu", options.threads)
+    model = open_model(RunFolder(options.run), "b", None, "cpu", options.threads)
     make = {"predict": predicting, "evaluate": evaluating}
     works = {name: of(model, options.photos, options.threads) for name, of in make.items()}
     ratios: list[tuple[float, float]] = []

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from finetune.data.datasets import Sample
+from finetune.data.splits import Splits
 from finetune.data.store import StoredImages, decode
 from finetune.data.stream import evaluation_stream, training_stream
 
@@ -52,3 +53,8 @@ def stored(pixels: torch.Tensor) -> StoredImages:
     """Images of one size [n x height x width x 3] uint8, stored in memory."""
     n, height, width, _ = pixels.shape
     return StoredImages(pixels.numpy().reshape(-1), np.tile(np.array([[height, width]]), (n, 1)))
+
+
+def fingerprints(splits: Splits) -> list[str]:
+    """Those of training, validation and test."""
+    return [split.fingerprint for split in splits.by_name.values()]

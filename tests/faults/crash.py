@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from finetune.config.presets import load_preset
-from finetune.network.weights import read_state
+from finetune.network.weights import state_in
 from finetune.run import environment, saving
 from finetune.run.experiment import run_experiment
 from finetune.system.signals import StopRequest
@@ -47,7 +47,7 @@ def readable(out: Path) -> None:
                 content = (out / artifact["path"]).read_bytes()
                 assert hashlib.sha256(content).hexdigest() == artifact["sha256"]
     for path in out.rglob("*.safetensors"):
-        read_state(path)
+        state_in(path.read_bytes(), path)
 
 
 def fork(work: Callable[[], object]) -> int:

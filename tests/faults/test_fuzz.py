@@ -160,7 +160,13 @@ def resume_and_evaluate(out: Path) -> None:
     for work in (
         lambda: job.run_experiment(config, out, RecordingReporter(), StopRequest(), resume=True),
         lambda: reevaluate.evaluate_run(
-            out, out.parent / "fresh", RecordingReporter(), dataset=None, data_root=None, device="cpu"
+            out,
+            out.parent / "fresh",
+            RecordingReporter(),
+            dataset=None,
+            data_root=None,
+            device="cpu",
+            threads=1,
         ),
         lambda: load_weights(str(best_checkpoint(RunFolder(out))), state_shapes(10)),
     ):

@@ -151,6 +151,7 @@ def speed(
     """
     runs = [
         SimpleNamespace(
+            name=f"{variant}-seed{seed}",
             variant=variant,
             seed=seed,
             trained_groups=("layer4", "fc") if variant == "C" else ("all",),
@@ -214,7 +215,7 @@ class TestSpeed:
     def test_each_sign_of_a_busy_machine_is_said_once(self) -> None:
         found = speed([([1.0, 0.6, 1.0], EVEN, scaled(1.5))], None)
         assert "although both train every layer." in found.summary
-        assert found.details == ("Epochs of one run took 0.6 to 1 s.",)
+        assert found.details == ("Epochs of C-seed0 took 0.6 to 1 s.",)
 
     def test_two_seeds_that_disagree_settle_nothing(self) -> None:
         found = speed([(scaled(0.5), EVEN), (scaled(1.1), EVEN)], (0.7, 1.0))
@@ -227,7 +228,7 @@ class TestSpeed:
         found = speed([([38.8, 60.3, 9.0, 3.9, 3.8], [3.9, 3.8, 3.7, 3.8, 3.9])], cpu)
         assert found.status is Status.INCONCLUSIVE
         assert (
-            "The machine was busy, so the times cannot be compared: epochs of one run took" in found.summary
+            "The machine was busy, so the times cannot be compared: epochs of C-seed0 took" in found.summary
         )
 
     @pytest.mark.parametrize("cpu", [(1.0, 1.0), None])

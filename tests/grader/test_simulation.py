@@ -200,6 +200,7 @@ def test_equal_speed_is_rarely_called_faster_and_never_slower(
         runs = {
             v: [
                 SimpleNamespace(
+                    name=f"{v}-seed{seed}",
                     seed=seed,
                     epochs=[
                         SimpleNamespace(train_seconds=t, train_cpu_seconds=None, data_wait_seconds=0.0)

@@ -80,7 +80,7 @@ def job(rng: np.random.Generator, load: str, n_seeds: int, ratio: float, clock_a
                 )
                 for seconds, busy in zip(wall[seed, i], cpu[seed, i], strict=True)
             ]
-            runs[variant].append(SimpleNamespace(seed=seed, epochs=epochs, trained_groups=()))
+            runs[variant].append(SimpleNamespace(name=variant, seed=seed, epochs=epochs, trained_groups=()))
     return Evidence(cast("Any", SimpleNamespace(device="cpu", of=runs.__getitem__)))
 
 

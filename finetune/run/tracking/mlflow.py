@@ -15,11 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.data.datasets import SPLIT_NAMES
 from finetune.errors import ConfigError
 from finetune.report.judged import JudgedRun
 from finetune.report.settings import flat, shown
-from finetune.run.records import Document, Json, run_stem
+from finetune.run.records import Document, Json
+from finetune.run.tracking.trackers import best_accuracies
 from finetune.system.files import write_atomically
+from grader.submission.record import run_name
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
 
@@ -40,7 +43,6 @@ LONGEST = 500
 """Characters of a parameter or tag; the smallest limit of MLflow's stores."""
 
 JOB = "job"
-SPLITS = ("train", "val", "test")
 
 
 class MLflow:
@@ -86,7 +88,7 @@ class MLflow:
 
     def epochs(self, run: Json, epochs: Sequence[Json]) -> None:
         """Metrics by epoch; an epoch is written as a whole, and once."""
-        stem = run_stem(run["variant"], run["seed"])
+        stem = run_name(run["variant"], run["seed"])
         run_id = self._run(stem, run)
         if stem not in self._logged:
             history = self._client.get_metric_history(run_id, "learning_rate")
@@ -99,12 +101,9 @@ class MLflow:
 
     def ended(self, run: Json) -> None:
         """The chosen epoch and the status."""
-        run_id = self._run(run_stem(run["variant"], run["seed"]), run)
-        best = next((e for e in run["epochs"] if e["epoch"] == run["best_epoch"]), None)
-        known = self._client.get_run(run_id).data.metrics
-        if best is not None and "best_test_accuracy" not in known:
-            for split in ("val", "test"):
-                accuracy = best[split]["n_correct"] / best[split]["n_samples"]
+        run_id = self._run(run_name(run["variant"], run["seed"]), run)
+        if "best_test_accuracy" not in self._client.get_run(run_id).data.metrics:
+            for split, accuracy in best_accuracies(run).items():
                 self._client.log_metric(run_id, f"best_{split}_accuracy", accuracy, step=run["best_epoch"])
         tags = {"best_epoch": run["best_epoch"], "failure": run["failure"]}
         self._tag(run_id, {name: value for name, value in tags.items() if value is not None})
@@ -192,7 +191,7 @@ def _tag_text(value: Any) -> str:
 
 
 def _metrics(epoch: Json) -> Iterator[tuple[str, float]]:
-    for split in SPLITS:
+    for split in SPLIT_NAMES:
         values = epoch[split]
         yield f"{split}_accuracy", values["n_correct"] / values["n_samples"]
         yield f"{split}_loss", values["loss_sum"] / values["n_samples"]

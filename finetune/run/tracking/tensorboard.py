@@ -14,11 +14,14 @@ from PIL import Image
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from finetune.data.datasets import SPLIT_NAMES
 from finetune.report.gallery import Thumbnails, confident_mistakes
 from finetune.report.judged import JudgedRun
 from finetune.report.page import plain
 from finetune.report.settings import flat, shown
-from finetune.run.records import Document, Json, run_stem
+from finetune.run.records import Document, Json
+from finetune.run.tracking.trackers import best_accuracies
+from grader.submission.record import run_name
 
 FOLDER = "tensorboard"
 FINAL = ".final"
@@ -26,8 +29,6 @@ FINAL = ".final"
 
 MOST_MISTAKES = 8
 """Images of each variant."""
-
-SPLITS = ("train", "val", "test")
 
 
 class TensorBoard:
@@ -50,7 +51,7 @@ class TensorBoard:
 
     def epochs(self, run: Json, epochs: Sequence[Json]) -> None:
         """Curves and learning rate; what an earlier process wrote of an unfinished run is replaced."""
-        stem = run_stem(run["variant"], run["seed"])
+        stem = run_name(run["variant"], run["seed"])
         folder = self.folder / stem
         if stem not in self._written:
             if _has_events(folder) and "epochs" in run and run["status"]:
@@ -64,7 +65,7 @@ class TensorBoard:
             self._writers[stem] = SummaryWriter(str(folder))
         writer = self._writers[stem]
         for epoch in new:
-            for split in SPLITS:
+            for split in SPLIT_NAMES:
                 values = epoch[split]
                 n = values["n_samples"]
                 writer.add_scalar(f"accuracy/{split}", values["n_correct"] / n, epoch["epoch"])
@@ -75,16 +76,12 @@ class TensorBoard:
 
     def ended(self, run: Json) -> None:
         """Hyperparameters with the accuracies of the chosen epoch."""
-        writer = self._writers.pop(run_stem(run["variant"], run["seed"]), None)
+        writer = self._writers.pop(run_name(run["variant"], run["seed"]), None)
         if writer is not None:
             writer.close()
-        best = next((e for e in run["epochs"] if e["epoch"] == run["best_epoch"]), None)
-        if best is None:
+        chosen = {f"hparam/{split}_accuracy": share for split, share in best_accuracies(run).items()}
+        if not chosen:
             return
-        chosen = {
-            f"hparam/{split}_accuracy": best[split]["n_correct"] / best[split]["n_samples"]
-            for split in ("val", "test")
-        }
         values: dict[str, Any] = {
             **self._recipe,
             "lr": run["learning_rate"],
@@ -102,7 +99,7 @@ class TensorBoard:
 
     def finished(self, document: Document, judged: JudgedRun) -> None:
         """The most confident mistakes of each variant's first run, where the images are at hand."""
-        runs = {run_stem(run["variant"], run["seed"]): run for run in document["runs"]}
+        runs = {run_name(run["variant"], run["seed"]): run for run in document["runs"]}
         thumbnails, classes = Thumbnails(judged), judged.results.classes
         for row in judged.rows:
             found = judged.evidence.predictions.get((row.first.name, "test"))
@@ -119,7 +116,7 @@ class TensorBoard:
 
     def _final(self, run: Json, kind: str) -> SummaryWriter:
         """A writer whose file replaces the one that an earlier call has written."""
-        folder = self.folder / run_stem(run["variant"], run["seed"])
+        folder = self.folder / run_name(run["variant"], run["seed"])
         for path in folder.glob(f"events.*{FINAL}{kind}"):
             path.unlink()
         return SummaryWriter(str(folder), filename_suffix=f"{FINAL}{kind}")

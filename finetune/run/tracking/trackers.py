@@ -15,6 +15,7 @@ from finetune.report.judged import JudgedRun
 from finetune.run.records import Document, Json
 from finetune.system.console import Reporter
 from finetune.training.record import Epoch
+from grader.submission.record import SPLITS
 
 
 class Tracker(Protocol):
@@ -101,6 +102,12 @@ def open_tracking(names: Sequence[str], out: Path, record: Document, reporter: R
     for name, tracker in trackers.items():
         reporter.say(f"Tracking with {name}: {tracker}")
     return Tracking(trackers, reporter)
+
+
+def best_accuracies(run: Json) -> dict[str, float]:
+    """Accuracy on `val` and `test` in the chosen epoch of a run that has ended; empty without one."""
+    best = next((e for e in run["epochs"] if e["epoch"] == run["best_epoch"]), None)
+    return {split: best[split]["n_correct"] / best[split]["n_samples"] for split in SPLITS} if best else {}
 
 
 def require_trackers(names: Sequence[str]) -> None:

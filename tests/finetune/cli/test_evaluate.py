@@ -19,7 +19,7 @@ from finetune.network.resnet18 import build, state_shapes
 from finetune.network.weights import load_weights
 from finetune.run.folder import RunFolder
 from grader.isolated.rerun import rerun
-from grader.submission.load import load
+from grader.submission.load import Submission, load
 from tests.builders.config import tiny_config
 from tests.builders.images import image_tree
 from tests.builders.runs import Command
@@ -135,20 +135,21 @@ def test_a_start_is_recomputed_from_named_weights(tmp_path: Path) -> None:
     network = build(variant, 10, 0, pretrained.state)
     with torch.no_grad():
         network.get_parameter("fc.weight").add_(1)
-    document: dict[str, Any] = {
-        "config": {"variants": [{"name": "C"}], "cache_views": None},
-        "runs": [],
-        "weights": {"kind": "bundled", "sha256": pretrained.sha256},
-    }
     run = SimpleNamespace(
         variant="C", init="pretrained", seed=0, status="failed", trained_groups=variant.groups
     )
     split, folder = split_dataset(config, 1), RunFolder(tmp_path)
-    found = Recomputation(config, split, document, folder, 1).of(cast("Any", run), network)
+
+    def recomputed(sha256: str) -> dict[str, Any]:
+        weights = {"kind": "bundled", "sha256": sha256}
+        results = SimpleNamespace(variant=lambda _: None, weights=weights)
+        submission = cast("Submission", SimpleNamespace(results=results, document={"runs": []}))
+        return Recomputation(config, split, submission, folder, 1).of(cast("Any", run), network)
+
+    found = recomputed(pretrained.sha256)
     assert found["initial_sha256"] == fingerprint(build(variant, 10, 0, pretrained.state).state_dict())
     assert found["frozen_sha256"] == network.frozen_sha256()
     assert found["stream_sha256"] is None
     assert len(found["unchanged"]) == 5  # layer4's convolutions; fc has changed
-    other = document | {"weights": {"kind": "bundled", "sha256": "0" * 64}}
-    found = Recomputation(config, split, other, folder, 1).of(cast("Any", run), network)
+    found = recomputed("0" * 64)
     assert (found["initial_sha256"], found["why"]) == (None, "The bundled weights have another SHA-256 here.")

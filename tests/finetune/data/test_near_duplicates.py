@@ -17,6 +17,7 @@ from finetune.data.prepare import prepare_images
 from finetune.data.split_dataset import SplitDataset, split_dataset
 from finetune.errors import BadImagesError, ConfigError
 from tests.builders.config import tiny_config
+from tests.builders.images import fingerprints
 from tests.builders.runs import Command, RecordingReporter
 
 
@@ -144,8 +145,8 @@ def test_kept_together(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("none across the splits among 72 images" in line for line in said)
     # Their hashes are cached too.
     monkeypatch.setattr(stream, "perceptual_hash", lambda _: pytest.fail("hashed again"))
-    assert split_dataset(config_of(photos, near_duplicates="together")).splits.fingerprints == (
-        split.splits.fingerprints
+    assert fingerprints(split_dataset(config_of(photos, near_duplicates="together")).splits) == (
+        fingerprints(split.splits)
     )
 
 

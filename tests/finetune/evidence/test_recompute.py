@@ -18,7 +18,7 @@ from grader.checks.checkpoint_files import checkpoint_frozen, checkpoint_steps
 from grader.evidence.gathered import Evidence
 from grader.findings import Status
 from grader.submission import checkpoints, resnet18
-from grader.submission.load import load
+from grader.submission.load import Submission, load
 from grader.submission.record import results_from
 from tests.builders.config import tiny_config
 
@@ -33,10 +33,11 @@ Run = Callable[..., dict[str, Any]]
 
 
 def recomputed(config: ExperimentConfig, folder: Path, document: dict[str, Any]) -> dict[str, Any]:
-    found = Recomputation(config, split_dataset(config, 1), document, RunFolder(folder), 1)
+    submission = Submission(folder, results_from(document), document)
+    found = Recomputation(config, split_dataset(config, 1), submission, RunFolder(folder), 1)
     rows = {variant.name: variant for variant in config.variants}
     networks = {}
-    for run in results_from(document).runs:
+    for run in submission.results.runs:
         network = build(rows[run.variant], 10, 0, None)
         network.load_state_dict(
             safetensors.torch.load_file(folder / "checkpoints" / f"{run.name}.safetensors")

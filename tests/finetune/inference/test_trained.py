@@ -79,7 +79,7 @@ def test_a_checkpoint_that_is_not_the_recorded_one(
         (checkpoints / "B-seed0.safetensors").unlink()
     else:
         shutil.copy(checkpoints / "C-seed0.safetensors", checkpoints / "B-seed0.safetensors")
-    with pytest.raises(FinetuneError, match="SHA-256" if damage == "swapped" else "cannot be read"):
+    with pytest.raises(FinetuneError, match="SHA-256" if damage == "swapped" else "Cannot read"):
         load_model(RunFolder(run), CPU, "B")
 
 

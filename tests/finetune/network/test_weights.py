@@ -16,7 +16,7 @@ from hypothesis import given
 from finetune.errors import WeightsError
 from finetune.network import weights
 from finetune.network.resnet18 import resnet18, state_shapes
-from finetune.network.weights import Weights, fetch, load_weights, read_state
+from finetune.network.weights import Weights, fetch, load_weights, state_in
 from finetune.system import download as network
 from tests.builders.server import Server
 
@@ -152,7 +152,7 @@ class TestDamage:
         path = tmp_path / f"own{suffix}"
         path.write_bytes(content)
         with pytest.raises(WeightsError, match="is damaged or contains more than tensors"):
-            read_state(path)
+            state_in(path.read_bytes(), path)
 
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
     @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.99])
@@ -163,7 +163,7 @@ class TestDamage:
         content = path.read_bytes()
         path.write_bytes(content[: int(len(content) * fraction)])
         with pytest.raises(WeightsError, match=r"own\.\w+ is damaged or contains more than tensors \(.+\)\."):
-            read_state(path)
+            state_in(path.read_bytes(), path)
 
     @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
     @given(data=st.data())
@@ -183,7 +183,7 @@ class TestDamage:
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
         path.write_bytes(content)
         try:
-            found, _ = read_state(path)
+            found, _ = state_in(path.read_bytes(), path)
         except WeightsError:
             return
         assert all(isinstance(t, torch.Tensor) for t in found.values())

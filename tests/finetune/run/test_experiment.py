@@ -319,7 +319,9 @@ class TestEvaluate:
 
     def evaluated(self, run: Path, output: Path) -> dict[str, bytes]:
         dataset = f"imagefolder:{run.parent / 'pets'}"
-        evaluate_run(run, output, RecordingReporter(), dataset=dataset, data_root=None, device="cpu")
+        evaluate_run(
+            run, output, RecordingReporter(), dataset=dataset, data_root=None, device="cpu", threads=1
+        )
         return {path.name: path.read_bytes() for path in output.glob("*.csv")}
 
     def recorded(self, run: Path) -> dict[str, bytes]:
@@ -682,7 +684,7 @@ class TestResplit:
         self, experiment: Run, tmp_path: Path
     ) -> None:
         experiment(tmp_path / "run", **self.fields)
-        options: dict[str, Any] = {"dataset": None, "data_root": None, "device": "cpu"}
+        options: dict[str, Any] = {"dataset": None, "data_root": None, "device": "cpu", "threads": 1}
         evaluate_run(tmp_path / "run", tmp_path / "fresh", RecordingReporter(), **options)
         fresh = file_digests(tmp_path / "fresh", skip=["recomputed.json"])
         assert fresh == file_digests(tmp_path / "run" / "predictions")

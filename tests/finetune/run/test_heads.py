@@ -78,7 +78,7 @@ class TestHead:
             experiment(out, variants=(PROBE, AFTER), stop=StopAt(34))
         assert [r["variant"] for r in results_of(out)["runs"]] == ["probe"]
         (out / "checkpoints" / "probe-seed0.safetensors").write_bytes(b"")
-        with pytest.raises(RunFolderError, match="must have the SHA-256 that the results record"):
+        with pytest.raises(RunFolderError, match="does not match its recorded SHA-256"):
             experiment(out, variants=(PROBE, AFTER), resume=True)
 
 

@@ -355,7 +355,7 @@ class TestIsolation:
     def test_checkpoints_that_would_fill_the_disk_are_not_copied(
         self, stored: Forger, policy: Policy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(rerun, "MAX_COPIED_BYTES", 25_000)  # of six of 14 kB each
+        monkeypatch.setattr(rerun, "MAX_TOTAL_BYTES", 25_000)  # of six of 14 kB each
         found = graded(stored, policy).findings["checkpoints-intact"]
         assert (found.status, found.held, found.judged) == (Status.FAILS, 1, 6)
 
