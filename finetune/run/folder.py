@@ -43,12 +43,13 @@ from grader.errors import UnusableError
 from grader.grading.grade import Job, grade
 from grader.grading.policy import load_policy
 from grader.grading.verdict import Grade
-from grader.reading.files import RecordedFiles, below, read_bytes
+from grader.reading.files import below, read_bytes
 from grader.reading.strict_json import MAX_BYTES
 from grader.submission import load
 from grader.submission.checkpoints import MAX_CHECKPOINT_BYTES
 from grader.submission.parts import Artifact
 from grader.submission.record import Results, results_from, run_name
+from grader.submission.recorded_files import RecordedFiles
 
 CHECKPOINT_BYTES = 45 << 20
 """A ResNet-18 on disk, rounded up."""

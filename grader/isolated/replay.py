@@ -13,12 +13,13 @@ from typing import Any
 
 from grader.errors import UnusableError
 from grader.isolated.rerun import NO_TORCH, PACKAGES, call
-from grader.reading.files import RecordedFiles, read_bytes
+from grader.reading.files import read_bytes
 from grader.reading.strict_json import parse
 from grader.submission.checkpoints import MAX_CHECKPOINT_BYTES
 from grader.submission.load import RESULTS_NAME, Submission
 from grader.submission.parts import State
 from grader.submission.record import Epoch, Results, Run
+from grader.submission.recorded_files import RecordedFiles
 from grader.submission.trials import Trial
 
 MAX_SECONDS = 1800

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grader.errors import UnusableError
-from grader.reading.files import MAX_CSV_BYTES, RecordedFiles, read_bytes
+from grader.reading.files import MAX_CSV_BYTES, read_bytes
 from grader.reading.truth import Truth
 from grader.submission.checkpoints import MAX_CHECKPOINT_BYTES, MAX_TOTAL_BYTES
 from grader.submission.load import RESULTS_NAME, Submission
 from grader.submission.record import SPLITS
+from grader.submission.recorded_files import RecordedFiles
 
 if TYPE_CHECKING:
     from grader.submission.predictions import Predictions

@@ -8,8 +8,9 @@ from typing import Any
 
 from grader.errors import UnusableError
 from grader.reading import strict_json
-from grader.reading.files import RecordedFiles, below, is_there
+from grader.reading.files import below, is_there
 from grader.submission.load import Submission
+from grader.submission.recorded_files import RecordedFiles
 from grader.submission.resnet18 import parameter_shapes, state_shapes
 
 MAX_CHECKPOINT_BYTES = 256 * 1024 * 1024  # ResNet-18 with 100,000 classes has 250 MB
