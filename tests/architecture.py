@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import tomllib
 from pathlib import Path
 
@@ -16,16 +17,29 @@ def summary(module: Path) -> str:
     return (ast.get_docstring(ast.parse(module.read_text("utf-8"))) or "").partition("\n")[0]
 
 
-def layers() -> list[str]:
-    """The packages and modules of both programs from top to bottom, as import-linter holds them."""
+def rows() -> list[list[str]]:
+    """What each program consists of, from top to bottom, a row a layer, as import-linter holds it."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
-    rows = [row for c in contracts["contracts"] if c["type"] == "layers" for row in c["layers"]]
-    return [name.replace(".", "/") for row in rows for name in row.split(" | ")]
+    return [contract["layers"] for contract in contracts["contracts"] if contract["type"] == "layers"]
+
+
+def layers() -> list[str]:
+    """All of them as paths, in that order."""
+    return [name.replace(".", "/") for program in rows() for row in program for name in row.split(" | ")]
+
+
+def diagram() -> str:
+    """Both programs side by side, each layer above those that it may import."""
+    columns = [[row.replace(f"{program[0].split('.')[0]}.", "") for row in program] for program in rows()]
+    text = "    finetune                        grader\n"
+    for left, right in itertools.zip_longest(*columns, fillvalue=""):
+        text += f"      {left:<30}  {right}".rstrip() + "\n"
+    return text
 
 
 def module_list() -> str:
     """The packages in their order, each with its modules and below it the packages inside it, as Markdown."""
-    text = ""
+    text = f"\n{diagram()}"
     for name in layers():
         path = ROOT / name
         if not path.is_dir():
