@@ -31,6 +31,11 @@ class UnusableError(GraderError, ValueError):
         self.problems = tuple(problems)
         super().__init__(self.problems)
 
+    @property
+    def first(self) -> str:
+        """The first problem as a part of another sentence: without its full stop."""
+        return self.problems[0].rstrip(".")
+
     def __str__(self) -> str:
         return "\n".join(listed(self.problems))
 

@@ -64,8 +64,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "batch_size": _option("Recipe", "Images per training step.", RECIPE.batch_size, type=int),
     "lr": _option(
         "Recipe",
-        "Peak learning rate: of every variant, or a=0.03,b=0.01. The default is verified at 64 px from the "
-        "bundled weights alone; --tune chooses a rate for each variant.",
+        "Peak learning rate, one for all variants or by variant: a=0.03,b=0.01. The default is verified "
+        "at 64 px from the bundled weights alone; --tune chooses a rate for each variant.",
         RECIPE.lr,
         metavar="RATE",
     ),

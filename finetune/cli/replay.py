@@ -14,7 +14,7 @@ from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig
 
 @click.command(cls=Command, hidden=True)
 @click.argument("run", type=FOLDER)
-@click.option("--output", type=FOLDER, required=True, help="JSON file for what the epochs gave.")
+@click.option("--output", type=FOLDER, required=True, help="JSON file to write, with the epochs as replayed.")
 @click.option(
     "--passage",
     "passages",

@@ -157,8 +157,8 @@ def state_in(content: bytes, path: Path) -> tuple[State, str]:
         if refused := why_refused(error):
             raise WeightsError(
                 f"The weights file {path} contains more than tensors ({refused}), and loading that could run "
-                "code; save the weights alone: torch.save(model.state_dict(), 'weights.pth'); of a file that "
-                "you trust, torch.load(..., weights_only=False) gives the state dict."
+                "code; save the weights alone: torch.save(model.state_dict(), 'weights.pth'); if you trust "
+                "the file, torch.load(..., weights_only=False) gives you the state dict."
             ) from error
         reason = str(error).strip().split("\n")[0]
         raise WeightsError(

@@ -71,7 +71,7 @@ def unwrapped(state: State, names: Collection[str], path: object) -> tuple[State
     if len(best) > 1:
         raise WeightsError(
             f"The weights file {path} must hold one network, but it holds {len(best)}, with names that begin "
-            f"with {', '.join(best)}; save one of them alone."
+            f"with {', '.join(best)}; save only one of them."
         )
     prefix = best[0]
     return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}, prefix

@@ -63,8 +63,6 @@ def _panel(
     label = f"{title} by the layers that are trained, fewest first: {told}."
     panel = Panel(x, Axis(0.0, 1.0, ()), label, title, unit, TOP + ROW * len(rows) + BELOW)
     middles = [(panel.at(found[0], 0.0)[0], TOP + ROW * n + 12.0) for n, found in enumerate(values)]
-    joined = " ".join(f"{left:.1f},{top:.1f}" for left, top in middles)
-    panel.add("polyline", "zero", points=joined, fill="none")
     for row, found, (left, top) in zip(rows, values, middles, strict=True):
         is_enough = row.name == enough
         panel.text(f"{row.name} suffices" if is_enough else row.name, 46, top - 12, "name")

@@ -178,7 +178,7 @@ def _judged(path: Path, name: str) -> JudgedRun:
             raise RunFolderError(f"A report needs runs that have ended, but {error.problems[0]}") from error
         raise RunFolderError(
             f"A report needs run folders that the grader can read, but {path} is none "
-            f"({error.problems[0].rstrip('.')}); name another folder."
+            f"({error.first}); name another folder."
         ) from error
     return JudgedRun(name, submission.folder, submission.document, evidence, grade)
 

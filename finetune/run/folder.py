@@ -171,7 +171,7 @@ class RunFolder:
         except UnusableError as error:
             raise RunFolderError(
                 f"{file} must be a results file that finetune wrote, but "
-                f"{error.problems[0].rstrip('.')}; remove it to train those runs again."
+                f"{error.first}; remove it to train those runs again."
             ) from error
         return load.Submission(self.path, results, document)
 
@@ -213,9 +213,8 @@ class RunFolder:
         try:
             return below(self.path, path, self.results_file.name)
         except UnusableError as error:
-            problem = error.problems[0].rstrip(".")
             raise RunFolderError(
-                f"A run's files must be inside its folder {self.path}, but {problem}."
+                f"A run's files must be inside its folder {self.path}, but {error.first}."
             ) from error
 
     def read_artifact(self, artifact: Json) -> bytes:
@@ -228,9 +227,8 @@ class RunFolder:
         try:
             return RecordedFiles(self.path, 2 * MAX_CHECKPOINT_BYTES).read(recorded, self.results_file.name)
         except UnusableError as error:
-            problem = error.problems[0].rstrip(".")
             raise RunFolderError(
-                f"{problem} (in the run folder {self.path}); put it back or train again."
+                f"{error.first} (in the run folder {self.path}); put it back or train again."
             ) from error
 
     def resume(self, record: Document) -> tuple[list[Json], float]:

@@ -54,9 +54,8 @@ def require_gradable(
         try:
             parse_predictions(example, "predictions", {n}, len(split.class_counts))
         except UnusableError as error:
-            problem = error.problems[0].rstrip(".")
             raise DataError(
                 "Names of images and their folders must not contain line breaks, control characters or "
-                f"spreadsheet formulas, but the grader could not read the predictions ({problem}); rename "
-                "the file or its folder."
+                f"spreadsheet formulas, but the grader could not read the predictions ({error.first}); "
+                "rename the file or its folder."
             ) from error

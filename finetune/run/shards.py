@@ -228,6 +228,6 @@ def _require_same_assignment(out: Path, shards: list[Path], folder: RunFolder, s
     before = folder.shard() if folder.config_file.is_file() else None
     if (before and before.pairs != shard.pairs) or present - {path.name for path in shards}:
         raise RunFolderError(
-            f"Shards must be resumed with the same number of processes, but those in {out} started with "
-            "another number; start that many, or name another folder with --out."
+            f"Shards must be resumed with the same number of processes, but those in {out} were started "
+            "with a different number; start that many, or name another folder with --out."
         )
