@@ -21,7 +21,6 @@ from finetune.run.prepare import Prepared
 from finetune.run.records import Json
 from finetune.run.report import epoch_line
 from finetune.run.saving import Saving
-from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.signals import Stopped
 from finetune.training.calibration import calibrate
@@ -169,8 +168,3 @@ def calibration(
         labels = {split: labels for split, (_, labels) in held_out.items()}
         found = calibrate(logits, labels, training.best_predictions)
     return dataclasses.asdict(found)
-
-
-def free() -> None:
-    """Give back the memory of a network that nothing refers to any more."""
-    host.give_back_freed_memory()
