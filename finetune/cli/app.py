@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -85,8 +84,6 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # GNU's OpenMP: spin for some 10 microseconds first
-    # A full collection looks at all that torch has imported, which takes 0.2 s; training leaves no cycles.
-    gc.set_threshold(100_000, 50, 50)
     warnings.filterwarnings("ignore", module=r"PIL(\.|$)")  # odd metadata; damaged images still raise
     survive_closed_pipes()
     try:
