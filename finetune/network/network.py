@@ -109,5 +109,5 @@ def fingerprint(state: State) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name}\t{tensor.dtype}\t{list(tensor.shape)}\n".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.numpy().reshape(-1).data)
     return digest.hexdigest()

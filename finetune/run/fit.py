@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 from collections.abc import Callable, Iterator, Sequence
 
 import safetensors.torch
@@ -22,7 +21,6 @@ from finetune.run.prepare import Prepared
 from finetune.run.records import Json
 from finetune.run.report import epoch_line
 from finetune.run.saving import Saving
-from finetune.system import host
 from finetune.system.console import Reporter
 from finetune.system.signals import Stopped
 from finetune.training.calibration import calibrate
@@ -89,13 +87,13 @@ def train(
             world.raise_if_stopped(saving.stop)
 
         cache = prepared.features_of(start["variant"], start["frozen_sha256_before"])
-        trainer = trainer_of(prepared, epochs, start, network, cache, world, step_ended, interrupt)
+        trainer = trainer_of(prepared, epochs, start, network, cache, world, interrupt)
         if checkpoints.restore(trainer):
             advance(trainer.training.images)
             reporter.detail(f"  resumed after {counted(trainer.training.steps, 'step')}")
         saving.require_same_start(trainer)
         try:
-            training = trainer.run(epoch_ended)
+            training = trainer.run(epoch_ended, step_ended)
         except Stopped:
             saving.save(trainer)
             checkpoints.flush()
@@ -111,7 +109,6 @@ def trainer_of(
     network: Network,
     cache: FeatureCache | None = None,
     world: World | None = None,
-    step_ended: Callable[[int], None] = lambda _: None,
     interrupt: Callable[[], None] = lambda: None,
 ) -> Trainer:
     """A trainer of a network from `begin`, which it moves to its device.
@@ -123,8 +120,7 @@ def trainer_of(
         network: to be trained.
         cache: of its frozen layers' features; None for one of its own.
         world: the processes that train it together.
-        step_ended: called with the number of images after each step.
-        interrupt: called wherever else it is safe to stop.
+        interrupt: called wherever it is safe to stop, but for the end of a step.
     """
     config = prepared.config
     recipe = dataclasses.replace(config.recipe, epochs=epochs)
@@ -140,7 +136,6 @@ def trainer_of(
         workers=prepared.workers,
         commitment=commitments.of_start(start, dataclasses.asdict(recipe)),
         world=world,
-        step_ended=step_ended,
         batch_evaluated=interrupt,
     )
 
@@ -173,9 +168,3 @@ def calibration(
         labels = {split: labels for split, (_, labels) in held_out.items()}
         found = calibrate(logits, labels, training.best_predictions)
     return dataclasses.asdict(found)
-
-
-def free() -> None:
-    """Give back the memory of a network that is no longer needed."""
-    gc.collect()  # the network and its trainer refer to each other in a cycle
-    host.give_back_freed_memory()

@@ -92,8 +92,11 @@ class Checkpoints:
             RunFolderError: one cannot be written.
         """
         writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+        try:
+            if writing is not None:
+                writing.result()
+        finally:  # else an error would hold this frame, and this frame the error: all of training with it
+            del writing
 
     def check(self) -> None:
         """Raise the error that stopped a file from being written, if there has been one."""

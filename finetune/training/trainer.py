@@ -46,7 +46,6 @@ class Trainer:
         workers: threads that augment.
         commitment: to the run's start, from which each epoch's follows; empty to commit to nothing.
         world: the processes that train this network together.
-        step_ended: called with the number of images after each step; may raise to stop.
         batch_evaluated: called after each batch of an evaluation; may raise to stop.
     """
 
@@ -62,7 +61,6 @@ class Trainer:
         workers: int,
         commitment: str = "",
         world: World | None = None,
-        step_ended: Callable[[int], None] = lambda _: None,
         batch_evaluated: Callable[[], None] = lambda: None,
     ) -> None:
         self.network = network
@@ -74,7 +72,6 @@ class Trainer:
         self.workers = workers
         self.commitment = commitment
         self.world = world or SingleProcess()
-        self.step_ended = step_ended
         self.batch_evaluated = batch_evaluated
         self.device = network.device
         self.optimizer = make_optimizer(network, recipe, peak)
@@ -93,11 +90,17 @@ class Trainer:
         self._loss_sum.fill_(training.current.loss_sum if self.world.is_main else 0)
         self._n_correct.fill_(training.current.n_correct if self.world.is_main else 0)
 
-    def run(self, epoch_ended: Callable[[Epoch], None]) -> Training:
+    def run(
+        self, epoch_ended: Callable[[Epoch], None], step_ended: Callable[[int], None] = lambda _: None
+    ) -> Training:
         """Train for the recipe's remaining epochs, or until a loss is not finite.
+
+        Callbacks that refer to this trainer are not kept: a cycle would hold the network's memory until the
+        next garbage collection.
 
         Args:
             epoch_ended: called after each epoch; may raise to stop.
+            step_ended: called with the number of images after each step; may raise to stop.
         """
         training = self.training
         if self.device.type == "cuda":
@@ -105,7 +108,7 @@ class Trainer:
         while len(training.epochs) < self.recipe.epochs and training.failure is None:
             number = len(training.epochs) + 1
             if training.current.batches < self.steps_per_epoch:
-                self._pass(number)
+                self._pass(number, step_ended)
             started = time.perf_counter()
             if self.recipe.statistics == "reestimated":
                 self._reestimate(number)
@@ -140,7 +143,7 @@ class Trainer:
             with mixed(self.prefix.precision, self.device), torch.inference_mode():
                 copy.eval()(normalized(pixels, self.device))
 
-    def _pass(self, number: int) -> None:
+    def _pass(self, number: int, step_ended: Callable[[int], None]) -> None:
         """The rest of a pass over the training split.
 
         Losses and correct predictions are summed on the device, so that no step waits for a copy from it.
@@ -168,7 +171,7 @@ class Trainer:
             training.images += len(batch)
             current.seconds += time.perf_counter() - asked
             current.cpu_seconds += time.process_time() - cpu_before
-            self.step_ended(len(batch))  # not timed: it may write a checkpoint
+            step_ended(len(batch))  # not timed: it may write a checkpoint
             asked, cpu_before = time.perf_counter(), time.process_time()
         self.settle()  # synchronizes with the device, so that its last steps are timed
         current.seconds += time.perf_counter() - asked

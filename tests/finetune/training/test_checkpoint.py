@@ -90,9 +90,9 @@ class TestExactness:
     def test_after_any_step(self, tmp_path: Path, variant: Variant, step: int) -> None:
         whole = tiny_trainer(variant)
         expected = outcome(whole, whole.run(ignore_epoch))
-        first = tiny_trainer(variant, step_ended=Counter(step))
+        first = tiny_trainer(variant)
         with pytest.raises(StoppedHere):
-            first.run(saver(tmp_path, first))
+            first.run(saver(tmp_path, first), Counter(step))
         saved(first, tmp_path, 2.0)
         second, found = resumed(tmp_path, variant)
         assert found
@@ -135,9 +135,9 @@ class TestExactness:
         whole = tiny_trainer(C, LONG)
         expected = outcome(whole, whole.run(ignore_epoch))
         for _ in range(100):
-            made, _ = resumed(tmp_path, C, recipe=LONG, step_ended=Counter(2))
+            made, _ = resumed(tmp_path, C, recipe=LONG)
             try:
-                training = made.run(saver(tmp_path, made))
+                training = made.run(saver(tmp_path, made), Counter(2))
             except StoppedHere:
                 saved(made, tmp_path, 0.0)
             else:
@@ -157,9 +157,9 @@ class TestExactness:
         recipe = dataclasses.replace(RECIPE, momentum=0.0)
         whole = tiny_trainer(A, recipe)
         expected = outcome(whole, whole.run(ignore_epoch))
-        first = tiny_trainer(A, recipe, step_ended=Counter(4))
+        first = tiny_trainer(A, recipe)
         with pytest.raises(StoppedHere):
-            first.run(saver(tmp_path, first))
+            first.run(saver(tmp_path, first), Counter(4))
         second, _ = resumed(tmp_path, A, recipe=recipe)
         assert outcome(second, second.run(ignore_epoch)) == expected
 

@@ -126,8 +126,8 @@ class TestTrainer:
 
     def test_budget_and_sums(self) -> None:
         seen: list[int] = []
-        made = tiny_trainer(step_ended=seen.append)
-        training = made.run(ignore_epoch)
+        made = tiny_trainer()
+        training = made.run(ignore_epoch, seen.append)
         assert seen == [8, 8, 4] * 2
         assert (training.steps, training.images) == (6, 40)
         assert [e.epoch for e in training.epochs] == [1, 2]
@@ -254,9 +254,10 @@ class TestTrainer:
 
             return raising
 
-        for made in (tiny_trainer(step_ended=stop()), tiny_trainer(batch_evaluated=stop())):
-            with pytest.raises(Enough):
-                made.run(ignore_epoch)
+        with pytest.raises(Enough):
+            tiny_trainer(batch_evaluated=stop()).run(ignore_epoch)
+        with pytest.raises(Enough):
+            tiny_trainer().run(ignore_epoch, stop())
         with pytest.raises(Enough):
             tiny_trainer().run(stop())
 
