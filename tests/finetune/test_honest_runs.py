@@ -51,6 +51,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "all variants fail": {"lr": 1e30},
     "rates so high that nothing is learned": {"lr": 3.0, "seeds": 2},
     "rates so low that nothing is learned": {"lr": 1e-8, "seeds": 2},
+    "rows that differ in what they hardly train": {"lr": 1e-8, "epochs": 4, "variants": (B, ADAPTING)},
     "random starts alone": {"variants": (A, LONGER), "weights": "imagenet"},
     "rows of their own kind": {"variants": (A, LONGER, FC, C, ADAPTING, AFTER), "lr": 0.01},
     "tuned by halving": {"tune": Tune(rates=RATES), "epochs": 3, "variants": (A, FC, AFTER)},

@@ -252,9 +252,15 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
         share = 0.4 + 0.6 * number / size.epochs
         is_sketch = size.sketch and number < size.epochs
         skill = None if variant in size.collapsed else SKILL[variant] * share
-        start = [0] if size.continued and init == "pretrained" else None
-        drawn = {
-            split: simulate(images[split], size, skill, rng, start and np.random.default_rng(start))
+        is_continued = size.continued and init == "pretrained"
+        drawn = {  # training images are cropped anew, so that no two passes over them agree
+            split: simulate(
+                images[split],
+                size,
+                skill,
+                rng,
+                np.random.default_rng(0) if is_continued and split != "train" else None,
+            )
             for split in images
             if not is_sketch
         }

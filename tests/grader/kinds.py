@@ -51,8 +51,8 @@ def draw(rng: np.random.Generator, patch: pytest.MonkeyPatch) -> Size:
             own.setdefault(name, {})["lr"] = float(10 ** rng.uniform(-5, 0))
     patch.setattr(honest, "OWN", own)
     n_classes = int(rng.choice([2, 2, 3, 5, 10, 40, 102]))
-    n_train = int(rng.integers(max(20, n_classes), 1500))
-    n_val, n_test = (int(rng.integers(max(10, n_classes), 900)) for _ in range(2))
+    n_train = _between(rng, max(20, n_classes), 1500)
+    n_val, n_test = (_between(rng, max(10, n_classes), 900) for _ in range(2))
     seeds = range(int(rng.integers(1, 4)))
     if rng.random() < 0.3:
         seeds = rng.choice(2**31, len(seeds), replace=False).tolist()
@@ -79,6 +79,11 @@ def draw(rng: np.random.Generator, patch: pytest.MonkeyPatch) -> Size:
         if rng.random() < 0.2
         else {},
     )
+
+
+def _between(rng: np.random.Generator, low: int, high: int) -> int:
+    """A number of images; small sets are as likely as large ones."""
+    return int(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def _digits(size: Size, subset: int | None) -> Size:
