@@ -14,6 +14,7 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for path in TESTS.rglob("test
 OWN_SUBJECT = {
     "tests/finetune/cli/test_cache_limit.py",  # one option of several commands
     "tests/finetune/training/test_waiting.py",  # no training step waits for its device
+    "tests/finetune/test_honest_runs.py",  # what no check may say of a real run
     "tests/grader/test_claims.py",  # the answers to the questions, in words
     "tests/grader/test_examples.py",  # examples/
     "tests/grader/test_false_alarms.py",  # what no check may say of an honest run

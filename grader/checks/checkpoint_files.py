@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from math import ceil
 
 from grader.checks.origin import KNOWN_WEIGHTS
+from grader.checks.trial_commitments import LEAST_RATE
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
 from grader.submission.checkpoints import COUNTER, Checkpoint
@@ -34,7 +35,8 @@ def checkpoint_frozen(evidence: Evidence) -> Finding:
     Rule: the SHA-256 over all parameters and buffers of the frozen groups (parameters alone where norm is
     adapt), computed from the checkpoint, equals frozen_sha256_after. If another run with the same pretrained
     start froze a tensor, no run that trained this tensor (of two or more dimensions) has the same values. No
-    two runs share a trained tensor.
+    two runs share a trained tensor. The last two do not hold below a rate of 0.00001, where a step may be
+    smaller than the rounding of the weights.
 
     Source: the results schema.
     """
@@ -52,7 +54,8 @@ def checkpoint_frozen(evidence: Evidence) -> Finding:
                 if not (_is_trained(run, name) or own_head):
                     frozen.setdefault(name, (run, digest))
     for run, found in readable:
-        weights = {n: d for n, d in found.digests.items() if _is_trained(run, n) and _is_kernel(n)}
+        moved = [name for name in found.digests if run.learning_rate >= LEAST_RATE]
+        weights = {n: found.digests[n] for n in moved if _is_trained(run, n) and _is_kernel(n)}
         for name, digest in weights.items():
             start = frozen.get(name) if run.init == "pretrained" else None
             other = trained.setdefault(digest, run)

@@ -1,11 +1,11 @@
 """Level 2: networks trained on the same images are related, but no copies of one another."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from math import atanh, exp, sqrt, tanh
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, from_problems, not_checked
@@ -20,12 +20,19 @@ if TYPE_CHECKING:
 
 LIMIT = 3.5  # standard errors: one side of the normal distribution beyond has 1 in 4,300
 FEWEST = 100  # images beyond one per class and split; with fewer, no pair is judged
-LEAST_RELATED = {"siblings": 0.2, "half-siblings": 0.1, "cousins": 0.1, "strangers": 0.1}
-MOST_RELATED = {"siblings": 0.998, "half-siblings": 0.998, "cousins": 0.99, "strangers": 0.95}
+LEAST_RELATED = {"one network": 0.1, "siblings": 0.2, "half-siblings": 0.1, "cousins": 0.1, "strangers": 0.1}
+MOST_RELATED = {
+    "one network": 1,
+    "siblings": 0.998,
+    "half-siblings": 0.998,
+    "cousins": 0.99,
+    "strangers": 0.95,
+}
 """Bounds of the correlations, by kinship. Siblings start from the same pretrained weights and head,
 half-siblings from random weights of one seed, or from the same pretrained weights with heads of which one is
 another run's, cousins from pretrained weights with different heads or both at random, strangers one at random
-and one pretrained."""
+and one pretrained. Weights of a file or an earlier run may bring the head along: all that start from them
+were one network, and after an epoch at a low rate they still nearly are."""
 ENOUGH, CHANCE_FACTOR, LEAST_ACCURACY = 0.6, 10, 0.25
 """A network is competent if it is right on 60% of the images, or on 25% and ten times as many as always
 naming the most frequent class would be, and in any case on a fifth more than that. In an honest run with a
@@ -42,10 +49,12 @@ class Pair:
     Attributes:
         first: A run.
         second: Another.
-        kinship: `siblings`, `half-siblings`, `cousins` or `strangers`.
+        kinship: A key of `MOST_RELATED`.
         competent: Whether both are much better than chance.
+        one_competent: Whether at least one of them is.
         degrees: Held-out images, less one per class and split.
         correlation: Spearman's, of their losses between images of one class and split; -1 to 1.
+        untied: How far ties lower it, 0 to 1: where answers are right and certain, most losses are 0.
         n_resolved: Images on which both losses are large enough to be told apart.
         robust: Correlation of most of these: copies stay near 1 if some losses were changed altogether.
     """
@@ -54,8 +63,10 @@ class Pair:
     second: Run
     kinship: str
     competent: bool
+    one_competent: bool
     degrees: int
     correlation: float
+    untied: float
     n_resolved: int
     robust: float
 
@@ -82,7 +93,9 @@ def hard_images_shared(evidence: Evidence) -> Finding:
     Rule: rho is Spearman's rank correlation of two runs' losses on the same held-out images, between images
     of the same class. For two competent networks, its upper confidence limit (Fisher's transformation, 3.5
     standard errors) must be at least 0.2 if they start from the same pretrained weights with the same seed
-    and head, otherwise 0.1. Not checked with fewer than 100 images more than classes in both splits.
+    and head, otherwise 0.1, each times the standard deviations of both runs' ranks relative to ranks without
+    ties: of losses that are 0, nothing tells which image is harder. Not checked with fewer than 100 images
+    more than classes in both splits.
 
     Source: measured on honest runs (docs/detection.md); G. Hacohen, L. Choshen, D. Weinshall, Let's agree to
     agree: neural networks share classification order on real datasets (2020); E. C. Fieller, H. O. Hartley
@@ -91,7 +104,7 @@ def hard_images_shared(evidence: Evidence) -> Finding:
     pairs = [pair for pair in _pairs(evidence) if pair.competent]
     problems = {
         pair.name: [f"{pair.name}: rho = {pair.correlation:.2f}; trained networks find the same images hard."]
-        if pair.at_most < LEAST_RELATED[pair.kinship]
+        if pair.at_most < LEAST_RELATED[pair.kinship] * pair.untied
         else []
         for pair in pairs
     }
@@ -106,12 +119,14 @@ def networks_differ(evidence: Evidence) -> Finding:
     where m is the median absolute difference of their normal scores; losses below 1e-4, which rounding ties,
     are left out. Its lower confidence limit (3.5 standard errors) must be at most 0.998 for two runs with the
     same seed that both start pretrained or both at random, 0.95 if only one starts pretrained, and 0.99
-    otherwise. Not checked with fewer than 100 images more than classes in both splits.
+    otherwise; it has no limit if both start from a file or an earlier run whose head may have been kept. Not
+    checked with fewer than 100 images more than classes in both splits, nor for two networks of which neither
+    is competent (see `hard-images-shared`): all that such networks know is how frequent the classes are.
 
     Source: measured on honest runs (docs/detection.md); P. J. Rousseeuw and C. Croux, Alternatives to the
     median absolute deviation, JASA 88 (1993) 1273-1283.
     """
-    pairs = _pairs(evidence)
+    pairs = [pair for pair in _pairs(evidence) if pair.one_competent]
     problems = {
         pair.name: [f"{pair.name}: most of their losses are nearly the same (rho = {pair.robust:.3f})."]
         if pair.robust_at_least > MOST_RELATED[pair.kinship]
@@ -158,8 +173,10 @@ def _compared(evidence: Evidence) -> Iterator[Pair]:
             second.run,
             _kinship(evidence, first.run, second.run),
             first.competent and second.competent,
+            first.competent or second.competent,
             degrees,
             float(first.ranks @ second.ranks) / sqrt(spread),
+            sqrt(spread) / float(sqrt(first.spread_without_ties * second.spread_without_ties)),
             int(resolved.sum()),
             _robust_correlation(first.losses[resolved], second.losses[resolved]),
         )
@@ -168,10 +185,19 @@ def _compared(evidence: Evidence) -> Iterator[Pair]:
 def _kinship(evidence: Evidence, first: Run, second: Run) -> str:
     if first.init != second.init:
         return "strangers"
+    if first.init == "pretrained" and _brings_a_head(evidence.results.weights):
+        return "one network"
     if first.seed != second.seed:
         return "cousins"
     other_head = evidence.results.has_head(first) or evidence.results.has_head(second)
     return "half-siblings" if first.init == "random" or other_head else "siblings"
+
+
+def _brings_a_head(weights: Mapping[str, Any] | None) -> bool:
+    """Whether the pretrained weights may have had a head that was kept."""
+    if weights is None or weights["kind"] not in ("file", "run"):
+        return False
+    return not any(name.startswith("fc.") for name in weights["dropped"])
 
 
 def _robust_correlation(x: "NDArray[np.float64]", y: "NDArray[np.float64]") -> float:
@@ -187,19 +213,23 @@ def _robust_correlation(x: "NDArray[np.float64]", y: "NDArray[np.float64]") -> f
 
 @dataclass(frozen=True)
 class _Losses:
-    """A run's losses on all held-out images, and their ranks within the classes; both of shape [n]."""
+    """A run's losses on all held-out images, and their ranks within the classes; both of shape [n].
+
+    `spread_without_ties` is the sum of squares that the ranks would have without ties.
+    """
 
     run: Run
     ids: tuple[str, ...]
     losses: "NDArray[np.float64]"
     ranks: "NDArray[np.float64]"
     competent: bool
+    spread_without_ties: float
 
 
 def _losses_of(
     val: "Predictions", test: "Predictions", n_classes: int
-) -> "tuple[NDArray[np.float64], NDArray[np.float64], bool]":
-    """Losses [n], their centered ranks within each class and split [n], and whether they show competence."""
+) -> "tuple[NDArray[np.float64], NDArray[np.float64], bool, float]":
+    """The fields of `_Losses` from `losses` on."""
     import numpy as np
 
     losses = np.concatenate((val.nll, test.nll))
@@ -207,7 +237,9 @@ def _losses_of(
     accuracy = float(np.concatenate((val.correct, test.correct)).mean())
     largest = float(np.bincount(groups % n_classes).max()) / len(groups)
     enough = min(ENOUGH, max(LEAST_ACCURACY, CHANCE_FACTOR * largest))
-    return losses, _ranks(losses, groups), accuracy >= enough and accuracy > 1.2 * largest
+    sizes = np.bincount(groups).astype(np.float64)
+    untied = float((sizes**3 - sizes).sum() / 12)
+    return losses, _ranks(losses, groups), accuracy >= enough and accuracy > 1.2 * largest, untied
 
 
 def _ranks(values: "NDArray[np.float64]", groups: "NDArray[np.int64]") -> "NDArray[np.float64]":

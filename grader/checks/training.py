@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterator
 from itertools import combinations
 from math import log
 
+from grader.checks.trial_commitments import LEAST_RATE
 from grader.evidence.gathered import Evidence
 from grader.evidence.telling import FEWEST_IMAGES, is_telling
 from grader.findings import Finding, Level, counted, from_problems
@@ -194,7 +195,8 @@ def distinct_runs(evidence: Evidence) -> Finding:
     and certain all have losses of 0, so losses and predictions are compared only if they are of ten images or
     more and the sum is at least 0.01 and no multiple of 1/4096. Runs that differ in their number of epochs
     alone are one network until the warm-up ends, and may share the losses of the epochs before; after it
-    their rates fall differently. Independently trained networks differ in all of these.
+    their rates fall differently. Nor are losses and predictions compared of runs with one start at rates
+    below 0.00001, which hardly move it. Independently trained networks differ in all of these.
 
     Source: a published homework that reports the same accuracy, 1054/1278, for three models.
     """
@@ -205,7 +207,7 @@ def distinct_runs(evidence: Evidence) -> Finding:
         for run in runs:
             for mark in marks(run):
                 first = owner.setdefault(mark, run)
-                if first is not run and mark not in _of_shared_warm_up(evidence.results, first, run):
+                if first is not run and mark not in _rightly_shared(evidence.results, first, run):
                     problems[f"{first.name} {run.name}"] = [
                         f"{run.name} has the same {noun} as {first.name}."
                     ]
@@ -213,12 +215,25 @@ def distinct_runs(evidence: Evidence) -> Finding:
         columns: dict[bytes, Run] = {}
         for run, rows in evidence.rows(split):
             first = columns.setdefault(rows.nll.tobytes(), run)
-            if first is not run and run.best is not None and is_telling(run.best.on(split)):
+            is_own = first is run or _hardly_moved(first, run)
+            if not is_own and run.best is not None and is_telling(run.best.on(split)):
                 problems[f"{first.name} {run.name}"] = [
                     f"{run.name} has the same {split} losses as {first.name}."
                 ]
     level = Level.PREDICTIONS if evidence.predictions else Level.FILE
     return from_problems(problems, level, f"No copies among {counted(len(runs), 'run')}.")
+
+
+def _hardly_moved(a: Run, b: Run) -> bool:
+    """Whether both runs end about where both began, however different the layers that they train."""
+    return a.initial_sha256 == b.initial_sha256 and max(a.learning_rate, b.learning_rate) < LEAST_RATE
+
+
+def _rightly_shared(results: Results, a: Run, b: Run) -> list[Hashable]:
+    """Losses and predictions that two honest runs may share."""
+    if _hardly_moved(a, b):
+        return [*_losses(a), *_curve(a)]
+    return _of_shared_warm_up(results, a, b)
 
 
 def _of_shared_warm_up(results: Results, a: Run, b: Run) -> list[Hashable]:

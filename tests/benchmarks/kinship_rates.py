@@ -26,12 +26,14 @@ from tests.benchmarks.kinships import evidence_of
 
 JITTERS = (0.01, 0.05, 0.1, 0.2, 0.5)
 CHANGED = 0.1
+KINDS = ("siblings", "half-siblings", "cousins", "strangers")
 
 
 def alarms(pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
     """Pairs with too little and too much in common."""
-    little = [p for p in pairs if p.competent and p.at_most < LEAST_RELATED[p.kinship]]
-    return little, [p for p in pairs if p.robust_at_least > MOST_RELATED[p.kinship]]
+    little = [p for p in pairs if p.competent and p.at_most < LEAST_RELATED[p.kinship] * p.untied]
+    much = [p for p in pairs if p.one_competent and p.robust_at_least > MOST_RELATED[p.kinship]]
+    return little, much
 
 
 def with_copy(
@@ -88,7 +90,9 @@ def pooled(folders: list[Path]) -> Iterator[tuple[str, Evidence]]:
             for split, found in zip(SPLITS, rows, strict=True):
                 predictions[name, split] = found  # type: ignore[assignment]
     for ids, (runs, predictions) in pools.items():
-        results = SimpleNamespace(classes=range(runs[0].n_classes), runs=runs, has_head=lambda run: run.head)
+        results = SimpleNamespace(
+            classes=range(runs[0].n_classes), runs=runs, has_head=lambda run: run.head, weights=None
+        )
         yield names[ids], Evidence(cast("Any", results), predictions)
 
 
@@ -128,7 +132,7 @@ def main() -> None:
             by_kinship[pair.kinship].append(pair)
         size = "over 500 images" if n_images > 400 else "153 to 160 images"
         for run in evidence.chosen if pairs else ():
-            for kind, jitter in product(LEAST_RELATED, (None, *JITTERS)):
+            for kind, jitter in product(KINDS, (None, *JITTERS)):
                 found = list(_pairs(with_copy(evidence, run, kind, jitter, rng)))
                 if found and (found[0].competent or jitter is not None):
                     little, much = alarms(found)

@@ -54,6 +54,14 @@ EXPERIMENTS: dict[str, Mapping[str, Any]] = {
     "insects, rate 0.003": {**INSECTS, "image_size": 48, "lr": 0.003, "epochs": 3, "seeds": 6},
     "clothes": {**CLOTHES, "subset": 30, "image_size": 48, "epochs": 4, "seeds": 5},
     "clothes, more": {**CLOTHES, "subset": 80, "image_size": 48, "epochs": 3, "seeds": 3},
+    "digits, rate 1": {**DIGITS, "lr": 1.0, "epochs": 2, "seeds": 4},
+    "digits, rate 0.000001": {**DIGITS, "lr": 1e-6, "epochs": 1, "seeds": 3},
+    "digits, ladder, rate 0.000001": {**DIGITS, **LADDER, "dataset": "digits", "weights": "bundled"}
+    | {"subset": 27, "epochs": 1, "batch_size": 64, "lr": 1e-6, "image_size": 32, "seeds": 2},
+    "flowers, rate 1": {**FLOWERS, "subset": 6, "image_size": 32, "lr": 1.0, "epochs": 3, "seeds": 4},
+    "flowers, rate 0.3": {**FLOWERS, "subset": 20, "image_size": 32, "lr": 0.3, "epochs": 2, "seeds": 3},
+    "insects, rate 1": {**INSECTS, "image_size": 32, "lr": 1.0, "epochs": 3, "seeds": 4},
+    "clothes, rate 1": {**CLOTHES, "subset": 60, "image_size": 32, "lr": 1.0, "epochs": 2, "seeds": 3},
     "clothes, ladder": {**CLOTHES, **LADDER, "dataset": str(DATA / "clothing"), "weights": "bundled"}
     | {"subset": 30, "image_size": 48, "epochs": 3, "batch_size": 32, "lr": 0.02, "seeds": 3},
 }
@@ -118,7 +126,11 @@ def evidence_of(path: Path) -> Evidence:
                 data[f"nll_{split}"][i].astype(np.float64),
             )
     results = SimpleNamespace(
-        classes=range(int(data["n_classes"])), runs=runs, has_head=lambda _: False, path=path.stem
+        classes=range(int(data["n_classes"])),
+        runs=runs,
+        has_head=lambda _: False,
+        weights=None,
+        path=path.stem,
     )
     return Evidence(cast("Any", results), predictions)
 

@@ -4,7 +4,8 @@ import csv
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ EMPTY = hashlib.sha256(b"").hexdigest()
 VARIANTS = {"A": ("random", "all"), "B": ("pretrained", "all"), "C": ("pretrained", ["layer4", "fc"])}
 SKILL = {"A": 2.2, "B": 6.5, "C": 5.8}  # how far the label's logit stands out after training
 SHARED = 1.6  # how far hard images lower the label's logit in every network; its own part has 1.0
+OWN: dict[str, dict[str, Any]] = {}  # epochs, norm and head of rows that have their own
 PEAK, WARMUP_EPOCHS = 0.02, 0.5
 EPOCH_SECONDS = {"A": 2.0, "B": 2.0, "C": 1.2}
 
@@ -40,25 +42,65 @@ class Size:
     seeds: tuple[int, ...] = (0,)
     batch_size: int = 64
     sketch: bool = False  # draw all epochs but the last without simulating each image: fast, for size only
+    resplit: bool = False
+    uneven: float = 0.0  # the most frequent class has exp(uneven) times as many images as the rarest
+    counts: Mapping[str, tuple[int, ...]] | None = None  # images of each class by split, if given
+    bf16: bool = False
+    collapsed: frozenset[str] = frozenset()  # variants that learned nothing but how frequent classes are
+    failed: Mapping[tuple[str, int], int] = field(default_factory=dict)  # epochs that a failed run completed
+    continued: bool = False  # pretrained networks were one, whose head was kept, and hardly moved since
 
 
 def sha(text: object) -> str:
     return hashlib.sha256(str(text).encode()).hexdigest()
 
 
-def labels_of(n: int, n_classes: int) -> NDArray[np.int64]:
-    return np.arange(n, dtype=np.int64) * 7 % n_classes
+@dataclass(frozen=True)
+class Images:
+    """A split: ids, labels and how hard each image is for every network alike, standard normal; all [n]."""
+
+    ids: list[str]
+    labels: NDArray[np.int64]
+    hardness: NDArray[np.float64]
 
 
-def ids_of(split: str, size: Size) -> list[str]:
-    start = {"train": 0, "val": size.n_train, "test": size.n_train + size.n_val}[split]
-    n = {"train": size.n_train, "val": size.n_val, "test": size.n_test}[split]
-    return [f"digit-{start + i:05d}" for i in range(n)]
+def frequencies(size: Size) -> NDArray[np.float64]:
+    """The share of each class, [classes]."""
+    shares = np.exp(-size.uneven * np.arange(size.n_classes) / max(1, size.n_classes - 1))
+    return np.asarray(shares / shares.sum())
 
 
-def hardness_of(split: str, n: int) -> NDArray[np.float64]:
-    """How hard each image of a split is, for every network alike; standard normal."""
-    return np.random.default_rng(list(split.encode())).normal(size=n)
+def labels_of(split: str, n: int, size: Size) -> NDArray[np.int64]:
+    if size.counts is not None:
+        labels = np.repeat(np.arange(size.n_classes, dtype=np.int64), size.counts[split])
+        return np.random.default_rng(n).permutation(labels)
+    labels = np.arange(n, dtype=np.int64) * 7 % size.n_classes
+    if size.uneven:
+        rest = np.random.default_rng(n).choice(size.n_classes, n, p=frequencies(size))
+        labels[size.n_classes :] = rest[size.n_classes :]  # each class has an image
+    return labels
+
+
+def images_of(size: Size, seed: int) -> dict[str, Images]:
+    """The images of each split; with resplits, those of a seed."""
+    sizes = {"train": size.n_train, "val": size.n_val, "test": size.n_test}
+    labels = np.concatenate([labels_of(split, n, size) for split, n in sizes.items()])
+    hardness = np.concatenate(
+        [np.random.default_rng(list(split.encode())).normal(size=n) for split, n in sizes.items()]
+    )
+    order = np.random.default_rng(seed).permutation(len(labels)) if size.resplit else np.arange(len(labels))
+    found, start = {}, 0
+    for split, n in sizes.items():
+        chosen = order[start : start + n]
+        ids = [f"digit-{i:05d}" for i in chosen.tolist()]
+        found[split], start = Images(ids, labels[chosen], hardness[chosen]), start + n
+    return found
+
+
+def as_bf16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The nearest numbers that bf16 has, ties to even."""
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def mean_rate(epoch: int, size: Size) -> float:
@@ -74,16 +116,28 @@ def mean_rate(epoch: int, size: Size) -> float:
 
 
 def simulate(
-    labels: NDArray[np.int64],
-    n_classes: int,
-    skill: float,
+    images: Images,
+    size: Size,
+    skill: float | None,
     rng: np.random.Generator,
-    hardness: NDArray[np.float64],
+    start: np.random.Generator | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Predictions, losses, confidences and logits of a network whose label logit stands out by `skill`."""
-    logits = rng.normal(0, 1.2, (len(labels), n_classes)).astype(np.float32)
-    own = rng.normal(0, 1.0, len(labels))
-    logits[np.arange(len(labels)), labels] += (skill - SHARED * hardness + own).astype(np.float32)
+    """Predictions, losses, confidences and logits of a network whose label logit stands out by `skill`.
+
+    Without skill it has learned nothing but how frequent the classes are, and hardly looks at the images.
+    With a start it is the network that is drawn from that, hardly changed.
+    """
+    moved, rng = rng, start or rng
+    labels, shape = images.labels, (len(images.labels), size.n_classes)
+    logits = rng.normal(0, 1.2 if skill is not None else 0.001, shape).astype(np.float32)
+    if skill is not None:
+        own = rng.normal(0, 1.0, len(labels))
+        logits[np.arange(len(labels)), labels] += (skill - SHARED * images.hardness + own).astype(np.float32)
+    if size.uneven or skill is None:
+        biases = np.log(frequencies(size)) + rng.normal(0, 0.02, size.n_classes)
+        logits += biases.astype(np.float32)
+    logits += moved.normal(0, 0.01, shape).astype(np.float32) if start else np.float32(0)
+    logits = as_bf16(logits) if size.bf16 else logits
     logits -= logits.max(axis=1, keepdims=True)
     nll = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
     confidence = 1 / np.exp(logits).sum(axis=1)
@@ -185,34 +239,38 @@ def _commit_trial(document: dict[str, Any], trial: dict[str, Any]) -> None:
 
 
 def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
-    init, train = VARIANTS[variant]
+    (init, train), own = VARIANTS[variant], OWN.get(variant, {})
     groups = list(GROUPS) if train == "all" else list(train)
     shapes = of_groups(size.n_classes, tuple(groups))
-    rng = np.random.default_rng([seed, ord(variant)])
-    labels = {
-        split: labels_of(n, size.n_classes)
-        for split, n in (("train", size.n_train), ("val", size.n_val), ("test", size.n_test))
-    }
-    hardness = {split: hardness_of(split, len(found)) for split, found in labels.items()}
+    rng = np.random.default_rng([seed, *variant.encode()])
+    size, peak = replace(size, epochs=own.get("epochs") or size.epochs), own.get("lr") or PEAK
+    images = images_of(size, seed)
+    labels = {split: found.labels for split, found in images.items()}
+    completed = size.failed.get((variant, seed), size.epochs)
     epochs, files, calibrations = [], [], []
-    for number in range(1, size.epochs + 1):
+    for number in range(1, completed + 1):
         share = 0.4 + 0.6 * number / size.epochs
         is_sketch = size.sketch and number < size.epochs
-        drawn = (
-            {}
-            if is_sketch
-            else {
-                split: simulate(labels[split], size.n_classes, SKILL[variant] * share, rng, hardness[split])
-                for split in labels
-            }
-        )
+        skill = None if variant in size.collapsed else SKILL[variant] * share
+        is_continued = size.continued and init == "pretrained"
+        drawn = {  # training images are cropped anew, so that no two passes over them agree
+            split: simulate(
+                images[split],
+                size,
+                skill,
+                rng,
+                np.random.default_rng(0) if is_continued and split != "train" else None,
+            )
+            for split in images
+            if not is_sketch
+        }
         seen = {split: found[:3] for split, found in drawn.items()}
         logits = {split: found[3] for split, found in drawn.items()}
         seconds = EPOCH_SECONDS[variant] * (1.5 if number == 1 else 1) * rng.lognormal(0, 0.05)
         epochs.append(
             {
                 "epoch": number,
-                "learning_rate": mean_rate(number, size),
+                "learning_rate": mean_rate(number, size) * peak / PEAK,
                 **{
                     split: sketched(len(labels[split]), rng)
                     if is_sketch
@@ -229,28 +287,30 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
                 else commitments.of_predictions(seen[split] for split in SPLITS),
             }
         )
-        files.append(
-            {s: csv_text(ids_of(s, size), labels[s], *seen[s]).encode() for s in seen if s != "train"}
-        )
+        files.append({split: seen[split] for split in SPLITS if seen})
         calibrations.append((labels, seen, logits) if seen else None)
-    best = max(epochs, key=lambda e: (e["val"]["n_correct"], -e["val"]["loss_sum"], -e["epoch"]))["epoch"]
+    ranked = sorted((-e["val"]["n_correct"], e["val"]["loss_sum"], e["epoch"]) for e in epochs)
+    best = ranked[0][2] if ranked else None
     artifacts = {"checkpoint": f"checkpoints/{variant}-seed{seed}.safetensors"}
     hashes = {"checkpoint": sha(("checkpoint", variant, seed))}
-    for split, content in files[best - 1].items():
+    for split, columns in files[best - 1].items() if best else ():
+        content = csv_text(images[split].ids, labels[split], *columns).encode()
         name = f"{split}_predictions"
         artifacts[name] = f"predictions/{variant}-seed{seed}-{split}.csv"
         hashes[name] = hashlib.sha256(content).hexdigest()
         (folder / artifacts[name]).write_bytes(content)
-    frozen = EMPTY if train == "all" else sha("frozen trunk")
+    frozen = EMPTY if set(groups) == set(GROUPS) else sha(("frozen", *groups, own.get("norm") == "adapt"))
     training = sum(epoch["train_seconds"] for epoch in epochs)
-    n_trained = count(shapes)
+    n_trained, per_epoch = count(shapes), -(-size.n_train // size.batch_size)
+    is_complete = completed == size.epochs
+    steps = completed * per_epoch + (0 if is_complete else int(rng.integers(1, per_epoch + 1)))
     return {
         "variant": variant,
         "seed": seed,
-        "status": "completed",
-        "failure": None,
+        "status": "completed" if is_complete else "failed",
+        "failure": None if is_complete else "loss became nan",
         "init": init,
-        "initial_sha256": sha((init, seed)),
+        "initial_sha256": sha((init, seed, own["head"]) if own.get("head") else (init, seed)),
         "trained_groups": groups,
         "trainable_parameters": [
             {"name": n, "shape": list(s), "count": int(np.prod(s))} for n, s in shapes.items()
@@ -259,22 +319,24 @@ def _run(folder: Path, size: Size, variant: str, seed: int) -> dict[str, Any]:
         "n_frozen": count(parameter_shapes(size.n_classes)) - n_trained,
         "frozen_sha256_before": frozen,
         "frozen_sha256_after": frozen,
-        "learning_rate": PEAK,
+        "learning_rate": peak,
         "trial": None,
         "budget": {
-            "epochs": size.epochs,
-            "steps": size.epochs * -(-size.n_train // size.batch_size),
-            "images": size.epochs * size.n_train,
-            "stream_sha256": sha(("stream", seed)),
+            "epochs": completed,
+            "steps": steps,
+            "images": completed * size.n_train + (steps - completed * per_epoch) * size.batch_size,
+            "stream_sha256": sha(("stream", seed, steps)),
         },
         "epochs": epochs,
         "best_epoch": best,
-        "calibration": calibration(*(calibrations[best - 1] or ())),
-        "total_seconds": training + 0.3 * size.epochs + 1,
-        "images_per_second": size.epochs * size.n_train / training,
+        "calibration": calibration(*(calibrations[best - 1] or ())) if best else None,
+        "total_seconds": training + 0.3 * completed + 1,
+        "images_per_second": completed * size.n_train / training if completed else 0.0,
         "peak_memory_bytes": 900_000_000,
         "load_average": 2.1,
-        "artifacts": {name: {"path": artifacts[name], "sha256": hashes[name]} for name in artifacts},
+        "artifacts": {name: {"path": artifacts[name], "sha256": hashes[name]} for name in artifacts}
+        if best
+        else None,
         "states": [],
     }
 
@@ -293,10 +355,11 @@ def _frame(size: Size) -> dict[str, Any]:
         "config": {
             "preset": "smoke", "dataset": "imagefolder:digits", "split": "70-15-15", "subset": None,
             "weights": "bundled", "seeds": list(size.seeds), "split_seed": 0, "seed_from": None,
-            "resplit": False, "tune": None, "keep_states": 0, "near_duplicates": "report",
+            "resplit": size.resplit, "tune": None, "keep_states": 0, "near_duplicates": "report",
+            "precision": "bf16" if size.bf16 else "fp32",
             "variants": [
                 {"name": name, "init": init, "train": train, "lr": None, "epochs": None, "norm": "frozen",
-                 "head": None}
+                 "head": None} | OWN.get(name, {})
                 for name, (init, train) in VARIANTS.items()
             ],
             "recipe": {
@@ -308,17 +371,12 @@ def _frame(size: Size) -> dict[str, Any]:
         "dataset": {
             "name": "imagefolder",
             "classes": [str(i) for i in range(size.n_classes)],
-            "splits": {
-                split: {
-                    "n_samples": n,
-                    "class_counts": np.bincount(
-                        labels_of(n, size.n_classes), minlength=size.n_classes
-                    ).tolist(),
-                    "fingerprint": sha(("fingerprint", split)),
-                }
-                for split, n in (("train", size.n_train), ("val", size.n_val), ("test", size.n_test))
-            },
-            "resplits": None,
+            "splits": _splits(size, size.seeds[0]),
+            "resplits": [
+                {"seed": seed, "splits": _splits(size, seed), "near_duplicates": None} for seed in size.seeds
+            ]
+            if size.resplit
+            else None,
             "near_duplicates": None,
             "excluded": [],
             "notes": [],
@@ -333,6 +391,17 @@ def _frame(size: Size) -> dict[str, Any]:
         "tuning": None,
         "runs": [],
     }  # fmt: skip
+
+
+def _splits(size: Size, seed: int) -> dict[str, Any]:
+    return {
+        split: {
+            "n_samples": len(images.ids),
+            "class_counts": np.bincount(images.labels, minlength=size.n_classes).tolist(),
+            "fingerprint": sha(("fingerprint", split, seed) if size.resplit else ("fingerprint", split)),
+        }
+        for split, images in images_of(size, seed).items()
+    }
 
 
 def truth_of(run: Path) -> Truth:

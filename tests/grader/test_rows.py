@@ -49,7 +49,6 @@ def with_rows(
     monkeypatch.setattr(simulated, "VARIANTS", rows)
     monkeypatch.setattr(simulated, "SKILL", skill)
     monkeypatch.setattr(simulated, "EPOCH_SECONDS", dict.fromkeys(rows, 2.0) | {"C": 1.2})
-    monkeypatch.setattr(simulated, "ord", lambda name: sum(name.encode()), raising=False)
     return write_run(folder, size)
 
 

@@ -28,7 +28,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(simulated, "VARIANTS", LADDER)
     monkeypatch.setattr(simulated, "SKILL", dict.fromkeys(LADDER, 6.5) | {"fc": 2.0})
     monkeypatch.setattr(simulated, "EPOCH_SECONDS", dict(zip(ORDER, (1.0, 1.5, 2.0, 3.0), strict=True)))
-    monkeypatch.setattr(simulated, "ord", lambda name: sum(name.encode()), raising=False)
     return write_run(tmp_path / "run", Size(n_test=6000, seeds=(0,)))
 
 
