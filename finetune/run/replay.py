@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -18,10 +19,12 @@ from finetune.errors import ConfigError, DataError, RunFolderError
 from finetune.network.network import fingerprint
 from finetune.network.weights import NAMED_WEIGHTS
 from finetune.run import environment, fit, records
+from finetune.run.budget import Budget, DoesNotFit, Item, in_turn
 from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.recorded import recorded_config, recorded_variant, require_same_images
 from finetune.run.records import Json
+from finetune.run.repeats import repeats
 from finetune.run.trained import precision_of
 from finetune.system import host
 from finetune.system.console import Reporter
@@ -44,6 +47,7 @@ def replay_run(
     *,
     passages: Sequence[tuple[str, int, int]],
     trials: Sequence[tuple[int, int]] = (),
+    seconds: float = math.inf,
     dataset: str | None = None,
     data_root: str | None = None,
     weights: str | None = None,
@@ -53,11 +57,14 @@ def replay_run(
 
     Args:
         run: run folder.
-        output: file: the machine and, for each passage, `run`, `trial` (None if it is of a run), `first`,
-            `initial_sha256` (None unless it begins with the first epoch) and `epochs`, as in the results.
+        output: file: the machine; for each passage, `run`, `trial` (None if it is of a run), `first`,
+            `initial_sha256` (None unless it begins with the first epoch) and `epochs`, as in the results;
+            `omitted`, the passages left out, without the latter two; and `repeats`, the seconds of further
+            passes over the first epoch of a run of each variant, in rounds.
         reporter: receives the epochs.
         passages: names of runs, each with the first epoch to train and how many.
         trials: indices in tuning.trials, each with how many epochs to train from its start.
+        seconds: to spend on training; passages that would take longer are left out, but never all.
         dataset: the data set; None means the recorded one, which must not be an image folder.
         data_root: folder for downloads; None means `data`.
         weights: the pretrained weights; None means the recorded ones, which must be `imagenet` or `bundled`.
@@ -74,18 +81,37 @@ def replay_run(
     config = _config(folder, document, names, dataset, data_root, weights, device)
     prepared = prepare(config, reporter, SingleProcess())
     _require_same(document, prepared)
-    found = []
+    budget = Budget(seconds)
+    found: list[Json] = []
+    omitted: list[Json] = []
     with memory_errors(config):
-        for name, first, count in passages:
-            found.append(_replay(prepared, folder, runs[name], first, count, reporter))
-        for index, count in trials:
-            found.append({**_trial(prepared, tried[index], count, reporter), "trial": index})
-    replayed = {
+        for passage in in_turn(passages, trials):
+            try:
+                if len(passage) == 2:
+                    found.append(_trial(prepared, tried, *passage, budget, reporter))
+                else:
+                    name, first, count = passage
+                    found.append(_replay(prepared, folder, runs[name], first, count, budget, reporter))
+                budget.is_used = True
+            except DoesNotFit:
+                omitted.append(_left_out(passage))
+            fit.free()
+        replayed = [runs[p["run"]] for p in found if p["trial"] is None and p["first"] == 1]
+        again = repeats(replayed, lambda entry: _of_run(prepared, entry, budget, 1)[0])
+    record = {
         "environment": prepared.record["environment"],
         "precision": config.precision,
         "passages": found,
+        "omitted": omitted,
+        "repeats": again,
     }
-    write_atomically(output, json.dumps(replayed).encode())
+    write_atomically(output, json.dumps(record).encode())
+
+
+def _left_out(passage: Item) -> Json:
+    if len(passage) == 2:
+        return {"run": None, "trial": passage[0], "first": 1}
+    return {"run": passage[0], "trial": None, "first": passage[1]}
 
 
 def _config(
@@ -150,26 +176,45 @@ def _require_same(document: Json, prepared: Prepared) -> None:
 
 
 def _replay(
-    prepared: Prepared, folder: RunFolder, entry: Json, first: int, count: int, reporter: Reporter
+    prepared: Prepared,
+    folder: RunFolder,
+    entry: Json,
+    first: int,
+    count: int,
+    budget: Budget,
+    reporter: Reporter,
 ) -> Json:
     """Train `count` epochs of a run, from epoch `first` on."""
-    prepared = prepared.of_seed(entry["seed"])
-    (variant,) = (v for v in prepared.config.variants if v.name == entry["variant"])
-    trainer, start = _trainer(prepared, entry, prepared.config.epochs_of(variant))
+    trainer, start = _of_run(prepared, entry, budget, count)
     if first > 1:
         _restore(trainer, folder, entry, first - 1)
-    epochs = _epochs(trainer, count, records.run_stem(variant.name, entry["seed"]), reporter)
+    epochs = _epochs(trainer, count, records.run_stem(entry["variant"], entry["seed"]), reporter)
     return {**_passage(entry, start, first, epochs), "trial": None}
 
 
-def _trial(prepared: Prepared, entry: Json, count: int, reporter: Reporter) -> Json:
+def _trial(
+    prepared: Prepared,
+    tried: Mapping[int, Json],
+    index: int,
+    count: int,
+    budget: Budget,
+    reporter: Reporter,
+) -> Json:
     """Train the first epochs of a trial, which has no test images."""
+    entry = tried[index]
     if entry["for_seed"] is not None:
         prepared = prepared.of_seed(entry["for_seed"])
     images = dataclasses.replace(prepared.images, held_out={"val": prepared.images.held_out["val"]})
-    trainer, start = _trainer(dataclasses.replace(prepared, images=images), entry, entry["epochs"])
+    prepared = dataclasses.replace(prepared, images=images)
+    trainer, start = _trainer(prepared, entry, entry["epochs"], budget, count)
     name = f"{entry['variant']}, trial at {rate_text(entry['learning_rate'])}"
-    return _passage(entry, start, 1, _epochs(trainer, count, name, reporter))
+    return {**_passage(entry, start, 1, _epochs(trainer, count, name, reporter)), "trial": index}
+
+
+def _of_run(prepared: Prepared, entry: Json, budget: Budget, count: int) -> tuple[Trainer, Json]:
+    prepared = prepared.of_seed(entry["seed"])
+    (variant,) = (v for v in prepared.config.variants if v.name == entry["variant"])
+    return _trainer(prepared, entry, prepared.config.epochs_of(variant), budget, count)
 
 
 def _passage(entry: Json, start: Json, first: int, epochs: Sequence[Epoch]) -> Json:
@@ -181,11 +226,28 @@ def _passage(entry: Json, start: Json, first: int, epochs: Sequence[Epoch]) -> J
     }
 
 
-def _trainer(prepared: Prepared, entry: Json, epochs: int) -> tuple[Trainer, Json]:
-    """A trainer at the start of a recorded run or trial, and what the results say of that start."""
+def _trainer(
+    prepared: Prepared, entry: Json, epochs: int, budget: Budget, count: int
+) -> tuple[Trainer, Json]:
+    """A trainer at the start of a recorded run or trial, and what the results say of that start.
+
+    Args:
+        prepared: the experiment.
+        entry: of the run or trial.
+        epochs: that it was to be trained for.
+        budget: within which to train.
+        count: how many of the epochs are trained.
+    """
     (variant,) = (v for v in prepared.config.variants if v.name == entry["variant"])
     network, start, _ = fit.begin(prepared, variant, entry["seed"], entry["learning_rate"])
-    return fit.trainer_of(prepared, epochs, start, network), start
+    n_steps = count * math.ceil(len(prepared.images.train) / prepared.config.recipe.batch_size)
+    passage = budget.passage(n_steps)
+    cache = prepared.features_of(start["variant"], start["frozen_sha256_before"])
+    step_ended, interrupt = passage.step_ended, passage.interrupt
+    trainer = fit.trainer_of(
+        prepared, epochs, start, network, cache, step_ended=step_ended, interrupt=interrupt
+    )
+    return trainer, start
 
 
 def _epochs(trainer: Trainer, count: int, name: str, reporter: Reporter) -> list[Epoch]:

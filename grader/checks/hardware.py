@@ -52,7 +52,7 @@ def _too_fast(evidence: Evidence, run: Run) -> Iterator[str]:
     work = multiplications(size, n_classes)
     trained = sum(work[group] for group in run.trained_groups)
     prefix = 0.0
-    if not evidence.results.caches_features:
+    if evidence.results.cache_views is None:
         first = min(GROUPS.index(group) for group in run.trained_groups)
         prefix = sum(work[group] for group in GROUPS[:first])
     for epoch in run.epochs:

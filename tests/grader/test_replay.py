@@ -40,6 +40,7 @@ for i, word in enumerate(arguments):
         passages.append(dict(run=name, first=first, initial_sha256=start, epochs=epochs))
 CHANGE
 found = {'environment': document['environment'], 'precision': 'fp32', 'passages': passages}
+found |= {'omitted': [], 'repeats': []}
 pathlib.Path('replay.json').write_text(json.dumps(found))
 """
 """Finds what was recorded, unless CHANGE changes `passages`."""
