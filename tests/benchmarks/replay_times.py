@@ -25,7 +25,7 @@ from grader.checks.replayed_times import times_replayed
 from grader.evidence import Evidence
 from grader.load import load
 from grader.replay import Passage, Replay
-from tests.benchmarks.replays import AVX2, FLOWERS, NO_AVX, ROOT
+from tests.benchmarks.replays import AVX2, FLOWERS, ROOT
 
 FLOWERS_64 = [*FLOWERS, "--image-size", "64", "--subset", "4", "--epochs", "4"]
 SETTINGS = {
@@ -41,7 +41,7 @@ LOADS = {
 }
 """What uses the same cores meanwhile."""
 
-ELSEWHERE = {"AVX2": AVX2, "no AVX": NO_AVX}
+ELSEWHERE = {"AVX2": AVX2}
 
 
 @contextmanager
