@@ -10,7 +10,7 @@ from grader.errors import UnusableError
 from grader.evidence import Evidence, gather
 from grader.findings import Finding, Level, Status
 from grader.fitting import require_fit
-from grader.load import load
+from grader.load import Submission, load
 from grader.manifest import manifest
 from grader.opened import opened
 from grader.policy import Policy
@@ -72,10 +72,26 @@ def grade(job: Job) -> Grade:
 def _grade(job: Job, path: Path, shown: str) -> Grade:
     """Grade a run folder or results file.
 
+    One that cannot be used although its results file is valid leaves the traces of that file, so that
+    damaging a run does not hide whose it was.
+
     Raises:
-        UnusableError: It cannot be read, or changed meanwhile.
+        UnusableError: It cannot be read.
     """
     submission = load(path, shown)
+    try:
+        return _of_submission(job, submission, shown)
+    except UnusableError as error:
+        traces = traces_of(Evidence(submission.results)) if job.is_compared else None
+        return Grade(job.name, job.policy, {}, problems=error.problems, traces=traces)
+
+
+def _of_submission(job: Job, submission: Submission, shown: str) -> Grade:
+    """Grade a submission whose results file is valid.
+
+    Raises:
+        UnusableError: The rest cannot be used, or changed meanwhile.
+    """
     require_finished(submission)
     digests = manifest(submission) if job.is_attested else {}
     truth = job.truth and job.truth.among(submission.results.classes)
