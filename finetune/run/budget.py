@@ -78,3 +78,10 @@ def in_turn(passages: Sequence[tuple[str, int, int]], trials: Sequence[tuple[int
     placed: list[tuple[float, Item]] = [((i + 0.5) / len(passages), item) for i, item in enumerate(passages)]
     placed += [((i + 0.5) / len(trials), item) for i, item in enumerate(trials)]
     return [item for _, item in sorted(placed, key=lambda pair: pair[0])]
+
+
+def left_out(item: Item) -> dict[str, str | int | None]:
+    """How the record names what did not fit."""
+    if len(item) == 2:
+        return {"run": None, "trial": item[0], "first": 1}
+    return {"run": item[0], "trial": None, "first": item[1]}

@@ -19,7 +19,7 @@ from finetune.errors import ConfigError, DataError, RunFolderError
 from finetune.network.network import fingerprint
 from finetune.network.weights import NAMED_WEIGHTS
 from finetune.run import environment, fit, records
-from finetune.run.budget import Budget, DoesNotFit, Item, in_turn
+from finetune.run.budget import Budget, DoesNotFit, Item, in_turn, left_out
 from finetune.run.folder import RunFolder
 from finetune.run.prepare import Prepared, memory_errors, prepare
 from finetune.run.recorded import recorded_config, recorded_variant, require_same_images
@@ -87,14 +87,10 @@ def replay_run(
     with memory_errors(config):
         for passage in in_turn(passages, trials):
             try:
-                if len(passage) == 2:
-                    found.append(_trial(prepared, tried, *passage, budget, reporter))
-                else:
-                    name, first, count = passage
-                    found.append(_replay(prepared, folder, runs[name], first, count, budget, reporter))
+                found.append(_trained(prepared, folder, runs, tried, passage, budget, reporter))
                 budget.is_used = True
             except DoesNotFit:
-                omitted.append(_left_out(passage))
+                omitted.append(left_out(passage))
             fit.free()
         replayed = [runs[p["run"]] for p in found if p["trial"] is None and p["first"] == 1]
         again = repeats(replayed, lambda entry: _of_run(prepared, entry, budget, 1)[0])
@@ -108,10 +104,20 @@ def replay_run(
     write_atomically(output, json.dumps(record).encode())
 
 
-def _left_out(passage: Item) -> Json:
+def _trained(
+    prepared: Prepared,
+    folder: RunFolder,
+    runs: Mapping[str, Json],
+    tried: Mapping[int, Json],
+    passage: Item,
+    budget: Budget,
+    reporter: Reporter,
+) -> Json:
+    """Train a passage of one of the runs, by name, or of one of the trials, by index."""
     if len(passage) == 2:
-        return {"run": None, "trial": passage[0], "first": 1}
-    return {"run": passage[0], "trial": None, "first": passage[1]}
+        return _trial(prepared, tried, *passage, budget, reporter)
+    name, first, count = passage
+    return _replay(prepared, folder, runs[name], first, count, budget, reporter)
 
 
 def _config(
