@@ -94,13 +94,8 @@ def replay_run(
             fit.free()
         replayed = [runs[p["run"]] for p in found if p["trial"] is None and p["first"] == 1]
         again = repeats(replayed, lambda entry: _of_run(prepared, entry, budget, 1)[0])
-    record = {
-        "environment": prepared.record["environment"],
-        "precision": config.precision,
-        "passages": found,
-        "omitted": omitted,
-        "repeats": again,
-    }
+    record: Json = {"environment": prepared.record["environment"], "precision": config.precision}
+    record |= {"passages": found, "omitted": omitted, "repeats": again}
     write_atomically(output, json.dumps(record).encode())
 
 
