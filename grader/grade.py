@@ -161,6 +161,10 @@ DECIDES = {
 """The properties in which the evidence of a level agrees with the submission, or does not."""
 
 
+MAY_REFUTE = {Level.REPLAY: "times-replayed"}
+"""Properties whose failure refutes a level, but without which it can be reached."""
+
+
 def _standing(evidence: Evidence, findings: dict[str, Finding]) -> dict[Level, Status]:
     """How the evidence of each level that was there stands; it must cover all predictions of all runs.
 
@@ -177,6 +181,8 @@ def _standing(evidence: Evidence, findings: dict[str, Finding]) -> dict[Level, S
     found = {Level.FILE: Status.HOLDS, Level.PREDICTIONS: Status.HOLDS}
     for level in (level for level, there in was_there.items() if there):
         statuses = [findings[name].status for name in DECIDES[level]]
+        if level in MAY_REFUTE and findings[MAY_REFUTE[level]].status is Status.FAILS:
+            statuses.append(Status.FAILS)
         if Status.FAILS in found.values():  # evidence beyond what refutes the submission saves nothing
             statuses.append(Status.FAILS)
         found[level] = next((s for s in (Status.FAILS, Status.INCONCLUSIVE) if s in statuses), Status.HOLDS)

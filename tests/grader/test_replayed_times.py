@@ -9,7 +9,7 @@ import pytest
 
 from grader.checks.replayed_times import times_replayed
 from grader.checks.speed import c_faster
-from grader.evidence import Evidence
+from grader.evidence import Evidence, Thresholds, gather
 from grader.findings import Status
 from grader.grade import graded
 from grader.load import load
@@ -57,16 +57,17 @@ def replayed(forger: Forger, tmp_path: Path) -> Judged:
             for value in values
         ]
         found = Replay(passages, environment=environment, precision="fp32", repeats=seconds)
-        return replace(Evidence(submission.results), replay=found)
+        return replace(gather(submission, Thresholds()), replay=found)
 
     return run
 
 
-def test_honest_times(replayed: Judged) -> None:
+def test_honest_times(replayed: Judged, policy: Policy) -> None:
     found = times_replayed(replayed())
     assert (found.status, found.held, found.judged) == (Status.HOLDS, 1, 1)
     assert found.numbers["largest_factor"] < 1.2
     assert c_faster(replayed()).status is Status.HOLDS
+    assert 5 in graded(replayed(), "x", policy).levels
 
 
 @pytest.mark.parametrize("epochs", [slice(None), slice(1, None)])
@@ -76,6 +77,7 @@ def test_times_of_c_shortened(forger: Forger, replayed: Judged, policy: Policy, 
     evidence = replayed()
     grade = graded(evidence, "x", policy)
     assert grade.refuted == ["times-replayed"]
+    assert (5 in grade.levels, grade.refuted_levels) == (False, (5,))
     summary = grade.findings["times-replayed"].summary
     assert summary.startswith("C-seed0: an epoch took 0.2")
     assert "times the CPU time of one of" in summary
