@@ -24,7 +24,9 @@ Judged = Callable[..., Evidence]
 @pytest.fixture
 def forger(tmp_path: Path) -> Forger:
     write_run(tmp_path / "honest", Size(epochs=4))
-    return Forger(tmp_path / "honest", tmp_path / "run")
+    found = Forger(tmp_path / "honest", tmp_path / "run")
+    found.doc["environment"]["threads"] = 1
+    return found
 
 
 def shorten(run: dict[str, Any], factor: float, epochs: slice = slice(None)) -> None:
@@ -103,6 +105,15 @@ def test_another_machine_has_another_ratio(
 ) -> None:
     shorten(forger.run("C"), factor)
     assert times_replayed(replayed(device_name="another")).status is status
+
+
+@pytest.mark.parametrize(("factor", "status"), [(0.4, Status.INCONCLUSIVE), (0.3, Status.FAILS)])
+def test_threads_that_wait_spend_time_too(
+    forger: Forger, replayed: Judged, factor: float, status: Status
+) -> None:
+    forger.doc["environment"]["threads"] = 2
+    shorten(forger.run("C"), factor)
+    assert times_replayed(replayed()).status is status
 
 
 @pytest.mark.parametrize("variant", ["A", "B"])
