@@ -15,10 +15,6 @@ NEAR, FAR = 1.3, 2.0
 results name, and which no load explains: a program on the core's other hardware thread during one of the runs
 lengthens its CPU time by half, one that takes turns by a tenth (docs/detection.md)."""
 
-FAR_THREADS = 3.0
-"""The same with several threads: one that waits for another, which load delays, spends CPU time, too: at most
-twice as much if one of two is delayed. Not measured."""
-
 NEAR_ELSEWHERE = 2.5
 """The same on another processor, with other threads or another precision, where the ratio itself differs: by
 1.6 between AVX-512 and AVX2. There, nothing fails."""
@@ -35,8 +31,8 @@ def times_replayed(evidence: Evidence) -> Finding:
     Rule: a run's value is its median CPU time per epoch, without the first epoch if there are others, as
     recorded, over the least CPU time of an epoch of its variant as trained again, which takes three passes if
     there is time. Runs of a seed have the same value but for chance and load, however fast the machine is.
-    Holds if the largest of a seed is at most 1.3 times the smallest, fails if it is over 2 times (3 with
-    several threads), otherwise inconclusive; on another kind of machine than the results name, it holds up to
+    Holds if the largest of a seed is at most 1.3 times the smallest, fails if it is over 2 times with one
+    thread, otherwise inconclusive; on another kind of machine than the results name, it holds up to
     2.5 times and is inconclusive above. Where the features of frozen layers are cached, only epochs that find
     them in memory count. Of CPUs alone: the CPU time says nothing about a GPU's. Fails only beyond what other
     programs can do to CPU times.
@@ -52,7 +48,7 @@ def times_replayed(evidence: Evidence) -> Finding:
         why = "Requires recorded CPU times of two variants, of which epochs were trained again on a CPU."
         return not_checked(why, Level.REPLAY)
     near, far = (NEAR, FAR) if is_here(evidence) else (NEAR_ELSEWHERE, inf)
-    far = far if evidence.results.environment["threads"] == 1 else max(far, FAR_THREADS)
+    far = far if evidence.results.environment["threads"] == 1 else inf  # threads that wait spend CPU time
     spreads = {seed: _spread(found) for seed, found in seeds.items()}
     worst = max(spreads, key=lambda seed: spreads[seed])
     said = {seed: _said(evidence, found) for seed, found in seeds.items()}

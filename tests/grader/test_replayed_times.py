@@ -107,13 +107,12 @@ def test_another_machine_has_another_ratio(
     assert times_replayed(replayed(device_name="another")).status is status
 
 
-@pytest.mark.parametrize(("factor", "status"), [(0.4, Status.INCONCLUSIVE), (0.3, Status.FAILS)])
-def test_threads_that_wait_spend_time_too(
-    forger: Forger, replayed: Judged, factor: float, status: Status
-) -> None:
+def test_threads_that_wait_spend_time_too(forger: Forger, replayed: Judged) -> None:
+    """Beside other programs, an epoch in two threads took twelve times as much as another one."""
     forger.doc["environment"]["threads"] = 2
-    shorten(forger.run("C"), factor)
-    assert times_replayed(replayed()).status is status
+    shorten(forger.run("C"), 0.1)
+    assert times_replayed(replayed()).status is Status.INCONCLUSIVE
+    assert c_faster(replayed()).status is Status.INCONCLUSIVE
 
 
 @pytest.mark.parametrize("variant", ["A", "B"])
