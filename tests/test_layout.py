@@ -18,12 +18,14 @@ OWN_SUBJECT = {
     "tests/grader/test_claims.py",  # the answers to the questions, in words
     "tests/grader/test_examples.py",  # examples/
     "tests/grader/test_false_alarms.py",  # what no check may say of an honest run
+    "tests/grader/test_distinct_weights.py",  # checks/training.py
     "tests/grader/test_forgeries.py",
     "tests/grader/test_levels.py",  # the evidence that a level takes
     "tests/grader/test_fuzz.py",
     "tests/grader/test_hostile.py",
     "tests/grader/test_optimized.py",  # a forger who optimizes
     "tests/grader/test_prediction_checks.py",  # the checks that read predictions
+    "tests/grader/test_replayed_times.py",  # checks/replayed_times.py
     "tests/grader/test_rows.py",  # rows beside A, B and C, and splits by seed
     "tests/grader/test_story.py",  # what a consistent story betrays
     "tests/grader/test_story_rows.py",  # the same, of rows beside A, B and C

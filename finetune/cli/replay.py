@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig
     multiple=True,
     metavar="INDEX COUNT",
     help="A trial's index in tuning.trials, and how many epochs to train from its start; may be repeated.",
+)
+@click.option(
+    "--seconds",
+    type=float,
+    default=math.inf,
+    help="Seconds to spend on training; what would take longer is left out, but never all.",
 )
 @option("dataset")
 @option("data_root")

@@ -15,9 +15,11 @@ from finetune.network.resnet18 import build, state_shapes
 from finetune.network.weights import NAMED_WEIGHTS, Weights, load_weights
 from finetune.run.folder import RunFolder
 from finetune.run.heads import put_head
+from finetune.run.recorded import recorded_variant
 from finetune.run.records import Json
 from grader.submission.load import Submission
 from grader.submission.record import Run
+from grader.submission.trials import Trial
 
 
 class Recomputation:
@@ -50,7 +52,8 @@ class Recomputation:
         self.images = training_stream(training, config.recipe.image_size, workers)
         self.views = Views(config.cache_views, config.seed) if isinstance(config.cache_views, int) else None
         self.weights, self.why = _weights(self.results.weights, self.n_classes)
-        self.streams: dict[tuple[int, int], str] = {}
+        self.starts: dict[tuple[str, int], str] = {}
+        self.streams: dict[tuple[int, int, int], str] = {}
 
     def of(self, run: Run, trained: Network) -> Json:
         """What must hold for one run.
@@ -90,15 +93,44 @@ class Recomputation:
             ],
         }
 
-    def stream(self, seed: int, epochs: int) -> str:
-        """SHA-256 of order, crops and flips of that many epochs; variants of a seed share it."""
-        if (seed, epochs) not in self.streams:
-            sizes = self.split.of_seed(seed, {"train": self.images}, self.workers)[1]["train"].sizes
+    def of_trial(self, trial: Trial) -> Json:
+        """What must hold for one trial, as recorded.
+
+        Returns:
+            `initial_sha256` of its start, None if that cannot be computed, and `stream_sha256` of the epochs
+            that it began.
+        """
+        n_epochs = len(trial.validation) + (trial.status != "completed")  # the one in which it diverged
+        stream = self.stream(trial.seed, n_epochs, trial.for_seed)
+        return {"initial_sha256": self._start_of_trials(trial.variant, trial.seed), "stream_sha256": stream}
+
+    def _start_of_trials(self, name: str, seed: int) -> str | None:
+        """Hash of the start that all trials of a variant share; None if it is not known."""
+        row = self.results.variant(name)
+        if row is None or row.head or (row.init == "pretrained" and self.weights is None):
+            return None
+        if (name, seed) not in self.starts:
+            pretrained = self.weights.state if self.weights else None
+            start = build(recorded_variant(row), self.n_classes, seed, pretrained)
+            self.starts[name, seed] = fingerprint(start.state_dict())
+        return self.starts[name, seed]
+
+    def stream(self, seed: int, epochs: int, split_of: int | None = None) -> str:
+        """SHA-256 of order, crops and flips of that many epochs; variants of a seed share it.
+
+        Args:
+            seed: of order and augmentation.
+            epochs: from the first.
+            split_of: the seed whose split it is, if each has its own; None means the same seed.
+        """
+        owner = seed if split_of is None else split_of
+        if (seed, owner, epochs) not in self.streams:
+            sizes = self.split.of_seed(owner, {"train": self.images}, self.workers)[1]["train"].sizes
             digest = ""
             for epoch in range(1, epochs + 1):
                 digest = plan_epoch(seed, epoch, sizes, self.config.recipe, self.views).digest(digest)
-            self.streams[seed, epochs] = digest
-        return self.streams[seed, epochs]
+            self.streams[seed, owner, epochs] = digest
+        return self.streams[seed, owner, epochs]
 
 
 def _weights(recorded: Mapping[str, Any] | None, n_classes: int) -> tuple[Weights | None, str]:

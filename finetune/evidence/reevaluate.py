@@ -72,7 +72,7 @@ def evaluate_run(
     require_memory_to_evaluate(config.recipe, n_images, precision, target)
     split, sources, _ = prepare_images(config, split, reporter, threads, target, SPLITS)
     recomputation = Recomputation(config, split, found, folder, threads)
-    recomputed: dict[str, Any] = {"environment": environment.describe(target), "runs": {}}
+    recomputed: dict[str, Any] = {"environment": environment.describe(target), "runs": {}, "trials": []}
     for entry in results.runs:
         if entry.artifacts is None:
             continue
@@ -82,6 +82,8 @@ def evaluate_run(
         splits, images = split.of_seed(entry.seed, sources, threads)
         calibration = _predict(entry, prefix, splits, images, output, reporter)
         recomputed["runs"][entry.name]["calibration"] = calibration
+    trials = results.tuning.trials if results.tuning else ()
+    recomputed["trials"] = [recomputation.of_trial(trial) for trial in trials]
     write_atomically(output / RECOMPUTED_NAME, json.dumps(recomputed).encode())
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +16,8 @@ from finetune.config.experiment import ExperimentConfig
 from finetune.data.datasets import SPLIT_NAMES
 from finetune.distributed.world import SingleProcess
 from finetune.errors import ConfigError, DataError, RunFolderError
+from finetune.evidence.budget import Budget, DoesNotFit, Item, in_turn, left_out
+from finetune.evidence.repeats import repeats
 from finetune.inference.trained import precision_of
 from finetune.network.network import fingerprint
 from finetune.network.weights import NAMED_WEIGHTS
@@ -32,6 +35,9 @@ from finetune.training.trainer import Trainer
 from grader.findings import rate_text
 from grader.submission.record import results_from, run_name
 
+StepEnded = Callable[[int], None]
+"""What is called with the number of images after each step."""
+
 
 class _Enough(Exception):  # noqa: N818 - no error
     """Enough epochs have been trained."""
@@ -44,6 +50,7 @@ def replay_run(
     *,
     passages: Sequence[tuple[str, int, int]],
     trials: Sequence[tuple[int, int]] = (),
+    seconds: float = math.inf,
     dataset: str | None = None,
     data_root: str | None = None,
     weights: str | None = None,
@@ -53,11 +60,14 @@ def replay_run(
 
     Args:
         run: run folder.
-        output: file: the machine and, for each passage, `run`, `trial` (None if it is of a run), `first`,
-            `initial_sha256` (None unless it begins with the first epoch) and `epochs`, as in the results.
+        output: file: the machine; for each passage, `run`, `trial` (None if it is of a run), `first`,
+            `initial_sha256` (None unless it begins with the first epoch) and `epochs`, as in the results;
+            `omitted`, the passages left out, without the latter two; and `repeats`, the seconds of further
+            passes over the first epoch of a run of each variant, in rounds.
         reporter: receives the epochs.
         passages: names of runs, each with the first epoch to train and how many.
         trials: indices in tuning.trials, each with how many epochs to train from its start.
+        seconds: to spend on training; passages that would take longer are left out, but never all.
         dataset: the data set; None means the recorded one, which must not be an image folder.
         data_root: folder for downloads; None means `data`.
         weights: the pretrained weights; None means the recorded ones, which must be `imagenet` or `bundled`.
@@ -74,18 +84,37 @@ def replay_run(
     config = _config(folder, document, names, dataset, data_root, weights, device)
     prepared = prepare(config, reporter, SingleProcess())
     _require_same(document, prepared)
-    found = []
+    budget = Budget(seconds)
+    found: list[Json] = []
+    omitted: list[Json] = []
     with memory_errors(config):
-        for name, first, count in passages:
-            found.append(_replay(prepared, folder, runs[name], first, count, reporter))
-        for index, count in trials:
-            found.append({**_trial(prepared, tried[index], count, reporter), "trial": index})
-    replayed = {
-        "environment": prepared.record["environment"],
-        "precision": config.precision,
-        "passages": found,
-    }
-    write_atomically(output, json.dumps(replayed).encode())
+        for passage in in_turn(passages, trials):
+            try:
+                found.append(_trained(prepared, folder, runs, tried, passage, budget, reporter))
+                budget.is_used = True
+            except DoesNotFit:
+                omitted.append(left_out(passage))
+        replayed = [runs[p["run"]] for p in found if p["trial"] is None and p["first"] == 1]
+        again = repeats(replayed, lambda entry: _of_run(prepared, entry, budget, 1))
+    record: Json = {"environment": prepared.record["environment"], "precision": config.precision}
+    record |= {"passages": found, "omitted": omitted, "repeats": again}
+    write_atomically(output, json.dumps(record).encode())
+
+
+def _trained(
+    prepared: Prepared,
+    folder: RunFolder,
+    runs: Mapping[str, Json],
+    tried: Mapping[int, Json],
+    passage: Item,
+    budget: Budget,
+    reporter: Reporter,
+) -> Json:
+    """Train a passage of one of the runs, by name, or of one of the trials, by index."""
+    if len(passage) == 2:
+        return _trial(prepared, tried, *passage, budget, reporter)
+    name, first, count = passage
+    return _replay(prepared, folder, runs[name], first, count, budget, reporter)
 
 
 def _config(
@@ -149,26 +178,46 @@ def _require_same(document: Json, prepared: Prepared) -> None:
 
 
 def _replay(
-    prepared: Prepared, folder: RunFolder, entry: Json, first: int, count: int, reporter: Reporter
+    prepared: Prepared,
+    folder: RunFolder,
+    entry: Json,
+    first: int,
+    count: int,
+    budget: Budget,
+    reporter: Reporter,
 ) -> Json:
     """Train `count` epochs of a run, from epoch `first` on."""
-    prepared = prepared.of_seed(entry["seed"])
-    (variant,) = (v for v in prepared.config.variants if v.name == entry["variant"])
-    trainer, start = _trainer(prepared, entry, prepared.config.epochs_of(variant))
+    trainer, start, step_ended = _of_run(prepared, entry, budget, count)
     if first > 1:
         _restore(trainer, folder, entry, first - 1)
-    epochs = _epochs(trainer, count, run_name(variant.name, entry["seed"]), reporter)
+    epochs = _epochs(trainer, step_ended, count, run_name(entry["variant"], entry["seed"]), reporter)
     return {**_passage(entry, start, first, epochs), "trial": None}
 
 
-def _trial(prepared: Prepared, entry: Json, count: int, reporter: Reporter) -> Json:
+def _trial(
+    prepared: Prepared,
+    tried: Mapping[int, Json],
+    index: int,
+    count: int,
+    budget: Budget,
+    reporter: Reporter,
+) -> Json:
     """Train the first epochs of a trial, which has no test images."""
+    entry = tried[index]
     if entry["for_seed"] is not None:
         prepared = prepared.of_seed(entry["for_seed"])
     images = dataclasses.replace(prepared.images, held_out={"val": prepared.images.held_out["val"]})
-    trainer, start = _trainer(dataclasses.replace(prepared, images=images), entry, entry["epochs"])
+    prepared = dataclasses.replace(prepared, images=images)
+    trainer, start, step_ended = _trainer(prepared, entry, entry["epochs"], budget, count)
     name = f"{entry['variant']}, trial at {rate_text(entry['learning_rate'])}"
-    return _passage(entry, start, 1, _epochs(trainer, count, name, reporter))
+    epochs = _epochs(trainer, step_ended, count, name, reporter)
+    return {**_passage(entry, start, 1, epochs), "trial": index}
+
+
+def _of_run(prepared: Prepared, entry: Json, budget: Budget, count: int) -> tuple[Trainer, Json, StepEnded]:
+    prepared = prepared.of_seed(entry["seed"])
+    (variant,) = (v for v in prepared.config.variants if v.name == entry["variant"])
+    return _trainer(prepared, entry, prepared.config.epochs_of(variant), budget, count)
 
 
 def _passage(entry: Json, start: Json, first: int, epochs: Sequence[Epoch]) -> Json:
@@ -180,14 +229,30 @@ def _passage(entry: Json, start: Json, first: int, epochs: Sequence[Epoch]) -> J
     }
 
 
-def _trainer(prepared: Prepared, entry: Json, epochs: int) -> tuple[Trainer, Json]:
-    """A trainer at the start of a recorded run or trial, and what the results say of that start."""
+def _trainer(
+    prepared: Prepared, entry: Json, epochs: int, budget: Budget, count: int
+) -> tuple[Trainer, Json, StepEnded]:
+    """A trainer at the start of a recorded run or trial, what the results say of that start, and its budget.
+
+    Args:
+        prepared: the experiment.
+        entry: of the run or trial.
+        epochs: that it was to be trained for.
+        budget: within which to train.
+        count: how many of the epochs are trained.
+    """
     (variant,) = (v for v in prepared.config.variants if v.name == entry["variant"])
     network, start, _ = fit.begin(prepared, variant, entry["seed"], entry["learning_rate"])
-    return fit.trainer_of(prepared, epochs, start, network), start
+    n_steps = count * math.ceil(len(prepared.images.train) / prepared.config.recipe.batch_size)
+    passage = budget.passage(n_steps)
+    cache = prepared.features_of(start["variant"], start["frozen_sha256_before"])
+    trainer = fit.trainer_of(prepared, epochs, start, network, cache, interrupt=passage.interrupt)
+    return trainer, start, passage.step_ended
 
 
-def _epochs(trainer: Trainer, count: int, name: str, reporter: Reporter) -> list[Epoch]:
+def _epochs(
+    trainer: Trainer, step_ended: StepEnded, count: int, name: str, reporter: Reporter
+) -> list[Epoch]:
     """The next epochs of a training, at most `count`; fewer if it ends or its loss is no longer finite."""
     replayed: list[Epoch] = []
 
@@ -198,7 +263,7 @@ def _epochs(trainer: Trainer, count: int, name: str, reporter: Reporter) -> list
             raise _Enough
 
     with contextlib.suppress(_Enough):
-        trainer.run(epoch_ended)
+        trainer.run(epoch_ended, step_ended)
     return replayed
 
 

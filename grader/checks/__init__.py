@@ -23,6 +23,7 @@ from grader.checks import (
     prediction_files,
     recomputed_starts,
     replay,
+    replayed_times,
     rerun,
     schedule,
     seeds,
@@ -212,6 +213,9 @@ PROPERTIES = {
             ),
         ),
         Property("replay-agrees", Level.REPLAY, replay.replay_agrees, ("commitments-chain",)),
+        Property(
+            "times-replayed", Level.REPLAY, replayed_times.times_replayed, ("times-add-up", "epochs-in-order")
+        ),
         Property("b-beats-a", Level.FILE, claims.b_beats_a, _COUNTS),
         Property("c-beats-a", Level.FILE, claims.c_beats_a, _COUNTS),
         Property("b-beats-longer-a", Level.FILE, claims.b_beats_longer_a, _COUNTS),
@@ -222,7 +226,9 @@ PROPERTIES = {
             claims.c_trains_fewer,
             ("parameter-totals", "resnet18-layers", "roles"),
         ),
-        Property("c-faster", Level.FILE, speed.c_faster, ("times-add-up", "epochs-in-order")),
+        Property(
+            "c-faster", Level.FILE, speed.c_faster, ("times-add-up", "epochs-in-order", "times-replayed")
+        ),
         Property(
             "test-close-to-validation",
             Level.FILE,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from math import ceil
 
 from grader.checks.origin import KNOWN_WEIGHTS
-from grader.checks.trial_commitments import LEAST_RATE
+from grader.checks.training import LEAST_RATE
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
 from grader.submission.checkpoints import COUNTER, Checkpoint

@@ -18,7 +18,8 @@ ROLES = {
 def complete(evidence: Evidence) -> Finding:
     """Every configured variant was trained with every configured seed.
 
-    Rule: there is exactly one run per variant and seed, and each is completed and has a best epoch.
+    Rule: there is exactly one run per variant and seed, and each is completed and has a best epoch, files
+    and, from version 2 of the results on, a calibration.
 
     Source: the results schema.
     """
@@ -41,6 +42,10 @@ def complete(evidence: Evidence) -> Finding:
         elif run.best is None or run.artifacts is None or run.failure is not None:
             problems.setdefault(run.name, []).append(
                 f"{run.name}: completed, but lacks a best epoch or files, or records a failure."
+            )
+        elif run.calibration is None and not results.schema_version.startswith("1."):
+            problems.setdefault(run.name, []).append(
+                f"{run.name}: completed, but its calibration is null, which finetune never writes."
             )
     return from_problems(problems, Level.FILE, f"{counted(len(problems), 'run')} completed.")
 

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from grader.checks.tuning import summary_of, targets_of
 from grader.evidence.gathered import Evidence
-from grader.findings import MINUS, Finding, Level, Status, from_problems, not_checked, rate_text
+from grader.findings import MINUS, NO_RUNS, Finding, Level, Status, from_problems, not_checked, rate_text
 from grader.statistics import means, proportions
 from grader.submission.record import Epoch, Results, Run
 from grader.submission.trials import label
@@ -64,8 +64,8 @@ def long_enough(evidence: Evidence) -> Finding:
     is compared with another one as if each had images of its own. A gain of more than a point that could be
     chance is inconclusive. If there is none, it holds if the learning rate was still above a fifth of its
     peak, and is inconclusive if it had fallen below: as the rate goes to zero every curve flattens, so that a
-    plateau shows nothing; only a longer training does. A plateau starts at the last epoch that rose more than
-    a point above the previous such epoch.
+    plateau shows nothing; only a longer training does. One epoch alone is inconclusive. A plateau starts at
+    the last epoch that rose more than a point above the previous such epoch.
 
     Source: the definition of the experiment; K. He, R. Girshick and P. Dollar, Rethinking ImageNet
     Pre-training (2019), on schedules that end too early for random weights.
@@ -74,9 +74,12 @@ def long_enough(evidence: Evidence) -> Finding:
         name: _ending(evidence, name) for name in dict.fromkeys(run.variant for run in evidence.chosen)
     }
     found = {name: ending for name, ending in endings.items() if ending is not None}
-    if not found:
-        return not_checked("At least two epochs are needed.", Level.FILE)
     improving = {name: ending for name, ending in found.items() if ending.rises and not ending.by_chance}
+    single = [name for name in endings if len(validation_curve(evidence, name)) == 1]
+    if single and not improving:
+        return _of_one_epoch(single)
+    if not found:
+        return not_checked(NO_RUNS, Level.FILE)
     unclear = {name: ending for name, ending in found.items() if ending.rises and ending.by_chance}
     share = max(run.epochs[-1].learning_rate / run.learning_rate for run in evidence.chosen if run.epochs)
     if improving:
@@ -103,6 +106,13 @@ def long_enough(evidence: Evidence) -> Finding:
         held=len(found) - len(improving),
         judged=len(found),
     )
+
+
+def _of_one_epoch(names: list[str]) -> Finding:
+    """Variants of a single epoch, for which there is no earlier one to compare with."""
+    who = _and(names)
+    why = f"{who} trained for one epoch, after which nobody can tell whether that was long enough (--epochs)."
+    return Finding(Status.INCONCLUSIVE, Level.FILE, why, numbers={"n_epochs": 1}, judged=len(names))
 
 
 @dataclass(frozen=True)

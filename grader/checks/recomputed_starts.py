@@ -11,10 +11,11 @@ NO_RERUN = "Requires --rerun."
 
 
 def start_recomputed(evidence: Evidence) -> Finding:
-    """Each run started from the weights that its seed and the pretrained file give.
+    """Each run and each trial started from the weights that its seed and the pretrained file give.
 
     Rule: initial_sha256 and frozen_sha256_before equal the hashes of a network initialized again with the
-    run's seed and the recorded weights, and no trained kernel in its checkpoint is still as it was there.
+    run's seed and the recorded weights, and no trained kernel in its checkpoint is still as it was there;
+    the same of initial_sha256 of a trial, unless its head comes from another one.
     Compared only on the platform and the version of PyTorch that the results record, and only if the weights
     are at hand: imagenet from torch.hub's cache, or bundled. A random start that differs is left unjudged on
     another processor or GPU than the recorded one.
@@ -31,6 +32,7 @@ def start_recomputed(evidence: Evidence) -> Finding:
     if _differing(evidence, ("device_name",)):
         runs = [run for run in runs if run.init != "random" or _is_same(run, found[run.name])]
     problems = {run.name: list(_start_problems(run, found[run.name])) for run in runs}
+    problems |= _trial_problems(evidence, "initial_sha256", "start")
     if not problems:
         whys = [str(entry["why"]) for entry in found.values() if entry.get("why")]
         return not_checked(whys[0] if whys else "No start could be computed.", Level.CHECKPOINTS)
@@ -40,11 +42,11 @@ def start_recomputed(evidence: Evidence) -> Finding:
 
 
 def stream_recomputed(evidence: Evidence) -> Finding:
-    """Each run saw the training images in the order, crops and flips that its seed gives.
+    """Each run and each trial saw the training images in the order, crops and flips that its seed gives.
 
-    Rule: stream_sha256 of a completed run equals the one computed again from seed, epochs, recipe and the
-    sizes of the training images. Compared only on the platform and the version of NumPy that the results
-    record.
+    Rule: stream_sha256 of a completed run, or of a trial, equals the one computed again from seed, epochs,
+    recipe and the sizes of the training images. Compared only on the platform and the version of NumPy that
+    the results record.
 
     Source: finetune evaluate. The crops are float32 numbers computed in float64: CPUs whose exponential
     functions round differently disagree about one crop in 500 million.
@@ -63,11 +65,28 @@ def stream_recomputed(evidence: Evidence) -> Finding:
                 f"{run.name}: seed and recipe give the stream {wanted[:8]}…, but {recorded[:8]}… is recorded."
             )
             problems[run.name] = [] if wanted == recorded else [why]
+    problems |= _trial_problems(evidence, "stream_sha256", "stream")
     if not problems:
         return not_checked("No run completed.", Level.CHECKPOINTS)
     return from_problems(
         problems, Level.CHECKPOINTS, f"{counted(len(problems), 'stream')} recomputed from seed and images."
     )
+
+
+def _trial_problems(evidence: Evidence, key: str, noun: str) -> dict[str, list[str]]:
+    """The trials whose start or stream was recorded otherwise, by number and name."""
+    again, tuning, results = evidence.rerun, evidence.results.tuning, evidence.results
+    problems: dict[str, list[str]] = {}
+    for number, (trial, found) in enumerate(
+        zip(tuning.trials if tuning else (), again.trials if again else (), strict=False)
+    ):
+        variant, wanted, recorded = results.variant(trial.variant), found[key], getattr(trial, key)
+        elsewhere = noun == "start" and _differing(evidence, ("device_name",)) and wanted != recorded
+        if wanted is None or variant is None or (elsewhere and variant.init == "random"):
+            continue
+        why = f"{trial.name}: the {noun} is {wanted[:8]}…, but {recorded[:8]}… is recorded."
+        problems[f"{number}: {trial.name}"] = [] if wanted == recorded else [why]
+    return problems
 
 
 def _is_same(run: Run, found: Mapping[str, Any]) -> bool:

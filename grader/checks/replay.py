@@ -83,9 +83,9 @@ def _compare_all(evidence: Evidence, found: Replay) -> tuple[dict[str, list[str]
             starts_same = again["epoch"] == passage.first or before is Outcome.IDENTICAL
             outcome, problem = compared(run, again, len(evidence.results.classes), starts_same)
             before = outcome
-            if outcome is Outcome.OTHER and run.is_untold and not _is_here(evidence):
+            if outcome is Outcome.OTHER and run.is_untold and not is_here(evidence):
                 outcome, problem = Outcome.UNCLEAR, ""
-            if outcome is Outcome.CLOSE and _is_here(evidence):
+            if outcome is Outcome.CLOSE and is_here(evidence):
                 outcome = Outcome.UNCLEAR  # bit for bit, or it was trained elsewhere
             counts[outcome] += 1
             item.extend([f"{run.name}, epoch {again['epoch']}: {problem}"] if problem else [])
@@ -94,7 +94,7 @@ def _compare_all(evidence: Evidence, found: Replay) -> tuple[dict[str, list[str]
 
 def _unclear_here(evidence: Evidence) -> str:
     """What an inconclusive replay calls for, on this machine."""
-    if _is_here(evidence):
+    if is_here(evidence):
         return (
             "The run names this kind of processor, these libraries and as many threads, with which an honest "
             "replay is bit-identical unless the vector instructions differ: ask where it was trained."
@@ -102,7 +102,7 @@ def _unclear_here(evidence: Evidence) -> str:
     return "The kind of machine, number of threads and libraries of the run would settle it."
 
 
-def _is_here(evidence: Evidence) -> bool:
+def is_here(evidence: Evidence) -> bool:
     """Whether the results name this kind of processor, these libraries and this precision."""
     found, there = evidence.replay, evidence.results.environment
     here = (found and found.environment) or {}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from math import isfinite
 from statistics import median, quantiles
 
+from grader.checks.replayed_times import dispute
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, not_checked
 from grader.statistics import means
@@ -42,7 +43,8 @@ def c_faster(evidence: Evidence) -> Finding:
     one or two seeds, because other programs lengthen the wall-clock time more than the CPU time; where it is
     not recorded, C is never called slower, and one seed is judged only if no epoch took 1.5 times as long as
     another one of its run. Nor is one seed judged if an epoch of A took over 1.15 times as long as one of B,
-    or the reverse: they do the same work. Holds if faster, fails if slower, otherwise inconclusive. Epochs
+    or the reverse: they do the same work. Nor are times that training again contradicts (`times-replayed`).
+    Holds if faster, fails if slower, otherwise inconclusive. Epochs
     are no independent samples, since the load of a machine persists from one to the next.
 
     Source: "Student", Biometrika 6 (1908) 1-25; false rates simulated under load in docs/detection.md.
@@ -58,15 +60,20 @@ def c_faster(evidence: Evidence) -> Finding:
     timed = [run for runs in evidence.pairs("C", "B") if all(map(_timed, runs)) for run in runs]
     signs = [sign for run in timed for sign in _signs_of_load(run)]
     control = _sign_of_control(evidence) if len(pairs) == 1 else []
+    disputed = dispute(evidence, "B", "C")
     signs = control + signs
-    status = Status.INCONCLUSIVE if control else _status(pairs, confidence, on_cpu, is_busy=bool(signs))
+    status = (
+        Status.INCONCLUSIVE
+        if control or disputed
+        else _status(pairs, confidence, on_cpu, is_busy=bool(signs))
+    )
     waits = [sum(e.data_wait_seconds for e in es) / sum(_wall(es)) for es in _pooled(pairs)]
     summary = f"An epoch of C takes {ratio.estimate:.2f} times as long as one of B"
     summary += f" ({ratio.low:.2f} to {ratio.high:.2f})" if isfinite(ratio.high) else " in this job"
     summary += f", in CPU time {cpu:.2f}" if cpu is not None else ""
     summary += f"; share of time waiting for data: C {waits[0]:.0%}, B {waits[1]:.0%}."
     if status is Status.INCONCLUSIVE:
-        summary += f" {_why_not(signs, len(pairs))}"
+        summary += f" {disputed or _why_not(signs, len(pairs))}"
     numbers = {
         "ratio": ratio.estimate, "low": ratio.low, "high": ratio.high, "cpu_ratio": cpu,
         "c_wait_share": waits[0], "b_wait_share": waits[1],

@@ -4,7 +4,6 @@ from collections.abc import Callable, Hashable, Iterator
 from itertools import combinations
 from math import log
 
-from grader.checks.trial_commitments import LEAST_RATE
 from grader.evidence.gathered import Evidence
 from grader.evidence.telling import FEWEST_IMAGES, is_telling
 from grader.findings import Finding, Level, counted, from_problems
@@ -13,6 +12,9 @@ from grader.submission.split_rule import shares_of
 
 TIME_SLACK = 1.01  # seconds may be rounded
 RELATIVE = 1e-4  # rounding of losses near ties
+LEAST_RATE = 1e-5
+"""Below this peak, a step may be smaller than the rounding of float32 weights: two rates give one result."""
+
 FEWEST_EPOCHS_TO_COMPARE = 3  # with fewer, equal counts in two runs could be chance
 
 
@@ -189,14 +191,15 @@ def _time_problems(run: Run) -> Iterator[str]:
 def distinct_runs(evidence: Evidence) -> Finding:
     """No two runs are copies of one another.
 
-    Rule: no two runs share a file path, the SHA-256 of predictions or checkpoint, the validation or test
-    loss_sum of any epoch, or all n_correct, if they differ in three or more epochs with incorrect predictions
-    on validation or test; if there are predictions, no two runs share an nll column. Networks that are right
-    and certain all have losses of 0, so losses and predictions are compared only if they are of ten images or
-    more and the sum is at least 0.01 and no multiple of 1/4096. Runs that differ in their number of epochs
-    alone are one network until the warm-up ends, and may share the losses of the epochs before; after it
-    their rates fall differently. Nor are losses and predictions compared of runs with one start at rates
-    below 0.00001, which hardly move it. Independently trained networks differ in all of these.
+    Rule: no two runs share a file path, the SHA-256 of predictions or checkpoint, the SHA-256 of the weights
+    after any epoch (at peak rates of at least 0.00001), the validation or test loss_sum of any epoch, or all
+    n_correct, if they differ in three or more epochs with incorrect predictions on validation or test; if
+    there are predictions, no two runs share an nll column. Networks that are right and certain all have
+    losses of 0, so losses and predictions are compared only if they are of ten images or more and the sum is
+    at least 0.01 and no multiple of 1/4096. Runs that differ in their number of epochs alone are one network
+    until the warm-up ends, and may share losses and weights until then; after it their rates fall
+    differently. Nor are losses and predictions compared of runs with one start at rates below 0.00001, which
+    hardly move it. Independently trained networks differ in all of these.
 
     Source: a published homework that reports the same accuracy, 1054/1278, for three models.
     """
@@ -237,7 +240,7 @@ def _rightly_shared(results: Results, a: Run, b: Run) -> list[Hashable]:
 
 
 def _of_shared_warm_up(results: Results, a: Run, b: Run) -> list[Hashable]:
-    """Losses that two runs may share: those of the epochs in which all steps had the same learning rates."""
+    """Losses and weights that two runs may share: of epochs whose steps all had the same learning rates."""
     alike = all(
         getattr(a, name) == getattr(b, name)
         for name in ("seed", "initial_sha256", "trained_groups", "learning_rate")
@@ -247,7 +250,9 @@ def _of_shared_warm_up(results: Results, a: Run, b: Run) -> list[Hashable]:
     # As training does it: if the warm-up would take more than half of the epochs, it takes half.
     first, second = (min(results.recipe["warmup_epochs"], run.budget.epochs / 2) for run in (a, b))
     n_shared = int(first) if first == second else 0
-    return [mark for mark in _losses(a, n_shared) if mark in _losses(b, n_shared)]
+    return [
+        mark for marks in (_losses, _weights) for mark in marks(a, n_shared) if mark in marks(b, n_shared)
+    ]
 
 
 def _files(run: Run) -> list[Hashable]:
@@ -262,6 +267,13 @@ def _files(run: Run) -> list[Hashable]:
 def _losses(run: Run, most: int | None = None) -> list[Hashable]:
     found = [(split, epoch.on(split)) for epoch in run.epochs[:most] for split in SPLITS]
     return [(split, metrics.loss_sum) for split, metrics in found if is_telling(metrics)]
+
+
+def _weights(run: Run, most: int | None = None) -> list[Hashable]:
+    """Hashes of the weights after each epoch; lower rates may change no float32 number."""
+    if run.learning_rate < LEAST_RATE:
+        return []
+    return [epoch.weights_sha256 for epoch in run.epochs[:most] if epoch.weights_sha256]
 
 
 def _curve(run: Run) -> list[Hashable]:
@@ -279,6 +291,7 @@ def _errs(epoch: Epoch) -> bool:
 
 _FINGERPRINTS: dict[str, Callable[[Run], list[Hashable]]] = {
     "files": _files,
+    "weights after some epoch": _weights,
     "loss in some epoch": _losses,
     "numbers of correct predictions": _curve,
 }

@@ -4,15 +4,13 @@ from collections.abc import Iterator
 from math import log
 from types import SimpleNamespace
 
+from grader.checks.training import LEAST_RATE
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
 from grader.submission import commitments
 from grader.submission.record import Results
 from grader.submission.resnet18 import GROUPS
 from grader.submission.trials import Trial
-
-LEAST_RATE = 1e-5
-"""Below this peak, a step may be smaller than the rounding of float32 weights: two rates give one result."""
 
 RELATIVE = 1e-4  # rounding of losses near ties
 

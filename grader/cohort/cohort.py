@@ -83,7 +83,12 @@ def _judged(
     for group in groups:
         if grade.run not in group.members or group.kind == "near":
             continue
-        others = [name for name in group.members if name in seeds and seeds[name] != seeds[grade.run]]
+        # One that cannot be used, and so risks nothing, accuses nobody.
+        others = [
+            name
+            for name in group.members
+            if name in seeds and seeds[name] != seeds[grade.run] and by_name[name].findings
+        ]
         refuted = all(by_name[name].refuted for name in others)
         if others and (grade.refuted or not refuted):
             runs, names = (

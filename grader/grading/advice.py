@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from grader.findings import Finding, Level, Status, in_words
-from grader.grading.sentences import Scope
+from grader.grading.sentences import Scope, is_short
 from grader.submission.unfinished import is_told_how_to_finish
 
 
@@ -92,7 +92,7 @@ def advice(grade: Judged) -> list[str]:
             f"To do: find a recipe with which {does} clearly better than guessing the most frequent class, "
             f"before comparing the variants: other rates ({rates}), more epochs (--epochs) or more images."
         ]
-    if Status.FAILS in (findings["statistics-settled"].status, findings["long-enough"].status):
+    if findings["statistics-settled"].status is Status.FAILS or is_short(findings):
         return ["To do: train for more epochs (--epochs), or on more images, before comparing the variants."]
     if grade.failing:
         name = grade.failing[0]

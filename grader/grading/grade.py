@@ -18,7 +18,7 @@ from grader.isolated.replay import Request, replay
 from grader.isolated.rerun import rerun
 from grader.reading.truth import Truth
 from grader.submission.checkpoints import read_checkpoints
-from grader.submission.load import load
+from grader.submission.load import Submission, load
 from grader.submission.manifest import manifest
 from grader.submission.opened import opened
 from grader.submission.record import SPLITS
@@ -72,10 +72,26 @@ def grade(job: Job) -> Grade:
 def _grade(job: Job, path: Path, shown: str) -> Grade:
     """Grade a run folder or results file.
 
+    One that cannot be used although its results file is valid leaves the traces of that file, so that
+    damaging a run does not hide whose it was.
+
     Raises:
-        UnusableError: It cannot be read, or changed meanwhile.
+        UnusableError: It cannot be read.
     """
     submission = load(path, shown)
+    try:
+        return _of_submission(job, submission, shown)
+    except UnusableError as error:
+        traces = traces_of(Evidence(submission.results)) if job.is_compared else None
+        return Grade(job.name, job.policy, {}, problems=error.problems, traces=traces)
+
+
+def _of_submission(job: Job, submission: Submission, shown: str) -> Grade:
+    """Grade a submission whose results file is valid.
+
+    Raises:
+        UnusableError: The rest cannot be used, or changed meanwhile.
+    """
     require_finished(submission)
     digests = manifest(submission) if job.is_attested else {}
     truth = job.truth and job.truth.among(submission.results.classes)
@@ -145,6 +161,10 @@ DECIDES = {
 """The properties in which the evidence of a level agrees with the submission, or does not."""
 
 
+MAY_REFUTE = {Level.REPLAY: "times-replayed"}
+"""Properties whose failure refutes a level, but without which it can be reached."""
+
+
 def _standing(evidence: Evidence, findings: dict[str, Finding]) -> dict[Level, Status]:
     """How the evidence of each level that was there stands; it must cover all predictions of all runs.
 
@@ -161,6 +181,8 @@ def _standing(evidence: Evidence, findings: dict[str, Finding]) -> dict[Level, S
     found = {Level.FILE: Status.HOLDS, Level.PREDICTIONS: Status.HOLDS}
     for level in (level for level, there in was_there.items() if there):
         statuses = [findings[name].status for name in DECIDES[level]]
+        if level in MAY_REFUTE and findings[MAY_REFUTE[level]].status is Status.FAILS:
+            statuses.append(Status.FAILS)
         if Status.FAILS in found.values():  # evidence beyond what refutes the submission saves nothing
             statuses.append(Status.FAILS)
         found[level] = next((s for s in (Status.FAILS, Status.INCONCLUSIVE) if s in statuses), Status.HOLDS)

@@ -72,9 +72,14 @@ def cautions(findings: Mapping[str, Finding], scope: Scope) -> Iterator[str]:
             f"Caution: {names} never became clearly better on validation than guessing the most frequent "
             f"class, so a comparison with {names} says nothing about what training could reach."
         )
+    if is_short(findings):
+        yield f"Caution: {findings['long-enough'].summary}"
+
+
+def is_short(findings: Mapping[str, Finding]) -> bool:
+    """Whether training was too short, or so short that nobody can tell."""
     length = findings["long-enough"]
-    if length.status is Status.FAILS:
-        yield f"Caution: {length.summary}"
+    return length.status is Status.FAILS or length.numbers.get("n_epochs") == 1
 
 
 def pretraining(findings: Mapping[str, Finding], scope: Scope, confidence: float) -> Iterator[str]:

@@ -15,15 +15,15 @@ from grader.errors import UnusableError
 from grader.isolated.rerun import NO_TORCH, PACKAGES, call
 from grader.reading.files import read_bytes
 from grader.reading.strict_json import parse
-from grader.submission.checkpoints import MAX_CHECKPOINT_BYTES
+from grader.submission.checkpoints import MAX_CHECKPOINT_BYTES, MAX_TOTAL_BYTES
 from grader.submission.load import RESULTS_NAME, Submission
 from grader.submission.parts import State
-from grader.submission.record import Epoch, Results, Run
+from grader.submission.record import Results, Run
 from grader.submission.recorded_files import RecordedFiles
 from grader.submission.trials import Trial
 
 MAX_SECONDS = 1800
-"""Recorded training time of the epochs to replay; beyond it, runs are left out, but never all."""
+"""To spend on training, as measured here; runs that would take longer are left out, but never all."""
 
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 
@@ -77,6 +77,7 @@ class Replay:
         states: Problems of the kept states that were drawn, by path.
         environment: The machine, as in a results file.
         precision: `fp32` or `bf16`.
+        repeats: Seconds of further passes over the first epoch, by variant.
         epochs: How many epochs of each run and drawn trial were to be trained from the start.
     """
 
@@ -89,6 +90,7 @@ class Replay:
     environment: Mapping[str, Any] | None = None
     precision: str = ""
     epochs: int = 1
+    repeats: Sequence[Mapping[str, Any]] = ()
 
 
 def replay(
@@ -121,7 +123,7 @@ def replay(
     rng = random.Random(seed)  # noqa: S311 - seeded on purpose
     trials, headed = drawn_trials(results, rng)
     dependent += headed
-    plan, drawn, omitted = _plan(runs, request.epochs, rng, trials)
+    plan, drawn = _plan(runs, request.epochs, rng, trials)
     with tempfile.TemporaryDirectory(prefix="grader-") as name:
         folder = Path(name).resolve()
         problems = _stage(submission, drawn, folder / "run")
@@ -129,25 +131,32 @@ def replay(
             return Replay(
                 seed=seed,
                 failure="A training state is not the recorded one.",
-                omitted=omitted,
                 dependent=dependent,
                 states=problems,
             )
-        options = ["--data-root", str((data_root or Path("data")).absolute())]
+        options = ["--seconds", str(MAX_SECONDS)]
+        options += ["--data-root", str((data_root or Path("data")).absolute())]
         options += ["--dataset", dataset] if dataset else []
         options += ["--weights", str(request.weights.absolute())] if request.weights else []
         for passage in plan:
             options += ["--trial" if isinstance(passage[0], int) else "--passage", *map(str, passage)]
         failure = call(["replay", "run", "--output", "replay.json", *options], folder)
         if failure:
-            return Replay(seed=seed, failure=failure, omitted=omitted, dependent=dependent, states=problems)
+            return Replay(seed=seed, failure=failure, dependent=dependent, states=problems)
         found: Any = parse(read_bytes(folder / "replay.json", "replay.json", MAX_OUTPUT_BYTES), "replay.json")
     passages = [
         Passage(p["run"], p.get("trial"), p["first"], p["initial_sha256"], p["epochs"])
         for p in found["passages"]
     ]
-    machine, precision = found["environment"], found["precision"]
-    return Replay(passages, seed, "", omitted, dependent, problems, machine, precision, request.epochs)
+    omitted = sorted({_name(results, entry) for entry in found["omitted"]})
+    machine, precision, again = found["environment"], found["precision"], found["repeats"]
+    return Replay(passages, seed, "", omitted, dependent, problems, machine, precision, request.epochs, again)
+
+
+def _name(results: Results, entry: Mapping[str, Any]) -> str:
+    """What a passage that was left out belongs to."""
+    trial = entry["trial"]
+    return str(entry["run"]) if trial is None or results.tuning is None else results.tuning.trials[trial].name
 
 
 Plan = list[tuple[str, int, int] | tuple[int, int]]
@@ -169,53 +178,24 @@ def drawn_trials(results: Results, rng: random.Random) -> tuple[list[tuple[int, 
 
 def _plan(
     runs: Sequence[Run], epochs: int, rng: random.Random, trials: Sequence[tuple[int, Trial]] = ()
-) -> tuple[Plan, Drawn, list[str]]:
-    """What to train, the states that it needs, and the runs and trials left out.
+) -> tuple[Plan, Drawn]:
+    """What to train, and the states that it needs.
 
-    They are taken in a random order, so that nobody knows which ones are left out.
+    In a random order: if time runs out, nobody could know for which. What the results say about times
+    decides nothing here.
     """
     plan: Plan = []
     drawn: Drawn = []
-    seconds = 0.0
-    left_out = []
-    everything: list[Run | tuple[int, Trial]] = [*runs, *trials]
-    longest = {run.variant: max(map(_seconds, run.epochs)) for run in runs if run.epochs}
-    for item in rng.sample(everything, len(everything)):
-        passages, state, cost = _passages(item, epochs, rng, longest)
-        if plan and seconds + cost > MAX_SECONDS:
-            left_out.append(item.name if isinstance(item, Run) else item[1].name)
-            continue
-        seconds += cost
-        plan += passages
-        drawn += [(item, state)] if isinstance(item, Run) and state is not None else []
-    return plan, drawn, sorted(left_out)
-
-
-def _seconds(epoch: Epoch) -> float:
-    return epoch.train_seconds + epoch.evaluation_seconds
-
-
-def _passages(
-    item: Run | tuple[int, Trial], epochs: int, rng: random.Random, longest: Mapping[str, float]
-) -> tuple[Plan, State | None, float]:
-    """What to train of a run or trial, the state of it that was drawn, and the recorded seconds.
-
-    An epoch of a trial is the same work as one of its variant's runs, so that it is not taken to last longer
-    than their `longest`, by variant: other properties judge the times of runs, but none those of trials.
-    """
-    if not isinstance(item, Run):
-        index, trial = item
-        count = min(epochs, trial.epochs)
-        each = trial.train_seconds / max(1, len(trial.validation))
-        return [(index, count)], None, count * min(each, longest.get(trial.variant, each))
-    run, count = item, min(epochs, len(item.epochs))
-    plan: Plan = [(run.name, 1, count)]
-    later = [state for state in run.states if count <= state.epoch < len(run.epochs)]
-    state = rng.choice(later) if later else None
-    wanted = [*run.epochs[:count], *([run.epochs[state.epoch]] if state else [])]
-    if state is not None:
-        plan.append((run.name, state.epoch + 1, 1))
-    return plan, state, sum(map(_seconds, wanted))
+    for run in rng.sample(runs, len(runs)):
+        count = min(epochs, len(run.epochs))
+        plan.append((run.name, 1, count))
+        later = [state for state in run.states if count <= state.epoch < len(run.epochs)]
+        if later:
+            state = rng.choice(later)
+            plan.append((run.name, state.epoch + 1, 1))
+            drawn.append((run, state))
+    plan += [(index, min(epochs, trial.epochs)) for index, trial in rng.sample(trials, len(trials))]
+    return plan, drawn
 
 
 def _stage(submission: Submission, drawn: Drawn, folder: Path) -> dict[str, list[str]]:
@@ -223,7 +203,8 @@ def _stage(submission: Submission, drawn: Drawn, folder: Path) -> dict[str, list
     (folder / "states").mkdir(parents=True)
     document = copy.deepcopy(dict(submission.document))
     entries = {f"{entry['variant']}-seed{entry['seed']}": entry for entry in document["runs"]}
-    files, problems = RecordedFiles(submission.folder, 2 * MAX_CHECKPOINT_BYTES), dict[str, list[str]]()
+    files = RecordedFiles(submission.folder, 2 * MAX_CHECKPOINT_BYTES, MAX_TOTAL_BYTES)
+    problems: dict[str, list[str]] = {}
     for run, state in drawn:
         found = problems.setdefault(state.path, [])
         staged = f"states/{run.name}-epoch{state.epoch}.safetensors"

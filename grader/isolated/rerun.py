@@ -58,6 +58,7 @@ class Rerun:
         is_offline: Whether the evaluation had no network.
         recomputed: What seed, weights and images determine before training, by run name.
         environment: The machine and the library versions of the evaluation.
+        trials: Start and stream of each trial, in the order of the results.
     """
 
     checkpoints: Mapping[str, Sequence[str]]
@@ -66,6 +67,7 @@ class Rerun:
     is_offline: bool = True
     recomputed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    trials: Sequence[Mapping[str, Any]] = ()
 
     @property
     def truth(self) -> Truth | None:
@@ -111,8 +113,8 @@ def rerun(submission: Submission, dataset: str | None = None, data_root: Path | 
         known = (
             {} if failure or not path.exists() else json.loads(read_bytes(path, "it", MAX_RECOMPUTED_BYTES))
         )
-    runs, environment = known.get("runs", {}), known.get("environment", {})
-    return Rerun(checkpoints, predictions, failure, bool(_offline()), runs, environment)
+    runs, environment, trials = (known.get(key, {}) for key in ("runs", "environment", "trials"))
+    return Rerun(checkpoints, predictions, failure, bool(_offline()), runs, environment, [*trials])
 
 
 def _stage(submission: Submission, folder: Path) -> dict[str, list[str]]:

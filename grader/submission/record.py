@@ -155,7 +155,7 @@ class Results:
     environment: Mapping[str, Any]
     keep_states: int
     processes: int
-    caches_features: bool
+    cache_views: int | None
     configured_weights: str
     weights: Mapping[str, Any] | None
     timings: Mapping[str, float]
@@ -226,7 +226,7 @@ def results_from(document: Mapping[str, Any]) -> Results:
         environment=document["environment"],
         keep_states=config.get("keep_states", 0),
         processes=config.get("processes", 1),
-        caches_features=config.get("cache_views") is not None,
+        cache_views=config.get("cache_views"),
         configured_weights=config["weights"],
         weights=document["weights"],
         timings=document["timings"],

@@ -123,10 +123,11 @@ def passages_of(document: Mapping[str, Any], way: Again) -> list[tuple[str, int,
 def once(folder: Path, name: str) -> None:
     """In this process: train again and write `NAME.json` beside the run folder."""
     from finetune.evidence import replay
+    from finetune.run import fit
     from tests.builders.runs import RecordingReporter
 
     way = WAYS[name]
-    begin, trainer, config_of = replay.begin, replay.Trainer, replay._config
+    begin, trainer, config_of = fit.begin, fit.Trainer, replay._config
     document = json.loads((folder / "run/results.json").read_text())
 
     def begun(prepared: Any, variant: Any, seed: int, peak: float) -> Any:
@@ -148,7 +149,7 @@ def once(folder: Path, name: str) -> None:
     def configured(*arguments: Any, **options: Any) -> Any:
         return dataclasses.replace(config_of(*arguments, **options), **way.config)
 
-    replay.begin, replay.Trainer, replay._config = begun, trained, configured  # type: ignore[assignment]
+    fit.begin, fit.Trainer, replay._config = begun, trained, configured  # type: ignore[assignment, misc]
     replay.replay_run(
         folder / "run",
         folder / f"{name}.json",

@@ -67,6 +67,21 @@ def test_more_processor_time_than_the_cores_have(honest: Path, policy: Policy, t
     assert "s of CPU time in" in finding.summary
 
 
+@pytest.mark.parametrize(("device", "fails"), [("cpu", True), ("cuda", False)])
+def test_no_processor_time_on_a_processor(
+    honest: Path, policy: Policy, tmp_path: Path, device: str, fails: bool
+) -> None:
+    """Without CPU times, a replay could not compare those of the variants."""
+    forger = Forger(honest, tmp_path / "run")
+    forger.doc["environment"]["device"] = device
+    for epoch in forger.run("C")["epochs"]:
+        epoch["train_cpu_seconds"] = 0.0
+    forger.save()
+    finding = grade(Job(forger.folder, "run", policy)).findings["times-possible"]
+    assert (finding.status is Status.FAILS) is fails
+    assert ("no CPU time in" in finding.summary) is fails
+
+
 @pytest.mark.parametrize("n_correct", [2**62, 10**6])
 def test_a_count_above_the_number_of_images_is_a_finding(
     honest: Path, policy: Policy, tmp_path: Path, n_correct: int

@@ -122,7 +122,7 @@ def test_text_begins_with_the_verdict(grades: dict[str, Grade]) -> None:
     assert NO_NETWORK in lines[:-1]
     assert any(line.startswith("Starting from pretrained weights pays: +") for line in lines[2:5])
     assert not any(line.startswith("holds") for line in lines)
-    assert lines[-1] == "37 properties hold and 19 could not be checked; --verbose lists them."
+    assert lines[-1] == "37 properties hold and 20 could not be checked; --verbose lists them."
     verbose = FORMATS["verbose"].write(grades["passed"]).splitlines()
     assert sum(line.startswith("holds") for line in verbose) == 37
     assert "FAILED under policy" in FORMATS["text"].write(grades["failed"])

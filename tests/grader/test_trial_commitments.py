@@ -46,6 +46,7 @@ for i, word in enumerate(arguments):
 tried = [p for p in passages if p['trial'] is not None]
 CHANGE
 found = {'environment': document['environment'], 'precision': 'fp32', 'passages': passages}
+found |= {'omitted': [], 'repeats': []}
 pathlib.Path('replay.json').write_text(json.dumps(found))
 """
 """Finds what was recorded, unless CHANGE changes `passages`; `tried` are those of trials."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ import pytest
 import safetensors.torch
 
 from finetune.config.experiment import ExperimentConfig, Variant
+from finetune.config.tune import Tune
 from finetune.data.split_dataset import split_dataset
 from finetune.evidence.recompute import Recomputation
 from finetune.network.resnet18 import build
 from finetune.run.folder import RunFolder
 from grader.checks.checkpoint_files import checkpoint_frozen, checkpoint_steps
+from grader.checks.recomputed_starts import start_recomputed, stream_recomputed
 from grader.evidence.gathered import Evidence
 from grader.findings import Status
+from grader.isolated.rerun import Rerun
 from grader.submission import checkpoints, resnet18
 from grader.submission.load import Submission, load
 from grader.submission.record import results_from
@@ -98,3 +102,38 @@ def test_checkpoints_of_rows_of_every_kind(
     assert checkpoint_steps(Evidence(results_from(document), checkpoints=evidence.checkpoints)).status is (
         Status.FAILS
     )
+
+
+@pytest.mark.parametrize("fields", [{}, {"resplit": True, "seeds": 2, "cache_views": 2}])
+def test_trials(experiment: Run, tmp_path: Path, fields: dict[str, Any]) -> None:
+    """Of rows of every kind and of trials that diverged; a head taken from another trial is not kept."""
+    rows = (*ROWS[:2], ROWS[3])
+    fields |= {"variants": rows, "tune": Tune(rates=(0.01, 0.02, 1e12)), "split_seed": 5}
+    document = experiment(tmp_path / "run", **fields)
+    config = tiny_config(**fields)
+    found = Recomputation(config, split_dataset(config, 1), document, RunFolder(tmp_path / "run"), 1)
+    results = results_from(document)
+    assert results.tuning is not None
+    trials = results.tuning.trials
+    assert {trial.status for trial in trials} == {"completed", "failed"}
+    again = [found.of_trial(trial) for trial in trials]
+    assert again == [
+        {
+            "initial_sha256": None if trial.variant == "after" else trial.initial_sha256,
+            "stream_sha256": trial.stream_sha256,
+        }
+        for trial in trials
+    ]
+    environment = dict(results.environment)
+    evidence = Evidence(results, rerun=Rerun({}, environment=environment, recomputed={"x": {}}, trials=again))
+    n_starts = sum(trial.variant != "after" for trial in trials)
+    for check, n in ((start_recomputed, n_starts), (stream_recomputed, len(trials))):
+        finding = check(evidence)
+        assert (finding.status, finding.held) == (Status.HOLDS, n), finding.summary
+    for key, check in (("initial_sha256", start_recomputed), ("stream_sha256", stream_recomputed)):
+        made_up = dataclasses.replace(trials[0], **{key: "0" * 64})
+        tuning = dataclasses.replace(results.tuning, trials=(made_up, *trials[1:]))
+        forged = dataclasses.replace(evidence, results=dataclasses.replace(results, tuning=tuning))
+        finding = check(forged)
+        assert (finding.status, finding.judged - finding.held) == (Status.FAILS, 1)
+        assert finding.summary.startswith(made_up.name)

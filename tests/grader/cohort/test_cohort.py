@@ -1,5 +1,6 @@
 """What comparing a class does to its grades: nothing, unless seeds were prescribed."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -132,6 +133,23 @@ def test_an_unusable_submission_ends_nothing(copied: Path, policy: Policy) -> No
     found = cohort(copied.parent, policy, SEEDS)
     assert [grade.exit_code for grade in found.grades] == [0, 2, 0]
     assert found.grades[1].findings == {}
+
+
+def test_damage_does_not_hide_whose_run_it_was(copied: Path, policy: Policy) -> None:
+    """It earns nothing, and so risks nothing: it is flagged, and accuses nobody."""
+    relabeled(copied, SEEDS["bob"])
+    next((copied / "predictions").iterdir()).write_text("no table")
+    document = results(copied)
+    for run in document["runs"]:
+        for name, file in run["artifacts"].items():
+            if (copied / file["path"]).is_file():
+                content = (copied / file["path"]).read_bytes()
+                run["artifacts"][name]["sha256"] = hashlib.sha256(content).hexdigest()
+    (copied / "results.json").write_text(json.dumps(document))
+    found = cohort(copied.parent, policy, SEEDS)
+    assert [grade.exit_code for grade in found.grades] == [0, 2, 0]
+    assert found.flags("bob")[0].startswith("as alice: the same measured times")
+    assert statuses(Cohort([found.grades[0]])) == {"alice": Status.HOLDS}
 
 
 def test_the_instructors_own_run(submissions: Path, policy: Policy) -> None:

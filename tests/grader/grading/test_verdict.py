@@ -117,6 +117,11 @@ def test_that_training_was_too_short_is_said_where_the_property_fails(status: St
     assert is_told == is_advised == (status is Status.FAILS)
 
 
+def test_that_one_epoch_tells_nothing_about_the_length_is_said() -> None:
+    found = found_of(0.01, 0.05) | {"long-enough": finding(Status.INCONCLUSIVE, n_epochs=1)}
+    assert list(cautions(found, SETTLED)) == ["Caution: summary"]
+
+
 @pytest.mark.parametrize("names", [("C",), ("B", "C"), ("A", "B", "C")])
 def test_nothing_is_said_for_networks_that_did_not_learn(names: tuple[str, ...]) -> None:
     found, scope = found_of(0.01, 0.05), Scope(is_tuned=True, n_seeds=3, at_chance=names)

@@ -17,7 +17,7 @@ from grader.grading.grade import Job, grade
 from grader.grading.policy import Policy
 from grader.grading.verdict import Grade
 from grader.isolated import replay
-from grader.isolated.replay import MAX_SECONDS, Request
+from grader.isolated.replay import Request
 from grader.submission.commitments import drawn_epochs
 from grader.submission.load import load
 from tests.builders.stand_in import use_stand_in
@@ -31,7 +31,7 @@ folder, arguments = pathlib.Path('run'), sys.argv[2:]
 assert arguments[:2] == ['replay', 'run'], arguments
 document = json.loads((folder / 'results.json').read_text())
 runs = {f"{r['variant']}-seed{r['seed']}": r for r in document['runs']}
-passages = []
+passages, left = [], []
 for i, word in enumerate(arguments):
     if word == '--passage':
         name, first, count = arguments[i + 1], int(arguments[i + 2]), int(arguments[i + 3])
@@ -40,6 +40,7 @@ for i, word in enumerate(arguments):
         passages.append(dict(run=name, first=first, initial_sha256=start, epochs=epochs))
 CHANGE
 found = {'environment': document['environment'], 'precision': 'fp32', 'passages': passages}
+found |= {'omitted': left, 'repeats': []}
 pathlib.Path('replay.json').write_text(json.dumps(found))
 """
 """Finds what was recorded, unless CHANGE changes `passages`."""
@@ -326,20 +327,16 @@ class TestChain:
         assert (found.status, found.held, found.judged) == (Status.FAILS, 0, 3)
 
 
-def test_long_runs_are_left_out_but_never_all(forger: Forger) -> None:
-    runs = load(forger.folder).results.runs
-    long = [
-        replace(run, epochs=tuple(replace(e, train_seconds=0.6 * MAX_SECONDS) for e in run.epochs))
-        for run in runs
-    ]
-    plan, _, left_out = replay._plan(long, 1, random.Random(1))  # noqa: S311 - no secret
-    assert (len(plan), len(left_out)) == (1, 2)
-    draws = [random.Random(seed) for seed in range(30)]  # noqa: S311 - no secret
-    first = {replay._plan(long, 1, draw)[0][0][0] for draw in draws}
-    assert first == {"A-seed0", "B-seed0", "C-seed0"}
+def test_claims_about_times_leave_nothing_out(forger: Forger, replayed: Replayed) -> None:
+    for run in forger.doc["runs"]:
+        for epoch in run["epochs"]:
+            epoch["train_seconds"] *= 1e6
+    forger.save()
+    found = agrees(replayed("assert '--seconds' in arguments"))
+    assert found.summary.startswith("3 epochs trained again: 3 bit for bit")
 
 
-def test_a_trial_that_claims_to_last_forever_is_replayed_all_the_same(tmp_path: Path) -> None:
+def test_claims_about_trials_leave_nothing_out(tmp_path: Path) -> None:
     results = load(write_tuned(tmp_path / "run")).results
     assert results.tuning is not None
     long = [
@@ -347,14 +344,19 @@ def test_a_trial_that_claims_to_last_forever_is_replayed_all_the_same(tmp_path: 
         for index, trial in enumerate(results.tuning.trials)
         if trial.round == 1
     ]
-    plan, _, left_out = replay._plan(results.runs, 1, random.Random(1), long)  # noqa: S311 - no secret
-    assert (len(plan), left_out) == (len(results.runs) + len(long), [])
+    plan, _ = replay._plan(results.runs, 1, random.Random(1), long)  # noqa: S311 - no secret
+    assert len(plan) == len(results.runs) + len(long)
 
 
-def test_a_run_that_is_left_out_takes_no_time_from_the_others(forger: Forger) -> None:
-    first, *others = load(forger.folder).results.runs
-    endless = replace(first, epochs=tuple(replace(e, train_seconds=2.0 * MAX_SECONDS) for e in first.epochs))
-    for seed in range(10):
-        plan, _, left_out = replay._plan([endless, *others], 1, random.Random(seed))  # noqa: S311 - no secret
-        if plan[0][0] != first.name:
-            assert (len(plan), left_out) == (2, [first.name])
+def test_what_did_not_fit_into_the_time_is_named(replayed: Replayed) -> None:
+    found = agrees(
+        replayed("left = [dict(run=p['run'], trial=None) for p in passages[1:]]; del passages[1:]")
+    )
+    assert (found.status, found.judged) == (Status.HOLDS, 1)
+    assert any(text.startswith("Left out for lack of time: ") for text in found.details)
+
+
+def test_any_run_can_be_the_one_left_out(forger: Forger) -> None:
+    runs = load(forger.folder).results.runs
+    draws = [random.Random(seed) for seed in range(30)]  # noqa: S311 - no secret
+    assert {replay._plan(runs, 1, draw)[0][0][0] for draw in draws} == {"A-seed0", "B-seed0", "C-seed0"}

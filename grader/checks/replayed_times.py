@@ -1,0 +1,137 @@
+"""Level 5: the recorded times of the variants compare as they do where they are trained again."""
+
+from collections.abc import Mapping, Sequence
+from math import inf
+from statistics import median
+
+from grader.checks.replay import is_here
+from grader.evidence.gathered import Evidence
+from grader.findings import Finding, Level, Status, from_problems, not_checked
+from grader.submission.record import Results, Run
+from grader.submission.resnet18 import GROUPS
+
+NEAR, FAR = 1.3, 2.0
+"""Factor by which recorded and replayed ratios of two runs' CPU times may differ on the machine that the
+results name, and which no load explains: a program on the core's other hardware thread during one of the runs
+lengthens its CPU time by half, one that takes turns by a tenth (docs/detection.md)."""
+
+NEAR_ELSEWHERE = 2.5
+"""The same on another processor, with other threads or another precision, where the ratio itself differs: by
+1.6 between AVX-512 and AVX2. There, nothing fails."""
+
+MIN_SECONDS = 1e-3
+
+Factors = Sequence[tuple[Run, float]]
+"""Runs of a seed, and what each one's recorded time is to that of training again."""
+
+
+def times_replayed(evidence: Evidence) -> Finding:
+    """The variants' recorded times compare as when they are trained again.
+
+    Rule: a run's value is its median CPU time per epoch, without the first epoch if there are others, as
+    recorded, over the least CPU time of an epoch of its variant as trained again, which takes three passes if
+    there is time. Runs of a seed have the same value but for chance and load, however fast the machine is.
+    Holds if the largest of a seed is at most 1.3 times the smallest, fails if it is over 2 times with one
+    thread, otherwise inconclusive; on another kind of machine than the results name, it holds up to
+    2.5 times and is inconclusive above. Where the features of frozen layers are cached, only epochs that find
+    them in memory count. Of CPUs alone: the CPU time says nothing about a GPU's. Fails only beyond what other
+    programs can do to CPU times.
+
+    Source: `finetune replay`, run by the grader; tolerances measured in docs/detection.md.
+    """
+    if evidence.replay is None:
+        return not_checked("Requires --replay.", Level.REPLAY)
+    if evidence.replay.failure:
+        return not_checked(evidence.replay.failure, Level.REPLAY)
+    seeds = {seed: factors for seed, factors in _factors(evidence).items() if len(factors) > 1}
+    if not seeds:
+        why = "Requires recorded CPU times of two variants, of which epochs were trained again on a CPU."
+        return not_checked(why, Level.REPLAY)
+    near, far = (NEAR, FAR) if is_here(evidence) else (NEAR_ELSEWHERE, inf)
+    far = far if evidence.results.environment["threads"] == 1 else inf  # threads that wait spend CPU time
+    spreads = {seed: _spread(found) for seed, found in seeds.items()}
+    worst = max(spreads, key=lambda seed: spreads[seed])
+    said = {seed: _said(evidence, found) for seed, found in seeds.items()}
+    problems = {f"seed {seed}": [said[seed]] if spread > far else [] for seed, spread in spreads.items()}
+    numbers = {"largest_factor": spreads[worst]} | {
+        f"{run.name}_to_replay": factor for found in seeds.values() for run, factor in found
+    }
+    summary = f"The runs' CPU times compare as when trained again, within a factor of {spreads[worst]:.2f}."
+    finding = from_problems(problems, Level.REPLAY, summary)
+    status, summary = finding.status, finding.summary
+    if status is Status.HOLDS and spreads[worst] > near:
+        status, summary = Status.INCONCLUSIVE, f"{said[worst]} Load, or another machine, could explain it."
+    return Finding(status, Level.REPLAY, summary, finding.details, numbers, finding.held, finding.judged)
+
+
+def dispute(evidence: Evidence, *variants: str) -> str:
+    """What training again says against the recorded times of two variants; empty if nothing."""
+    for factors in _factors(evidence).values():
+        found = [(run, factor) for run, factor in factors if run.variant in variants]
+        if len(found) > 1 and _spread(found) > (NEAR if is_here(evidence) else NEAR_ELSEWHERE):
+            return _said(evidence, found)
+    return ""
+
+
+def _spread(factors: Factors) -> float:
+    values = [factor for _, factor in factors]
+    return max(values) / min(values)
+
+
+def _factors(evidence: Evidence) -> dict[int, Factors]:
+    """Recorded over replayed CPU time per epoch of each run of which both are known, by seed."""
+    replayed = _replayed(evidence)
+    found: dict[int, list[tuple[Run, float]]] = {}
+    for run in evidence.chosen if replayed else ():
+        seconds = _recorded(evidence.results, run)
+        if run.variant in replayed and run.status == "completed" and seconds:
+            found.setdefault(run.seed, []).append((run, seconds / replayed[run.variant]))
+    return {**found}
+
+
+def _recorded(results: Results, run: Run) -> float | None:
+    """Median CPU time per epoch; None if it is not known."""
+    epochs = run.epochs[1:] or run.epochs
+    if _caches(results, run.trained_groups):
+        epochs = run.epochs[results.cache_views :]
+    seconds = [epoch.train_cpu_seconds or 0.0 for epoch in epochs]
+    return median(seconds) if seconds and min(seconds) > MIN_SECONDS else None
+
+
+def _replayed(evidence: Evidence) -> dict[str, float]:
+    """Least CPU time of an epoch, by variant; empty unless both machines computed on CPUs."""
+    replay, results = evidence.replay, evidence.results
+    if replay is None or replay.environment is None:
+        return {}
+    if results.device != "cpu" or replay.environment.get("device") != "cpu":
+        return {}
+    of_run = {run.name: run for run in results.runs}
+    found: dict[str, list[float]] = {}
+    for passage in replay.passages:
+        run = of_run.get(passage.run)
+        if passage.trial is None and run is not None and not _caches(results, run.trained_groups):
+            found.setdefault(run.variant, []).extend(_seconds(passage.epochs))
+    for repeat in replay.repeats:
+        found.setdefault(repeat["variant"], []).extend(_seconds([repeat]))
+    known = {variant: min(seconds) for variant, seconds in found.items() if seconds}
+    return {variant: least for variant, least in known.items() if least > MIN_SECONDS}
+
+
+def _seconds(epochs: Sequence[Mapping[str, float | None]]) -> list[float]:
+    return [epoch.get("train_cpu_seconds") or 0.0 for epoch in epochs]
+
+
+def _caches(results: Results, trained: Sequence[str]) -> bool:
+    """Whether the outputs of frozen layers were kept, so that later epochs take less time."""
+    return results.cache_views is not None and GROUPS[0] not in trained
+
+
+def _said(evidence: Evidence, factors: Factors) -> str:
+    """The two runs of a seed whose times differ most from those of training again."""
+    (low, least), (high, most) = (pick(factors, key=lambda pair: pair[1]) for pick in (min, max))
+    times = _replayed(evidence)
+    again = times[low.variant] / times[high.variant]
+    return (
+        f"{low.name}: an epoch took {again * least / most:.2g} times the CPU time of one of {high.name} as "
+        f"recorded, but {again:.2g} times as trained again."
+    )
