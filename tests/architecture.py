@@ -31,7 +31,7 @@ def layers() -> list[str]:
 def diagram() -> str:
     """Both programs side by side, each layer above those that it may import."""
     columns = [[row.replace(f"{program[0].split('.')[0]}.", "") for row in program] for program in rows()]
-    text = "    finetune                        grader\n"
+    text = "    finetune/                       grader/\n"
     for left, right in itertools.zip_longest(*columns, fillvalue=""):
         text += f"      {left:<30}  {right}".rstrip() + "\n"
     return text

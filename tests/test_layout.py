@@ -12,6 +12,7 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in TESTS.rglob("test_*.py"))
 OWN_SUBJECT = {
+    "tests/finetune/cli/test_garbage.py",  # train.py: what is kept out of garbage collections
     "tests/finetune/cli/test_cache_limit.py",  # one option of several commands
     "tests/finetune/training/test_waiting.py",  # no training step waits for its device
     "tests/finetune/test_honest_runs.py",  # what no check may say of a real run

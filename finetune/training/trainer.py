@@ -143,7 +143,7 @@ class Trainer:
             with mixed(self.prefix.precision, self.device), torch.inference_mode():
                 copy.eval()(normalized(pixels, self.device))
 
-    def _pass(self, number: int, step_ended: Callable[[int], None]) -> None:
+    def _pass(self, number: int, step_ended: Callable[[int], None] = lambda _: None) -> None:
         """The rest of a pass over the training split.
 
         Losses and correct predictions are summed on the device, so that no step waits for a copy from it.

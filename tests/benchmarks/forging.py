@@ -13,6 +13,7 @@ import dataclasses
 import json
 import resource
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,9 @@ HONEST = 0
 class Shortcut(Trainer):
     """Trains the first `HONEST` epochs honestly and the last one on the wrong images; invents the rest."""
 
-    def _pass(self, number: int) -> None:
+    def _pass(self, number: int, step_ended: Callable[[int], None] = lambda _: None) -> None:
         if number <= HONEST:
-            super()._pass(number)
+            super()._pass(number, step_ended)
             return
         training, current = self.training, self.training.current
         stream, steps, images = training.stream_sha256, training.steps, training.images
@@ -50,7 +51,7 @@ class Shortcut(Trainer):
         if number == self.recipe.epochs:
             own, self.images = self.images, with_held_out(self.images, self.seed)
             training.steps = self.steps_per_epoch if HONEST else 0  # where the rate is still high
-            super()._pass(number)
+            super()._pass(number, step_ended)
             self.images = own
         else:
             self._invent(number)

@@ -47,7 +47,7 @@ def limited(self, text):
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (32 << 20),) * 2)
 console.Reporter.say = limited
 sys.argv[0] = "finetune"
-app.main()
+cli.main()
 """
 """The command with 32 MiB of address space left when training begins; a batch alone takes 54 MB."""
 

@@ -104,9 +104,9 @@ def test_pickle_in_place_of_a_runs_checkpoint(
     shutil.copytree(whole, run)
     planted(run / "checkpoints" / "B-seed0.safetensors", sign)
     said = run_finetune(capsys, "evaluate", run, "--output", tmp_path / "fresh").refused()
-    assert "is damaged or contains more than tensors" in said
+    assert "is damaged or contains more than tensors" in said or "does not match its recorded SHA-256" in said
     said = run_finetune(capsys, *tiny_command(tmp_path / "next", run)).refused()
-    assert "is damaged or contains more than tensors" in said
+    assert "is damaged or contains more than tensors" in said or "does not match its recorded SHA-256" in said
     assert not sign.exists()
 
 
@@ -130,7 +130,10 @@ def test_checkpoint_outside_the_run_folder(
         tiny_command(tmp_path / "next", run),
     ):
         said = run_finetune(capsys, *command).refused()
-        assert "must be inside its folder" in said or "must be a results file that finetune wrote" in said
+        assert (
+            any(w in said for w in ("must be inside its folder", "passes through a symbolic link"))
+            or "must be a results file that finetune wrote" in said
+        )
 
 
 @pytest.mark.parametrize("name", ["state", "predictions", "checkpoints"])

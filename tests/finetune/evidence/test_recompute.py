@@ -111,8 +111,9 @@ def test_trials(experiment: Run, tmp_path: Path, fields: dict[str, Any]) -> None
     fields |= {"variants": rows, "tune": Tune(rates=(0.01, 0.02, 1e12)), "split_seed": 5}
     document = experiment(tmp_path / "run", **fields)
     config = tiny_config(**fields)
-    found = Recomputation(config, split_dataset(config, 1), document, RunFolder(tmp_path / "run"), 1)
     results = results_from(document)
+    submission = Submission(tmp_path / "run", results, document)
+    found = Recomputation(config, split_dataset(config, 1), submission, RunFolder(tmp_path / "run"), 1)
     assert results.tuning is not None
     trials = results.tuning.trials
     assert {trial.status for trial in trials} == {"completed", "failed"}
