@@ -241,11 +241,8 @@ def _rightly_shared(results: Results, a: Run, b: Run) -> list[Hashable]:
 
 def _of_shared_warm_up(results: Results, a: Run, b: Run) -> list[Hashable]:
     """Losses and weights that two runs may share: of epochs whose steps all had the same learning rates."""
-    alike = all(
-        getattr(a, name) == getattr(b, name)
-        for name in ("seed", "initial_sha256", "trained_groups", "learning_rate")
-    )
-    if not alike or a.budget.epochs == b.budget.epochs:
+    alike = ("seed", "initial_sha256", "trained_groups", "learning_rate")
+    if any(getattr(a, name) != getattr(b, name) for name in alike) or a.budget.epochs == b.budget.epochs:
         return []
     # As training does it: if the warm-up would take more than half of the epochs, it takes half.
     first, second = (min(results.recipe["warmup_epochs"], run.budget.epochs / 2) for run in (a, b))
