@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import itertools
 import os
@@ -242,6 +243,7 @@ def _imports_are_no_garbage() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+        atexit.register(gc.unfreeze)  # extensions complain of objects that are left at the end
 
 
 def _how_to_resume(out: Path, parallel: str | None) -> str:

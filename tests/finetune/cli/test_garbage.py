@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -47,3 +48,14 @@ def test_nothing_is_frozen_in_a_process_that_has_imported_torch_already() -> Non
     with _imports_are_no_garbage():
         assert gc.isenabled()
     assert gc.get_freeze_count() == before
+
+
+def test_nothing_is_said_at_the_end() -> None:
+    """Extensions written with nanobind, such as Triton, list what is still frozen then."""
+    code = (
+        "from finetune.cli.train import _imports_are_no_garbage\n"
+        "with _imports_are_no_garbage():\n    import finetune.run.experiment\n"
+        "import triton\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "leaked" not in done.stderr
