@@ -9,6 +9,9 @@ FEWEST_STEPS = 4
 """Steps after the first, which also warms up, from which the duration of the others is projected."""
 
 
+StepEnded = Callable[[int], None]
+"""What a trainer calls with the number of images after each step."""
+
 Item = tuple[str, int, int] | tuple[int, int]
 """What to train: name of a run, first epoch and how many; or index of a trial and how many."""
 

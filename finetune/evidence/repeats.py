@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable
 
-from finetune.evidence.budget import DoesNotFit
+from finetune.evidence.budget import DoesNotFit, StepEnded
 from finetune.run.records import Json
 from finetune.training.trainer import Trainer
 
@@ -18,7 +18,7 @@ class _Over(Exception):  # noqa: N818 - no error
 
 
 def repeats(
-    entries: Iterable[Json], started: Callable[[Json], tuple[Trainer, Json, Callable[[int], None]]]
+    entries: Iterable[Json], started: Callable[[Json], tuple[Trainer, Json, StepEnded]]
 ) -> list[Json]:
     """Seconds of passes over the first epoch of one run of each variant, in rounds.
 
@@ -39,11 +39,12 @@ def repeats(
     with contextlib.suppress(DoesNotFit):
         for _ in range(N_ROUNDS):
             for variant, entry in by_variant.items():
-                found.append({"variant": variant, **_pass(*started(entry))})
+                trainer, _, step_ended = started(entry)
+                found.append({"variant": variant, **_pass(trainer, step_ended)})
     return found
 
 
-def _pass(trainer: Trainer, _start: Json, step_ended: Callable[[int], None]) -> Json:
+def _pass(trainer: Trainer, step_ended: StepEnded) -> Json:
     """Train for an epoch, without the evaluation after it."""
     interrupt = trainer.batch_evaluated
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +16,7 @@ from finetune.config.experiment import ExperimentConfig
 from finetune.data.datasets import SPLIT_NAMES
 from finetune.distributed.world import SingleProcess
 from finetune.errors import ConfigError, DataError, RunFolderError
-from finetune.evidence.budget import Budget, DoesNotFit, Item, in_turn, left_out
+from finetune.evidence.budget import Budget, DoesNotFit, Item, StepEnded, in_turn, left_out
 from finetune.evidence.repeats import repeats
 from finetune.inference.trained import precision_of
 from finetune.network.network import fingerprint
@@ -34,9 +34,6 @@ from finetune.training.record import Epoch, Training, best_epoch
 from finetune.training.trainer import Trainer
 from grader.findings import rate_text
 from grader.submission.record import results_from, run_name
-
-StepEnded = Callable[[int], None]
-"""What is called with the number of images after each step."""
 
 
 class _Enough(Exception):  # noqa: N818 - no error

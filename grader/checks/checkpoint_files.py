@@ -54,8 +54,9 @@ def checkpoint_frozen(evidence: Evidence) -> Finding:
                 if not (_is_trained(run, name) or own_head):
                     frozen.setdefault(name, (run, digest))
     for run, found in readable:
-        moved = [name for name in found.digests if run.learning_rate >= LEAST_RATE]
-        weights = {n: found.digests[n] for n in moved if _is_trained(run, n) and _is_kernel(n)}
+        if run.learning_rate < LEAST_RATE:
+            continue
+        weights = {n: d for n, d in found.digests.items() if _is_trained(run, n) and _is_kernel(n)}
         for name, digest in weights.items():
             start = frozen.get(name) if run.init == "pretrained" else None
             other = trained.setdefault(digest, run)

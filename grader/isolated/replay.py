@@ -18,7 +18,7 @@ from grader.reading.strict_json import parse
 from grader.submission.checkpoints import MAX_CHECKPOINT_BYTES, MAX_TOTAL_BYTES
 from grader.submission.load import RESULTS_NAME, Submission
 from grader.submission.parts import State
-from grader.submission.record import Results, Run
+from grader.submission.record import Results, Run, run_name
 from grader.submission.recorded_files import RecordedFiles
 from grader.submission.trials import Trial
 
@@ -202,7 +202,7 @@ def _stage(submission: Submission, drawn: Drawn, folder: Path) -> dict[str, list
     """Copy the results file and the states that were drawn, under new names; the problems of each state."""
     (folder / "states").mkdir(parents=True)
     document = copy.deepcopy(dict(submission.document))
-    entries = {f"{entry['variant']}-seed{entry['seed']}": entry for entry in document["runs"]}
+    entries = {run_name(entry["variant"], entry["seed"]): entry for entry in document["runs"]}
     files = RecordedFiles(submission.folder, 2 * MAX_CHECKPOINT_BYTES, MAX_TOTAL_BYTES)
     problems: dict[str, list[str]] = {}
     for run, state in drawn:
