@@ -119,7 +119,7 @@ def test_intervals_over_seeds_cover(experiments: int, n_seeds: int, spread: floa
 @pytest.mark.parametrize("experiments", [N, SLOW])
 @pytest.mark.parametrize("spread", [0.0, 0.1])
 def test_two_seeds_cover_more_than_nominal(experiments: int, spread: float) -> None:
-    """The hull of the seeds' own intervals, as docs/grading.md says."""
+    """The hull of the seeds' own intervals, as docs/statistics.md says."""
     rng = np.random.default_rng(24)
     covered = []
     for _ in range(experiments):

@@ -88,7 +88,7 @@ class TestNear:
         return groups(**runs)
 
     def test_honest_networks(self) -> None:
-        """As alike as the most alike ones with different seeds (docs/grading.md: 0.92)."""
+        """As alike as the most alike ones with different seeds (docs/detection.md: 0.92)."""
         for _ in range(20):
             assert self.groups(self.losses(0.28), self.losses(0.28)) == []
 
