@@ -72,7 +72,7 @@ def keep_state(trainer: Trainer, folder: RunFolder, stem: str, n_states: int) ->
     epochs = trainer.training.epochs
     drawn = drawn_epochs(n_states, trainer.recipe.epochs, [e.commitment for e in epochs])
     if folder.writes and epochs[-1].epoch in drawn:
-        state = {name: tensor.contiguous() for name, tensor in state_of(trainer).items()}
+        state = state_of(trainer)
         folder.write_state(stem, epochs[-1].epoch, safetensors.torch.save(state))
 
 
