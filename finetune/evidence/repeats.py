@@ -10,7 +10,7 @@ from finetune.run.records import Json
 from finetune.training.trainer import Trainer
 
 N_ROUNDS = 2
-"""With the epoch that is compared, three passes; the median counts."""
+"""With the epoch that is compared, three passes; the least time counts."""
 
 
 class _Over(Exception):  # noqa: N818 - no error

@@ -19,7 +19,8 @@ from grader.grading.verdict import NO_NETWORK, Grade
 from grader.statistics import proportions
 from grader.submission.checkpoints import read_checkpoints
 from grader.submission.load import load
-from grader.submission.record import Epoch, Results, Run, VariantConfig
+from grader.submission.parts import VariantConfig
+from grader.submission.record import Epoch, Results, Run
 from grader.submission.unfinished import is_told_how_to_finish, require_finished
 
 POLICY = "default"

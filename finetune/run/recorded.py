@@ -13,7 +13,8 @@ from finetune.data.split_dataset import SplitDataset
 from finetune.errors import ConfigError, DataError
 from finetune.run.folder import RunFolder
 from finetune.run.records import Json, dataset_name
-from grader.submission.record import SPLITS, Results, VariantConfig
+from grader.submission.parts import VariantConfig
+from grader.submission.record import SPLITS, Results
 
 
 def recorded_config(

@@ -44,8 +44,7 @@ class FrozenPrefix:
     """The frozen prefix of a network as a source of features.
 
     A network whose first stage trains has an empty prefix: its features are the normalized images, and
-        nothing
-    is cached.
+    nothing is cached.
 
     Args:
         network: the whole network, on its device.

@@ -107,7 +107,7 @@ def longer_scratch(evidence: Evidence) -> str | None:
             variant.name
             for variant in results.variants
             if variant.init == "random"
-            and (variant.train == "all" or set(variant.train) == set(GROUPS))
+            and set(variant.groups) == set(GROUPS)
             and (variant.epochs or 0) > results.epochs
         ),
         None,

@@ -111,12 +111,11 @@ def as_configured(evidence: Evidence) -> Finding:
         variant = configured.get(run.variant)
         if variant is None:
             continue  # reported by `complete`
-        wanted_groups = set(GROUPS) if variant.train == "all" else set(variant.train)
         wanted_rate = results.lr if variant.lr is None else variant.lr
         found = problems.setdefault(run.name, [])
         if run.init != variant.init:
             found.append(f"{run.name}: starts from {run.init} weights, but {variant.init} configured.")
-        if set(run.trained_groups) != wanted_groups:
+        if set(run.trained_groups) != set(variant.groups):
             found.append(f"{run.name}: trains {', '.join(run.trained_groups)}, not the configured groups.")
         if run.learning_rate != wanted_rate and run.variant not in tuned:
             found.append(f"{run.name}: learning rate {run.learning_rate:g}, but {wanted_rate:g} configured.")

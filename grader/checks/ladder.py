@@ -6,8 +6,7 @@ from grader.checks.compare import Comparison, p_text, unadjusted
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, in_points, not_checked
 from grader.statistics import proportions
-from grader.submission.record import VariantConfig
-from grader.submission.resnet18 import GROUPS
+from grader.submission.parts import VariantConfig
 
 FEWEST_ROWS, MOST_ROWS = 3, 10  # every row is compared with every other
 
@@ -72,14 +71,9 @@ def ladder(evidence: Evidence) -> list[VariantConfig]:
         for variant in results.variants
         if variant.init == "pretrained" and variant.norm == "frozen" and variant.epochs is None
     ]
-    rows.sort(key=lambda row: (len(groups(row)), row.head is not None))
+    rows.sort(key=lambda row: (len(set(row.groups)), row.head is not None))
     nested = all(
-        groups(low) < groups(high) or (groups(low) == groups(high) and high.head is not None)
+        set(low.groups) < set(high.groups) or (set(low.groups) == set(high.groups) and high.head is not None)
         for low, high in pairwise(rows)
     )
     return rows if nested and len(rows) <= MOST_ROWS else []
-
-
-def groups(variant: VariantConfig) -> set[str]:
-    """The layer groups that a variant trains."""
-    return set(GROUPS) if variant.train == "all" else set(variant.train)

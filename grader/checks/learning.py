@@ -8,7 +8,17 @@ from statistics import fmean
 
 from grader.checks.tuning import summary_of, targets_of
 from grader.evidence.gathered import Evidence
-from grader.findings import MINUS, NO_RUNS, Finding, Level, Status, from_problems, not_checked, rate_text
+from grader.findings import (
+    MINUS,
+    NO_RUNS,
+    Finding,
+    Level,
+    Status,
+    from_problems,
+    in_words,
+    not_checked,
+    rate_text,
+)
 from grader.statistics import means, proportions
 from grader.submission.record import Epoch, Results, Run
 from grader.submission.trials import label
@@ -110,7 +120,7 @@ def long_enough(evidence: Evidence) -> Finding:
 
 def _of_one_epoch(names: list[str]) -> Finding:
     """Variants of a single epoch, for which there is no earlier one to compare with."""
-    who = _and(names)
+    who = in_words(names)
     why = f"{who} trained for one epoch, after which nobody can tell whether that was long enough (--epochs)."
     return Finding(Status.INCONCLUSIVE, Level.FILE, why, numbers={"n_epochs": 1}, judged=len(names))
 
@@ -156,11 +166,7 @@ def _ending(evidence: Evidence, name: str) -> _Ending | None:
 def _rose(endings: Mapping[str, _Ending], verb: str) -> str:
     """Such as `A and B improved in the last epoch (by 3.1 and 2.0 points)`."""
     gains = [f"{100 * ending.gain:.1f}" for ending in endings.values()]
-    return f"{_and(list(endings))} {verb} in the last epoch (by {_and(gains)} points)"
-
-
-def _and(parts: list[str]) -> str:
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return f"{in_words(list(endings))} {verb} in the last epoch (by {in_words(gains)} points)"
 
 
 def statistics_settled(evidence: Evidence) -> Finding:
@@ -203,13 +209,12 @@ def statistics_settled(evidence: Evidence) -> Finding:
 
 def _lag(results: Results, run: Run) -> Epoch | None:
     """An epoch in which evaluation cannot have seen the network that was trained; None if there is none."""
-    counts = results.splits_of(run.seed)["val"].class_counts
-    chance, guessing = max(counts) / max(1, sum(counts)), log(len(results.classes))
+    chance, guessing = results.splits_of(run.seed)["val"].chance, log(len(results.classes))
     steps = max(1, run.budget.steps // max(1, len(run.epochs)))
     for epoch in run.epochs:
         if epoch.epoch * steps > MEMORY_STEPS:
             break
-        loss = epoch.val.loss_sum / epoch.val.n_samples
+        loss = epoch.val.loss
         at_chance = proportions.wilson(epoch.val.n_correct, epoch.val.n_samples).low <= chance
         if epoch.train.accuracy - epoch.val.accuracy < GAP or not at_chance or loss <= guessing:
             continue
@@ -262,8 +267,7 @@ def at_chance(evidence: Evidence) -> list[str]:
     for name in dict.fromkeys(run.variant for run in evidence.chosen):
         learned = False
         for run in evidence.of(name):
-            counts = evidence.results.splits_of(run.seed)["val"].class_counts
-            chance = max(counts) / max(1, sum(counts))
+            chance = evidence.results.splits_of(run.seed)["val"].chance
             m = run.best.val if run.best else None
             confidence = evidence.thresholds.confidence
             learned |= m is not None and proportions.wilson(m.n_correct, m.n_samples, confidence).low > chance

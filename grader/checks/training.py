@@ -7,7 +7,8 @@ from math import log
 from grader.evidence.gathered import Evidence
 from grader.evidence.telling import FEWEST_IMAGES, is_telling
 from grader.findings import Finding, Level, counted, from_problems
-from grader.submission.record import SPLITS, Epoch, Results, Run, Split
+from grader.submission.parts import Split
+from grader.submission.record import SPLITS, Epoch, Results, Run
 from grader.submission.split_rule import shares_of
 
 TIME_SLACK = 1.01  # seconds may be rounded

@@ -9,7 +9,6 @@ from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
 from grader.submission import commitments
 from grader.submission.record import Results
-from grader.submission.resnet18 import GROUPS
 from grader.submission.trials import Trial
 
 RELATIVE = 1e-4  # rounding of losses near ties
@@ -43,10 +42,7 @@ def trials_committed(evidence: Evidence) -> Finding:
 
 def _problems(results: Results, trial: Trial) -> Iterator[str]:
     """What is wrong with the commitments of one trial."""
-    variant, splits = results.variant(trial.variant), results.splits
-    if trial.for_seed is not None:
-        splits = results.splits_of(trial.for_seed)
-    n_images = splits["train"].n_samples
+    variant, n_images = results.variant(trial.variant), results.splits_of(trial.for_seed)["train"].n_samples
     if variant is None or len(trial.commitments) != len(trial.validation):
         found = f"{counted(len(trial.validation), 'evaluation')} and {len(trial.commitments)} commitments"
         yield f"{trial.name}: {found}." if variant else f"{trial.name}: of no configured variant."
@@ -55,7 +51,7 @@ def _problems(results: Results, trial: Trial) -> Iterator[str]:
         "variant": trial.variant,
         "seed": trial.seed,
         "initial_sha256": trial.initial_sha256,
-        "trained_groups": list(GROUPS if variant.train == "all" else variant.train),
+        "trained_groups": list(variant.groups),
         "learning_rate": trial.learning_rate,
     }
     before = commitments.of_start(start, {**results.recipe, "epochs": trial.epochs})

@@ -3,21 +3,14 @@
 from collections.abc import Iterator
 
 from grader.statistics import proportions
-from grader.submission.record import Results, Split
+from grader.submission.record import Results
 from grader.submission.trials import Target, Trial, Tuning, label
 
 
 def has_learned(results: Results, trial: Trial) -> bool:
     """Whether a trial became better on validation than the most frequent class (95% Wilson interval)."""
-    val = validation_of(results, trial)
-    chance = max(val.class_counts) / max(1, sum(val.class_counts))
+    chance = results.splits_of(trial.for_seed)["val"].chance
     return any(proportions.wilson(e.n_correct, e.n_samples).low > chance for e in trial.validation)
-
-
-def validation_of(results: Results, trial: Trial) -> Split:
-    """The validation split of a trial."""
-    splits = results.splits if trial.for_seed is None else results.splits_of(trial.for_seed)
-    return splits["val"]
 
 
 def shared_problems(results: Results, tuning: Tuning) -> Iterator[str]:

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import floor, log
 
-from grader.checks.trial_terms import has_learned, shared_problems, validation_of
+from grader.checks.trial_terms import has_learned, shared_problems
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
-from grader.submission.record import Results, VariantConfig
+from grader.submission.parts import VariantConfig
+from grader.submission.record import Results
 from grader.submission.trials import Choice, Target, Trial, Tuning, label
 
 MAX_EXTENSIONS = 2
@@ -163,7 +164,7 @@ def _trial_problems(results: Results, tuning: Tuning, variant: VariantConfig, tr
         yield f"{name}: {counted(n, 'evaluation')}, but only {counted(epochs, 'epoch')} planned."
     if trial.is_extension == (trial.learning_rate in tuning.rates):
         yield f"{name}: {'in' if trial.is_extension else 'not in'} the shared grid."
-    n_val = validation_of(results, trial).n_samples
+    n_val = results.splits_of(trial.for_seed)["val"].n_samples
     for number, epoch in enumerate(trial.validation, 1):
         least = (epoch.n_samples - epoch.n_correct) * log(2)
         if epoch.n_samples != n_val or epoch.n_correct > n_val:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
-from grader.submission.record import SPLITS, Results, Split
+from grader.submission.parts import Split
+from grader.submission.record import SPLITS, Results
 from grader.submission.split_rule import STANDARD, shares_of
 
 DIGITS = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)

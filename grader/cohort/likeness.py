@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 NEAR = 0.97
 """Robust correlation of two runs' losses from which they are nearly the same. Honest runs of one variant with
-different seeds had at most 0.92, copies with 1% jitter and 30 answers changed 0.97 to 1 (docs/detection.md)."""
+different seeds had at most 0.92, copies with 1% jitter and 30 answers changed 0.97 to 1
+(docs/detection.md)."""
 
 RESOLVED = 1e-4  # losses below are tied by rounding, as in checks/kinship.py
 MOST_NAMED = 4  # submissions or runs in a sentence

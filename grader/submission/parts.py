@@ -1,6 +1,44 @@
-"""Parts of a run's record: parameters, budget, calibration and files."""
+"""Parts of the records: variants, splits, and a run's parameters, budget, calibration and files."""
 
 from dataclasses import dataclass
+
+from grader.submission.resnet18 import GROUPS
+
+
+@dataclass(frozen=True, slots=True)
+class VariantConfig:
+    """A configured variant. `train` is `all` or names of layer groups; `epochs` None means the recipe's.
+
+    `norm` tells whether BatchNorm statistics of frozen layers stay (`frozen`) or follow the images (`adapt`),
+    and `head` the variant whose best epoch gives the initial fc.
+    """
+
+    name: str
+    init: str
+    train: str | tuple[str, ...]
+    lr: float | None
+    epochs: int | None
+    norm: str
+    head: str | None
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The layer groups that it trains."""
+        return GROUPS if self.train == "all" else tuple(self.train)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Size, class counts and fingerprint of one split."""
+
+    n_samples: int
+    class_counts: tuple[int, ...]
+    fingerprint: str
+
+    @property
+    def chance(self) -> float:
+        """Share of the most frequent class, 0 to 1: the accuracy of always naming it."""
+        return max(self.class_counts) / max(1, sum(self.class_counts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,16 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from grader.submission.near_duplicates import NearDuplicates, near_duplicates_from
-from grader.submission.parts import Artifact, Artifacts, Budget, Calibration, Parameter, State
+from grader.submission.parts import (
+    Artifact,
+    Artifacts,
+    Budget,
+    Calibration,
+    Parameter,
+    Split,
+    State,
+    VariantConfig,
+)
 from grader.submission.trials import Choice, Round, Trial, TrialCommitment, Tuning
 
 SPLITS = ("val", "test")
@@ -99,32 +108,6 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class VariantConfig:
-    """A configured variant. `train` is `all` or names of layer groups; `epochs` None means the recipe's.
-
-    `norm` tells whether BatchNorm statistics of frozen layers stay (`frozen`) or follow the images (`adapt`),
-    and `head` the variant whose best epoch gives the initial fc.
-    """
-
-    name: str
-    init: str
-    train: str | tuple[str, ...]
-    lr: float | None
-    epochs: int | None
-    norm: str
-    head: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Size, class counts and fingerprint of one split."""
-
-    n_samples: int
-    class_counts: tuple[int, ...]
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
 class Results:
     """One experiment: its configuration, its data set and its runs."""
 
@@ -185,9 +168,9 @@ class Results:
         configured = self.variant(run.variant)
         return configured is not None and configured.head is not None
 
-    def splits_of(self, seed: int) -> Mapping[str, Split]:
-        """The splits that runs with a seed use."""
-        return self.splits if self.resplits is None else self.resplits.get(seed, self.splits)
+    def splits_of(self, seed: int | None) -> Mapping[str, Split]:
+        """The splits that runs with a seed use; None stands for trials whose splits all seeds share."""
+        return self.splits if self.resplits is None or seed is None else self.resplits.get(seed, self.splits)
 
 
 VARIANT_1 = {"epochs": None, "norm": "frozen", "head": None}

@@ -19,7 +19,8 @@ from grader.isolated.rerun import Rerun
 from grader.submission import checkpoints
 from grader.submission.checkpoints import COUNTER, parse_checkpoint
 from grader.submission.load import load
-from grader.submission.record import Results, Split
+from grader.submission.parts import Split
+from grader.submission.record import Results
 from grader.submission.resnet18 import GROUPS, multiplications, state_shapes
 from tests.grader.forgeries import SMOKE, Forger
 from tests.grader.honest import Size, mean_rate, truth_of, write_run
