@@ -21,6 +21,8 @@ def commitments_chain(evidence: Evidence) -> Finding:
     """
     results = evidence.results
     runs = [run for run in results.runs if run.epochs]
+    if not runs:
+        return not_checked("No run completed an epoch, so there is nothing to commit to.", Level.FILE)
     if not any(epoch.commitment for run in runs for epoch in run.epochs):
         return not_checked("Version 1 of the results file has no commitments.", Level.FILE)
     problems = {run.name: list(_chain_problems(evidence, run)) for run in runs}

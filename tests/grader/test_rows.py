@@ -253,6 +253,7 @@ class TestVerdict:
         assert (found.passed, found.score) == (False, 0)
         assert found.sentences[0].startswith("No training completed")
         assert "lower --lr" in found.sentences[-1]
+        assert found.findings["commitments-chain"].summary.startswith("No run completed an epoch")
 
     def test_a_variant_at_chance_is_named(
         self, monkeypatch: pytest.MonkeyPatch, policy: Policy, tmp_path: Path
