@@ -99,6 +99,12 @@ def experiment(narrow_weights: Path) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
+def saved_after_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are written after each epoch, however short."""
+    monkeypatch.setattr("finetune.run.saving.EPOCH_SECONDS", 0.0)
+
+
+@pytest.fixture
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shared disk makes fsync take a second at times, and few tests care whether it is called."""
     monkeypatch.setattr(os, "fsync", lambda _: None)

@@ -81,10 +81,9 @@ def train(
             reporter.detail(epoch_line(start["variant"], epoch, epochs))
             ended(epoch, network if trainer.training.best_epoch == epoch.epoch else None)
             track(trainer.training.epochs)
-            if checkpoints.keeps_best:  # a trial is saved when it is stopped, and every few minutes
+            if checkpoints.keeps_best:
                 keep_state(trainer, saving.folder, checkpoints.stem, config.keep_states)
-                saving.save(trainer)
-            world.raise_if_stopped(saving.stop)
+            saving.epoch_ended(trainer)
 
         cache = prepared.features_of(start["variant"], start["frozen_sha256_before"])
         trainer = trainer_of(prepared, epochs, start, network, cache, world, interrupt)

@@ -14,6 +14,13 @@ from finetune.training.trainer import Trainer
 CHECKPOINT_SECONDS = 300.0
 """Within an epoch, a checkpoint is written this often."""
 
+EPOCH_SECONDS = 30.0
+"""After an epoch, a checkpoint is written if the last one, or the start, was at least this long ago.
+
+Writing one takes about a second of a core, a tenth of the time if epochs take six seconds on two cores
+(docs/benchmarks.md). So it takes at most 3%, and a crash costs at most half a minute more.
+"""
+
 
 class Saving:
     """Decides when the checkpoints of a run are written, and lets rank 0 write them.
@@ -46,7 +53,17 @@ class Saving:
         """After a step: raise what kept a checkpoint from being written, stop if asked to, save if due."""
         self.checkpoints.check()
         self.world.raise_if_stopped(self.stop)
-        (due,) = self.world.all_reduce_max(time.perf_counter() - self.saved > CHECKPOINT_SECONDS)
+        self._save_if_older(CHECKPOINT_SECONDS, trainer)
+
+    def epoch_ended(self, trainer: Trainer) -> None:
+        """After an epoch: keep the network if it is the best so far, save if due, stop if asked to."""
+        if self.folder.writes:
+            self.checkpoints.epoch_ended(trainer)
+        self._save_if_older(EPOCH_SECONDS, trainer)
+        self.world.raise_if_stopped(self.stop)
+
+    def _save_if_older(self, seconds: float, trainer: Trainer) -> None:
+        (due,) = self.world.all_reduce_max(time.perf_counter() - self.saved >= seconds)
         if due:
             self.save(trainer)
 

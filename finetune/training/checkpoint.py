@@ -1,10 +1,9 @@
 """Checkpoints of the run in progress: stop after any step, crash at any instant, resume to the same result.
 
-After each epoch, and every few minutes within one, a file with the network, the optimizer's momentum and the
-training record is written; the last two are kept. Randomness is stateless (order, crops and flips are
-functions of seed, epoch and sample), so no generator state is needed. A file's name ends in the first digits
-of its SHA-256: a damaged file is recognized, and the one before it is used. Training continues while a file
-is written.
+A file holds the network, the optimizer's momentum and the training record; the last two files are kept.
+Randomness is stateless (order, crops and flips are functions of seed, epoch and sample), so no generator state
+is needed. A file's name ends in the first digits of its SHA-256: a damaged file is recognized, and the one before it is
+used. Training continues while a file is written.
 """
 
 from __future__ import annotations
@@ -46,12 +45,16 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
 
 def state_of(trainer: Trainer) -> State:
     """A copy of what training continues from: the network's entries, and the optimizer's momentum."""
-    tensors = {f"network.{n}": _copy(t) for n, t in trainer.network.state_dict().items()}
+    tensors = {f"network.{n}": t for n, t in _network_of(trainer).items()}
     for name, parameter in trainer.network.trainable():
         momentum = trainer.optimizer.state[parameter].get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum.{name}"] = _copy(momentum)
     return tensors
+
+
+def _network_of(trainer: Trainer) -> State:
+    return {n: _copy(t) for n, t in trainer.network.state_dict().items()}
 
 
 def load_state(tensors: State, trainer: Trainer) -> None:
@@ -87,6 +90,9 @@ class Checkpoints:
         self.stem = stem
         self.keeps_best = keeps_best
         self._bests: dict[str, int] = {}  # best epochs that the kept files refer to, by position
+        self._best: tuple[int, State] | None = (
+            None  # best epoch and its network, until the next file is written
+        )
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
@@ -109,12 +115,14 @@ class Checkpoints:
             self.flush()
 
     def best(self, epoch: int) -> bytes:
-        """The safetensors file of the best epoch.
+        """The network of the best epoch, as a safetensors file.
 
         Raises:
-            RunFolderError: it is missing or damaged.
+            RunFolderError: it was written, and its file is missing or damaged.
         """
         self.flush()
+        if self._best is not None and self._best[0] == epoch:
+            return safetensors.torch.save(self._best[1])
         content = self._undamaged_best(epoch)
         if content is None:
             raise RunFolderError(
@@ -122,6 +130,16 @@ class Checkpoints:
                 "missing or damaged; use --resume, which continues from an earlier checkpoint."
             )
         return content
+
+    def epoch_ended(self, trainer: Trainer) -> None:
+        """Remember the network if it is the best so far; the next `save` writes it.
+
+        Args:
+            trainer: after an epoch.
+        """
+        training = trainer.training
+        if self.keeps_best and training.best_epoch == training.epochs[-1].epoch:
+            self._best = training.best_epoch, _network_of(trainer)
 
     def save(self, trainer: Trainer, seconds: float) -> None:
         """Write a checkpoint, preceded by the network of a new best epoch, and delete older ones.
@@ -135,8 +153,7 @@ class Checkpoints:
         """
         self.flush()
         training = trainer.training
-        after_epoch = training.current.batches == 0 and len(training.epochs) > 0
-        is_best = self.keeps_best and after_epoch and training.best_epoch == training.epochs[-1].epoch
+        unwritten, self._best = self._best, None
         tensors = state_of(trainer)
         for split, predictions in training.best_predictions.items():
             tensors[f"best.{split}.predicted"] = torch.from_numpy(predictions.predicted)
@@ -157,8 +174,8 @@ class Checkpoints:
         best = training.best_epoch or 0
 
         def write() -> None:
-            if is_best:
-                self._replace(_part(tensors, "network."), f"best{best:06d}")
+            if unwritten:
+                self._replace(unwritten[1], f"best{unwritten[0]:06d}")
             self._replace(tensors, position, described)
             self._bests[position] = best
             positions = self._positions()[-KEPT:]

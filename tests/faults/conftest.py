@@ -19,6 +19,11 @@ def _no_waiting_for_disks(no_fsync: None) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _checkpoints(saved_after_each_epoch: None) -> None:
+    """Something to be damaged, although epochs take milliseconds here."""
+
+
+@pytest.fixture(autouse=True)
 def _cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Decoded images are cached between runs, but not between tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -377,6 +377,7 @@ class TestResume:
         assert without_times(resumed) == whole[0]
         assert file_digests(tmp_path / "run") == whole[1]
 
+    @pytest.mark.usefixtures("saved_after_each_epoch")
     def test_again_and_again(
         self, experiment: Run, tmp_path: Path, whole: tuple[dict[str, Any], dict[str, str]]
     ) -> None:

@@ -99,6 +99,7 @@ class TestMemory:
         assert trainings.n == 1
         assert trainings.alive == 0
 
+    @pytest.mark.usefixtures("saved_after_each_epoch")
     def test_of_one_whose_checkpoint_cannot_be_written(
         self, train: Callable[..., None], trainings: Trainings, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -73,6 +73,7 @@ def saver(folder: Path, made: Trainer, checkpoints: Checkpoints | None = None) -
 
     def ended(_: Epoch) -> None:
         made.settle()
+        checkpoints.epoch_ended(made)
         checkpoints.save(made, 1.5)
         checkpoints.flush()
 
@@ -129,6 +130,31 @@ class TestExactness:
         second, found = resumed(tmp_path, A, recipe=LONG)
         assert found
         assert len(second.training.epochs) == ended
+        assert outcome(second, second.run(saver(tmp_path, second))) == expected
+
+    @pytest.mark.parametrize("step", [4, 7, 8, 10])
+    def test_after_epochs_that_were_not_saved(self, tmp_path: Path, step: int) -> None:
+        """Stopped in a later epoch than the best: its network was kept in memory until now."""
+        whole = tiny_trainer(A, LONG)
+        expected = outcome(whole, whole.run(ignore_epoch))
+        first, kept, networks = tiny_trainer(A, LONG), Checkpoints(tmp_path, "X"), [""]
+
+        def ended(_: Epoch) -> None:
+            kept.epoch_ended(first)
+            networks.append(fingerprint(first.network.state_dict()))
+
+        with pytest.raises(StoppedHere):
+            first.run(ended, Counter(step))
+        assert not list(tmp_path.iterdir())
+        best = first.training.best_epoch
+        assert best is not None
+        in_memory = kept.best(best)
+        first.settle()
+        kept.save(first, 2.0)
+        assert kept.best(best) == in_memory
+        assert fingerprint(safetensors.torch.load(in_memory)) == networks[best]
+        second, found = resumed(tmp_path, A, recipe=LONG)
+        assert found
         assert outcome(second, second.run(saver(tmp_path, second))) == expected
 
     def test_again_and_again(self, tmp_path: Path) -> None:
@@ -265,13 +291,19 @@ class TestWriting:
         made.settle()
         return made
 
+    def checkpoints(self, folder: Path, made: Trainer) -> Checkpoints:
+        kept = Checkpoints(folder, "X")
+        kept.epoch_ended(made)
+        return kept
+
     def test_training_does_not_wait_for_the_disk(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         disk = threading.Event()
         monkeypatch.setattr(files.os, "fsync", lambda _: disk.wait(10))
-        kept = Checkpoints(tmp_path, "X")
-        kept.save(self.after_an_epoch(), 1.0)
+        made = self.after_an_epoch()
+        kept = self.checkpoints(tmp_path, made)
+        kept.save(made, 1.0)
         assert not list(tmp_path.glob("*.safetensors"))
         disk.set()
         kept.flush()
@@ -285,7 +317,7 @@ class TestWriting:
         monkeypatch.setattr(safetensors.torch, "save_file", lambda *a: (disk.wait(10), real(*a))[1])
         made = self.after_an_epoch()
         before = fingerprint(made.network.state_dict())
-        kept = Checkpoints(tmp_path, "X")
+        kept = self.checkpoints(tmp_path, made)
         kept.save(made, 1.0)
         with torch.no_grad():
             for parameter in made.network.parameters():
