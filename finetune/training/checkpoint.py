@@ -1,9 +1,9 @@
 """Checkpoints of the run in progress: stop after any step, crash at any instant, resume to the same result.
 
 A file holds the network, the optimizer's momentum and the training record; the last two files are kept.
-Randomness is stateless (order, crops and flips are functions of seed, epoch and sample), so no generator state
-is needed. A file's name ends in the first digits of its SHA-256: a damaged file is recognized, and the one before it is
-used. Training continues while a file is written.
+Randomness is stateless (order, crops and flips are functions of seed, epoch and sample), so no generator
+state is needed. A file's name ends in the first digits of its SHA-256: a damaged file is recognized, and
+the one before it is used. Training continues while a file is written.
 """
 
 from __future__ import annotations
