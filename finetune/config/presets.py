@@ -115,6 +115,8 @@ def _checked(cls: type[Any], table: Mapping[str, Any], where: str) -> Mapping[st
     fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in ("variants", "recipe", "tune")}
     for key in table:
         if key not in fields:
+            if cls is ExperimentConfig and key in {f.name for f in dataclasses.fields(Recipe)}:
+                raise ConfigError(f"{where} has the key {key!r} outside [recipe]; move it into that table.")
             raise ConfigError(
                 f"{where} has an unknown key {key!r}; the valid ones are {', '.join(fields)}"
                 f"{did_you_mean(key, [f.name for f in dataclasses.fields(cls)]) or '.'}"

@@ -107,7 +107,8 @@ def pick(variants: Sequence[Variant], names: Iterable[str]) -> tuple[Variant, ..
         ConfigError: a name is unknown; the message lists the valid ones.
     """
     rows = {v.name.casefold(): v for v in variants}
-    wanted = [n.strip().casefold() for n in names]
+    wanted = [n.strip() for n in names]
+    known = [v.name for v in variants]
     for name in wanted:
-        require(name in rows, "variant", f"one of {', '.join(v.name for v in variants)}", name, rows)
-    return tuple(rows[n] for n in wanted)
+        require(name.casefold() in rows, "variant", f"one of {', '.join(known)}", name, known)
+    return tuple(rows[n.casefold()] for n in wanted)

@@ -57,7 +57,10 @@ def find_images(root: Path) -> ImageFolder:
         OSError: a folder cannot be listed.
     """
     if not root.is_dir():
-        raise DataError(f"Folder not found: {root}; imagefolder:PATH must name an existing folder.")
+        raise DataError(
+            f"The images must be in an existing folder, but {root} is none; check the path "
+            "(--dataset), or put the folder back where the run had it."
+        )
     folders = _split_folders(root) or {None: root}
     first = next(iter(folders.values()))
     classes = [folder.name for folder in _subfolders(first)]

@@ -17,6 +17,7 @@ from finetune.data.decode import UNREADABLE, open_image, reason
 from finetune.data.inputs import require_paths
 from finetune.data.stream import as_evaluated
 from finetune.errors import ConfigError, DataError, did_you_mean, listed
+from finetune.inference.predict import calibrated
 from finetune.inference.trained import TrainedModel
 from finetune.network.network import Network
 from finetune.system.console import printable
@@ -85,8 +86,7 @@ def explain(model: TrainedModel, image: Path, class_name: str | None = None) -> 
     network = model.network.eval()
     pixels = torch.from_numpy(np.array(as_evaluated(original, model.image_size)))[None]
     inputs = normalized(pixels, network.device).contiguous()
-    with torch.no_grad():
-        probabilities = (network(inputs) / model.temperature).softmax(dim=1)[0]
+    probabilities = calibrated(model)(pixels)[0]  # in the run's precision, so that predict says the same
     index = classes.index(class_name) if class_name is not None else int(probabilities.argmax())
     stage = _stage(network, inputs)
     cam = LayerGradCam(network, network.get_submodule(stage))
@@ -114,7 +114,7 @@ def _picture(shown: Image.Image, heat: npt.NDArray[np.float32], title: str, labe
     """PNG of the image beside the same image with the map over it.
 
     Args:
-        shown: what the network sees, at a size for people.
+        shown: the part that the network sees, at a size for people.
         heat: [rows x columns], at least 0.
         title: class and probability.
         label: network and stage.
@@ -132,7 +132,7 @@ def _picture(shown: Image.Image, heat: npt.NDArray[np.float32], title: str, labe
     figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, content, text in (
-        (axes[0], np.asarray(shown), "what the network sees"),
+        (axes[0], np.asarray(shown), "the part that the network sees"),
         (axes[1], np.clip(overlay, 0, 1), f"evidence for {title}"),
     ):
         axis.imshow(content)

@@ -50,7 +50,7 @@ def predict(model: TrainedModel, paths: Iterable[Path], *, top: int) -> Iterator
     paths = list(paths)
     require_paths(paths)
     n_files, names = 0, model.results.classes
-    probabilities = _probabilities(model)
+    probabilities = calibrated(model)
     for batch in decoded(image_files(paths), model.image_size, torch.get_num_threads()):
         n_files += len(batch.paths)
         best = probabilities(batch.pixels).topk(min(top, len(names))) if len(batch.pixels) else None
@@ -68,7 +68,7 @@ def predict(model: TrainedModel, paths: Iterable[Path], *, top: int) -> Iterator
         )
 
 
-def _probabilities(model: TrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
+def calibrated(model: TrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function from pixels [b x height x width x 3] uint8 to calibrated probabilities [b x n_classes]."""
     device, precision = model.network.device, model.precision
     with torch.inference_mode(), mixed(precision, device):

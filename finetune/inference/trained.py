@@ -108,7 +108,9 @@ def choose_run(
         if not found:
             raise ConfigError(f"seed must be one of {seeds}, but {seed} was given.")
     run = max(found, key=_score)
-    of = f", the seed of its highest validation accuracy ({_score(run):.1%})" if len(found) > 1 else ""
+    # Where validation chose the variant, the same figure chose the seed: name it once.
+    by_score = len(found) > 1 and "validation" not in why
+    of = f", the seed of its highest validation accuracy ({_score(run):.1%})" if by_score else ""
     chosen = f"Using {run.variant}, seed {run.seed}{of}{f': {why}' if why else ''}."
     return run, chosen if of or why else ""
 
@@ -130,7 +132,7 @@ def _advised(folder: RunFolder, usable: list[Run]) -> tuple[str, str]:
         if any(map(is_told_how_to_finish, folder.grade.problems))
         else "the verdict favors none"
     )
-    return best.variant, f"{why}, and it has the highest validation accuracy ({_score(best):.1%})"
+    return best.variant, f"{why}, and this network has the highest validation accuracy ({_score(best):.1%})"
 
 
 def load_network(folder: RunFolder, artifact: Artifact, n_classes: int, device: torch.device) -> Network:

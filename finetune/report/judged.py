@@ -51,7 +51,7 @@ class VariantRow:
     def starts_from(self) -> str:
         """Its initial weights, in words."""
         head = self.config.head
-        return self.first.init if head is None else f"{self.first.init} and {head}'s fc"
+        return self.first.init if head is None else f"{self.first.init} and variant {head}'s fc"
 
     @property
     def trains(self) -> str:

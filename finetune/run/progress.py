@@ -25,7 +25,7 @@ class Progress:
         self.config, self.reporter, self.watch = watch.config, watch.reporter, watch
         self.plan = Plan(self.config)
         self.outcomes: Mapping[Key, Json] = {}
-        self._said = False
+        self._first = ""  # the time left as it was first told
         watch.left.n_processes = peers.info.world_size if peers else 1
         watch.left.trials = self._trial_epochs
 
@@ -64,10 +64,10 @@ class Progress:
         """Take an epoch of a trial into account; after the first, say how long the job takes."""
         self.watch.epoch_ended(epoch)
         seconds = self.watch.left.seconds()
-        if not self._said and seconds is not None:
-            self._said = True
+        if not self._first and seconds is not None:
+            self._first = duration(seconds)
             self.reporter.detail(
-                f"  At the pace of this epoch the rest of the job takes about {duration(seconds)}."
+                f"  At the pace of this epoch the rest of the job takes about {self._first}."
             )
 
     def trial_ended(self, trial: Trial, outcomes: Mapping[Key, Json]) -> None:
@@ -86,5 +86,5 @@ class Progress:
 
     def _say_left(self) -> None:
         seconds = self.watch.left.seconds()
-        if seconds is not None:
+        if seconds is not None and duration(seconds) != self._first:  # after a trial of one epoch
             self.reporter.detail(f"  About {duration(seconds)} left.")

@@ -236,6 +236,8 @@ def _why(error: OSError, folder: Path) -> str:
             return f"{folder} is a file; choose another folder"
         case PermissionError():
             owner = folder.stat()
+            if owner.st_uid == os.getuid():
+                return f"{folder} is yours, but not writable; chmod u+w it or choose another folder"
             return (
                 f"{folder} belongs to user {owner.st_uid}, group {owner.st_gid}, and this is user "
                 f"{os.getuid()}, group {os.getgid()}; run as its owner or choose another folder"

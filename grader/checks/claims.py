@@ -140,4 +140,4 @@ def _images_needed(evidence: Evidence, found: Comparison, distance: float) -> st
         return " More seeds would tell more about the recipe; these test images do not settle it."
     digits = 10 ** floor(log10(wanted))
     rounded = ceil(wanted / digits) * digits
-    return f" In the order of {rounded:,} test images would settle it; there are {found.n_images:,}."
+    return f" On the order of {rounded:,} test images would settle it; there are {found.n_images:,}."

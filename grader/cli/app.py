@@ -17,10 +17,11 @@ from grader.cli.plan import Options, planned
 from grader.cohort.batch import graded_in_order, stop_on_sigterm
 from grader.cohort.class_files import write_class
 from grader.cohort.cohort import Cohort, compared
-from grader.errors import GraderError
+from grader.errors import GraderError, nearest
 from grader.formats.clean import clean
 from grader.formats.output import Target, write
 from grader.grading.policy import BUNDLED
+from grader.reading.strict_json import short
 
 
 class _Unusable(click.ClickException):
@@ -38,6 +39,11 @@ def main() -> None:
         commands[word].main([], prog_name="grader", complete_var=VARIABLE)
     if words and words[0] in commands:
         commands[words[0]].main(words[1:], prog_name=f"grader {words[0]}")
+    if words and (near := nearest(words[0], commands)) and not os.path.lexists(words[0]):
+        click.echo(
+            f"Error: There is no run and no command {short(words[0])}. Did you mean {near!r}?", err=True
+        )
+        sys.exit(2)
     grade_runs.main(words, prog_name="grader")
 
 

@@ -76,6 +76,7 @@ def advice(grade: Judged) -> list[str]:
         }
         if grade.findings["checkpoints-intact"].status is Status.HOLDS:
             needs[Level.CHECKPOINTS] = "grade with --rerun and, for an image folder, --dataset PATH"
+            needs[Level.TRUTH] += f", or {needs[Level.CHECKPOINTS]}"
         return [f"To do: {needs.get(grade.missing[0], 'submit the whole run folder')}."]
     scope, findings = grade.scope, grade.findings
     if scope.diverged:

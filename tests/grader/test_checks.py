@@ -57,8 +57,8 @@ class TestWhatWouldSeparate:
         [
             (0.0, " No realistic number of test images would settle it."),
             (0.0008, " No realistic number of test images would settle it."),
-            (0.0009, " In the order of 10,000,000 test images would settle it; there are 785."),
-            (0.099, " In the order of 900 test images would settle it; there are 785."),
+            (0.0009, " On the order of 10,000,000 test images would settle it; there are 785."),
+            (0.099, " On the order of 900 test images would settle it; there are 785."),
             (0.1, " More seeds, or more than 785 test images, would tell more."),
             (0.2, " More seeds, or more than 785 test images, would tell more."),
         ],
@@ -75,12 +75,12 @@ class TestWhatWouldSeparate:
     def test_exactly_as_many_images_as_there_are(self, changed: Changed) -> None:
         assert self.COMPARISON.images_needed(0.1, 0.95) == pytest.approx(784.888, abs=1e-3)
         fewer = replace(self.COMPARISON, n_images=784)
-        assert "In the order of 800" in claims._images_needed(changed(lambda _: None), fewer, 0.1)
+        assert "On the order of 800" in claims._images_needed(changed(lambda _: None), fewer, 0.1)
 
     def test_holms_step_needs_more_images(self, changed: Changed) -> None:
         # With 95 % for three tests 98.3 %: (2.39398 + 0.841621)^2 / 0.05^2 = 4,188.
         third = replace(self.COMPARISON, n_tests=3)
-        assert "In the order of 5,000" in claims._images_needed(changed(lambda _: None), third, 0.05)
+        assert "On the order of 5,000" in claims._images_needed(changed(lambda _: None), third, 0.05)
 
 
 def test_one_seed_is_mcnemars() -> None:

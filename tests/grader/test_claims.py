@@ -129,7 +129,7 @@ class TestCAgainstB:
         found = graded(Size(), {"B": 6.5, "C": 6.2})
         assert found.findings["c-against-b"].status is Status.INCONCLUSIVE
         assert (
-            "inconclusive at a margin of 2 points. In the order of" in found.findings["c-against-b"].summary
+            "inconclusive at a margin of 2 points. On the order of" in found.findings["c-against-b"].summary
         )
 
     def test_the_margin_is_the_policys(self, graded: Graded, policy: Policy) -> None:

@@ -267,7 +267,10 @@ class TestRefused:
                 ["--dataset", "mnist"],
                 "dataset must be flowers102, digits or an existing folder of images, but 'mnist'",
             ),
-            (["--dataset", "imagefolder:nope"], "Folder not found: nope; imagefolder:PATH must name"),
+            (
+                ["--dataset", "imagefolder:nope"],
+                "must be in an existing folder, but nope is none; check the path",
+            ),
             (["--dataset", "digits", "--split", "official"], "--split official requires a data set"),
             (["--dataset", "digits", "--weights", "nope.pth"], "nope.pth cannot be read"),
             (["--dataset", "digits", "--weights", "nope"], "--weights must be imagenet, bundled, a"),

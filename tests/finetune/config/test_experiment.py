@@ -218,8 +218,8 @@ class TestExperimentConfig:
     def test_pick(self) -> None:
         picked = ExperimentConfig().pick("c, A")
         assert [v.name for v in picked.variants] == ["C", "A"]
-        with pytest.raises(ConfigError, match="variant must be one of A, B, C, but 'd' was given"):
-            ExperimentConfig().pick("a,d")
+        with pytest.raises(ConfigError, match="variant must be one of A, B, C, but 'D' was given"):
+            ExperimentConfig().pick("a,D")
         with pytest.raises(ConfigError, match="different"):
             ExperimentConfig().pick("a,A")
 
@@ -305,6 +305,7 @@ class TestPresets:
         ("text", "message"),
         [
             ("epoch = 3", "preset own has an unknown key 'epoch'; the valid ones are .*dataset.*seeds"),
+            ("epochs = 3", r"preset own has the key 'epochs' outside \[recipe\]; move it into that table"),
             ("[recipe]\nbatch = 3", r"\[recipe\] of preset own has an unknown key 'batch'; .*batch_size"),
             (
                 "[variants.A]\nlayers = 3",

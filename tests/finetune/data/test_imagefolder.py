@@ -261,7 +261,9 @@ class TestFolderErrors:
     @pytest.mark.parametrize("name", ["missing", "file"])
     def test_not_a_folder(self, tmp_path: Path, name: str) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(DataError, match=rf"^Folder not found: \S+{name}; imagefolder:PATH must"):
+        with pytest.raises(
+            DataError, match=rf"existing folder, but \S+{name} is none; .* put the folder back"
+        ):
             folder(tmp_path / name)
 
     def test_a_single_class(self, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from finetune.errors import FinetuneError
 from finetune.inference.explain import explain
+from finetune.inference.predict import predict
 from finetune.inference.trained import TrainedModel, load_model
 from finetune.run.folder import RunFolder
 from tests.builders.images import photo
@@ -35,6 +37,14 @@ def test_draws_the_class_that_is_asked_for(tmp_path: Path, model: TrainedModel) 
     pictures = [np.asarray(Image.open(io.BytesIO(e.picture)).convert("RGB")) for e in found]
     assert pictures[0].shape == pictures[1].shape
     assert (pictures[0] != pictures[1]).any()
+
+
+def test_says_the_same_as_predict(tmp_path: Path, model: TrainedModel) -> None:
+    image = photo(tmp_path / "x.png", 1, 80, 60)
+    model = dataclasses.replace(model, precision="bf16")
+    ((name, probability), *_) = next(predict(model, [image], top=1)).classes
+    found = explain(model, image)
+    assert (found.name, found.probability) == (name, probability)
 
 
 def test_small_images_are_explained_by_an_earlier_stage(tmp_path: Path, model: TrainedModel) -> None:

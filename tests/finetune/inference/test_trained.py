@@ -47,6 +47,23 @@ def test_without_advice_validation_chooses(photos_run: tuple[Path, Path]) -> Non
         assert "the verdict favors it" in why
 
 
+def test_one_figure_chooses_variant_and_seed_without_advice(
+    photos_run: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Grade, "advised", None)
+    folder = RunFolder(photos_run[0])
+    results = folder.results()
+    b = next(run for run in results.runs if run.variant == "B")
+    c = next(run for run in results.runs if run.variant == "C")
+    runs = (c, dataclasses.replace(c, seed=1), b, dataclasses.replace(b, seed=1))
+    run, why = choose_run(folder, dataclasses.replace(results, runs=runs))
+    assert run.best is not None
+    assert why == (
+        f"Using {run.variant}, seed {run.seed}: the verdict favors none, and this network has the "
+        f"highest validation accuracy ({run.best.val.accuracy:.1%})."
+    )
+
+
 def test_the_best_seed_is_used_unless_one_is_named(photos_run: tuple[Path, Path]) -> None:
     folder = RunFolder(photos_run[0])
     results = folder.results()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -46,6 +47,13 @@ def test_rows_go_from_the_fewest_layers_to_all(run: Path) -> None:
     assert f"fc {rows[0].accuracy('test'):.1%}, C {rows[1].accuracy('test'):.1%}" in accuracy
     places = [float(x) for x in re.findall(r'class="mark [^"]*"[^>]*translate\(([\d.]+),', seconds)]
     assert places == sorted(places)  # the more layers, the longer
+
+
+def test_a_head_is_said_to_come_from_another_variant(run: Path) -> None:
+    (found,) = judged([run])
+    row = ladder_rows(found)[-1]
+    row = dataclasses.replace(row, config=dataclasses.replace(row.config, head="fc"))
+    assert row.starts_from == "pretrained and variant fc's fc"
 
 
 def test_the_smallest_sufficient_row_is_marked(run: Path) -> None:

@@ -90,6 +90,28 @@ def test_the_rest_of_the_job_is_what_its_epochs_take() -> None:
     assert reporter.said[-1] == f"  About {duration(seconds)} left."
 
 
+def test_the_time_left_is_told_once_after_a_trial_of_one_epoch() -> None:
+    reporter = RecordingReporter()
+    watch = Watch(tiny_config(variants=(B, C), tune=Tune(), epochs=4), [("B", 0), ("C", 0)], RECORD, reporter)
+    progress = Progress(watch)
+    progress.begin({})
+    trial = Trial("B", 1, Tune().rates[0], 1)
+    progress.trial_begins(trial)
+    progress.epoch_ended(epoch(3.0, 1.0))
+    outcome = {
+        "variant": "B",
+        "for_seed": None,
+        "round": 1,
+        "learning_rate": trial.learning_rate,
+        "epochs": 1,
+        "status": "completed",
+        "validation": [{"n_correct": 1, "n_samples": 10, "loss_sum": 1.0}],
+        "train_seconds": 3.0,
+    }
+    progress.trial_ended(trial, {trial.key: outcome})
+    assert sum("pace of this epoch" in line or " left." in line for line in reporter.said) == 1
+
+
 def test_the_epochs_of_final_runs_count_for_the_pace() -> None:
     reporter = RecordingReporter()
     config = tiny_config(variants=(B, C), tune=Tune(), epochs=4)

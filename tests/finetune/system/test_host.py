@@ -141,7 +141,7 @@ class TestCheckWritable:
     @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere; the container tests cover this")
     def test_not_permitted(self, tmp_path: Path) -> None:
         tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
-        with pytest.raises(RunFolderError, match=r"belongs to user \d+, group \d+, and this is user"):
+        with pytest.raises(RunFolderError, match=r"is yours, but not writable; chmod u\+w it or choose"):
             host.check_writable(tmp_path, "run folder")
 
     def test_a_permission_error_names_owner_and_user(
@@ -151,6 +151,9 @@ class TestCheckWritable:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(host.tempfile, "TemporaryFile", refused)
+        with pytest.raises(RunFolderError, match=r"is yours, but not writable; chmod u\+w it or choose"):
+            host.check_writable(tmp_path, "run folder")
+        monkeypatch.setattr(host.os, "getuid", lambda: 1 << 30)
         with pytest.raises(RunFolderError, match=r"run as its owner or choose another folder\.$"):
             host.check_writable(tmp_path, "run folder")
 

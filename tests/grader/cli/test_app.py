@@ -58,6 +58,27 @@ class TestOneRun:
         assert found.exit_code == 2
         assert "nothing: No such file or directory." in found.output
 
+    def test_is_a_mistyped_command(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["grader", "verfy", "alice.intoto.json", "--key", "public.pem"])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        assert ended.value.code == 2
+        error = "Error: There is no run and no command 'verfy'. Did you mean 'verify'?\n"
+        assert capsys.readouterr() == ("", error)
+
+    def test_is_a_folder_named_almost_like_a_command(
+        self, honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "explained").symlink_to(honest)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["grader", "explained/results.json"])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        assert ended.value.code == 0
+
     def test_as_json(self, honest: Path) -> None:
         assert json.loads(run(honest, "--format", "json").output)["passed"] is True
 

@@ -54,6 +54,10 @@ class TestMissingEvidence:
         assert second.endswith("it comes with level 4, or with --labels or --dataset.")
         assert found.sentences[-1] == ("To do: submit the folder checkpoints/ too, and grade with --rerun.")
 
+    def test_strict_without_labels_and_checkpoints(self, smoke: Path) -> None:
+        found = grade(Job(smoke, "x", load_policy("strict")))
+        assert found.sentences[-1] == "To do: give the grader the true labels (--labels or --dataset)."
+
     def test_without_predictions_nothing_else_helps(self, smoke: Path, tmp_path: Path) -> None:
         (tmp_path / "results.json").write_bytes((smoke / "results.json").read_bytes())
         found = grade(Job(tmp_path, "x", load_policy("homework")))

@@ -67,6 +67,13 @@ def test_agreement_reaches_level_four(
     assert found.exit_code == 0
 
 
+def test_checkpoints_are_a_way_to_the_true_labels(stored: Forger) -> None:
+    found = grade(Job(stored.folder, "x", load_policy("strict"))).sentences[-1]
+    assert found.endswith(
+        "(--labels or --dataset), or grade with --rerun and, for an image folder, --dataset PATH."
+    )
+
+
 def test_predictions_that_the_weights_do_not_produce(
     stored: Forger, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
