@@ -138,7 +138,8 @@ def _end_told(reporter: Reporter, out: Path, parallel: str | None) -> Iterator[N
 
 
 def _end(status: str, code: int, out: Path, message: str | None = None) -> dict[str, Any]:
-    return {"status": status, "exit_code": code, "run": str(out), "message": message}
+    run = str(out) if out.exists() else None  # a refused job may have made none
+    return {"status": status, "exit_code": code, "run": run, "message": message}
 
 
 def default_folder(config: ExperimentConfig) -> Path:

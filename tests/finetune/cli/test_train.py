@@ -164,6 +164,12 @@ class TestOutput:
         (end,) = map(json.loads, out.splitlines())
         assert (code, end["event"], end["status"], end["exit_code"]) == (2, "end", "refused", 2)
         assert err == f"Error: {end['message']}\n"
+        assert end["run"] == "run"
+
+    def test_json_of_a_refused_job_without_a_folder(self, finetune: Command, tiny: list[str]) -> None:
+        _, out, _ = finetune("train", *tiny, "--weights", "none.pth", "--out", "run", "--log-format", "json")
+        (end,) = map(json.loads, out.splitlines())
+        assert (end["status"], end["run"]) == ("refused", None)
 
     def test_a_failed_variant_is_warned_of(
         self, finetune: Command, tiny: list[str], narrow_weights: Path, tmp_path: Path
