@@ -1,4 +1,4 @@
-"""A GPU's fused update follows the plain one's rule, from a fresh start and from a checkpoint."""
+"""The fused update follows the plain one's rule, from a fresh start and from a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from finetune.config.experiment import STANDARD_VARIANTS, Recipe
 from finetune.network.network import Network
 from finetune.network.resnet18 import build
 from finetune.training.optimizer import make_optimizer
+from finetune.training.precision import mixed
 
 A, _, _ = STANDARD_VARIANTS
 
@@ -34,11 +35,23 @@ def take_steps(network: Network, optimizer: torch.optim.SGD, *seeds: int) -> Non
         optimizer.step()
 
 
-def test_is_chosen_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_is_chosen_where_it_was_tried(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = build(A, 4, 0, None)
-    assert not make_optimizer(network, Recipe(), 0.1).defaults["fused"]
-    monkeypatch.setattr(Network, "device", torch.device("cuda"))
-    assert make_optimizer(network, Recipe(), 0.1).defaults["fused"]
+    monkeypatch.setattr(Network, "device", torch.device(device))
+    assert bool(make_optimizer(network, Recipe(), 0.1).defaults["fused"]) == (device != "mps")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_are_laid_out_as_parameters(precision: str) -> None:
+    """A fused kernel goes through memory in order, whatever the strides say."""
+    network, _ = begun(True)
+    images = torch.randn(8, 3, 16, 16).to(memory_format=torch.channels_last)
+    with mixed(precision, torch.device("cpu")):
+        network(images).float().square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == parameter.stride(), name
 
 
 @pytest.mark.parametrize("resumed", [False, True])
