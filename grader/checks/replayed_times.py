@@ -1,6 +1,6 @@
 """Level 5: the recorded times of the variants compare as they do where they are trained again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from statistics import median
 
@@ -19,6 +19,10 @@ NEAR_ELSEWHERE = 2.5
 """The same on another processor, with other threads or another precision, where the ratio itself differs: by
 1.6 between AVX-512 and AVX2. There, nothing fails."""
 
+FEWEST_EPOCHS = 2
+"""Epochs after the first one that failing takes: the start of a program costs CPU time once, which was 0.4
+seconds where an epoch took 0.2, and is spent in the first epoch, or in the first after `--resume`."""
+
 MIN_SECONDS = 1e-3
 
 Factors = Sequence[tuple[Run, float]]
@@ -32,7 +36,8 @@ def times_replayed(evidence: Evidence) -> Finding:
     recorded, over the least CPU time of an epoch of its variant as trained again, which takes three passes if
     there is time. Runs of a seed have the same value but for chance and load, however fast the machine is.
     Holds if the largest of a seed is at most 1.3 times the smallest, fails if it is over 2 times with one
-    thread, otherwise inconclusive; on another kind of machine than the results name, it holds up to
+    thread, also by the least recorded time of each run, and two runs so far apart have at least two epochs
+    after the first; otherwise inconclusive. On another kind of machine than the results name, it holds up to
     2.5 times and is inconclusive above. Where the features of frozen layers are cached, only epochs that find
     them in memory count. Of CPUs alone: the CPU time says nothing about a GPU's. Fails only beyond what other
     programs can do to CPU times.
@@ -50,9 +55,13 @@ def times_replayed(evidence: Evidence) -> Finding:
     near, far = (NEAR, FAR) if is_here(evidence) else (NEAR_ELSEWHERE, inf)
     far = far if evidence.results.environment["threads"] == 1 else inf  # threads that wait spend CPU time
     spreads = {seed: _spread(found) for seed, found in seeds.items()}
+    steady = {seed: _spread(found) for seed, found in _factors(evidence, _steady).items()}
     worst = max(spreads, key=lambda seed: spreads[seed])
     said = {seed: _said(evidence, found) for seed, found in seeds.items()}
-    problems = {f"seed {seed}": [said[seed]] if spread > far else [] for seed, spread in spreads.items()}
+    problems = {
+        f"seed {seed}": [said[seed]] if min(spread, steady.get(seed, 1.0)) > far else []
+        for seed, spread in spreads.items()
+    }
     numbers = {"largest_factor": spreads[worst]} | {
         f"{run.name}_to_replay": factor for found in seeds.values() for run, factor in found
     }
@@ -78,24 +87,35 @@ def _spread(factors: Factors) -> float:
     return max(values) / min(values)
 
 
-def _factors(evidence: Evidence) -> dict[int, Factors]:
+def _usual(seconds: Sequence[float]) -> float:
+    return median(seconds)
+
+
+def _steady(seconds: Sequence[float]) -> float | None:
+    """The least of several epochs, which no start of a program lengthens."""
+    return min(seconds) if len(seconds) >= FEWEST_EPOCHS else None
+
+
+def _factors(
+    evidence: Evidence, of: Callable[[Sequence[float]], float | None] = _usual
+) -> dict[int, Factors]:
     """Recorded over replayed CPU time per epoch of each run of which both are known, by seed."""
     replayed = _replayed(evidence)
     found: dict[int, list[tuple[Run, float]]] = {}
     for run in evidence.chosen if replayed else ():
-        seconds = _recorded(evidence.results, run)
+        seconds = _recorded(evidence.results, run, of)
         if run.variant in replayed and run.status == "completed" and seconds:
             found.setdefault(run.seed, []).append((run, seconds / replayed[run.variant]))
     return {**found}
 
 
-def _recorded(results: Results, run: Run) -> float | None:
-    """Median CPU time per epoch; None if it is not known."""
+def _recorded(results: Results, run: Run, of: Callable[[Sequence[float]], float | None]) -> float | None:
+    """CPU time of an epoch, of those that count; None if it is not known."""
     epochs = run.epochs[1:] or run.epochs
     if _caches(results, run.trained_groups):
         epochs = run.epochs[results.cache_views :]
     seconds = [epoch.train_cpu_seconds or 0.0 for epoch in epochs]
-    return median(seconds) if seconds and min(seconds) > MIN_SECONDS else None
+    return of(seconds) if seconds and min(seconds) > MIN_SECONDS else None
 
 
 def _replayed(evidence: Evidence) -> dict[str, float]:

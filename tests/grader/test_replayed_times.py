@@ -121,6 +121,21 @@ def test_any_variant_may_be_the_one(forger: Forger, replayed: Judged, variant: s
     assert times_replayed(replayed()).status is Status.FAILS
 
 
+@pytest.mark.parametrize(("n_epochs", "slow"), [(1, [0]), (2, [1]), (3, [1]), (4, [1, 2])])
+def test_what_the_start_of_a_program_costs_refutes_nobody(
+    forger: Forger, replayed: Judged, n_epochs: int, slow: list[int]
+) -> None:
+    """Where an epoch takes tenths of a second, reading the libraries once took twice as long as the rest."""
+    for run in forger.doc["runs"]:
+        run["epochs"] = run["epochs"][:n_epochs]
+        run["best_epoch"] = min(run["best_epoch"], n_epochs)
+    for index in slow:
+        forger.run("A")["epochs"][index]["train_cpu_seconds"] *= 4
+    found = times_replayed(replayed())
+    assert found.numbers["largest_factor"] > 2
+    assert found.status is Status.INCONCLUSIVE
+
+
 def test_a_machine_of_another_speed_changes_all_alike(forger: Forger, replayed: Judged) -> None:
     for variant in "ABC":
         shorten(forger.run(variant), 3.0)
