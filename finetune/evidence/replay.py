@@ -35,6 +35,9 @@ from finetune.training.trainer import Trainer
 from grader.findings import rate_text
 from grader.submission.record import results_from, run_name
 
+MOST_THREADS_PER_CORE = 4
+"""The recorded threads round as the run did, even with fewer cores; a claim of a million would never end."""
+
 
 class _Enough(Exception):  # noqa: N818 - no error
     """Enough epochs have been trained."""
@@ -155,7 +158,7 @@ def _config(
         precision=precision_of(config.precision, target, config.recipe.image_size),
         weights=weights or kind or ExperimentConfig.weights,
         device=device,
-        threads=min(results.environment["threads"], host.THREADS_MAX),
+        threads=min(results.environment["threads"], MOST_THREADS_PER_CORE * host.cores()),
         on_bad_image="skip" if results.excluded else "fail",
     )
 

@@ -16,6 +16,7 @@ from finetune.config.tune import Tune
 from finetune.errors import ConfigError, FinetuneError
 from finetune.evidence.replay import replay_run
 from finetune.run.merge import merge_runs
+from finetune.system.host import cores
 from finetune.system.signals import Stopped
 from grader.findings import Status
 from grader.grading.grade import Job, grade
@@ -48,6 +49,15 @@ def test_epochs_are_the_same_again(tmp_path: Path, experiment: Experiment, narro
         recorded = runs[name[0]]["epochs"][first - 1 : first - 1 + count]
         assert hashes(passage["epochs"]) == hashes(recorded)
         assert passage["initial_sha256"] == runs[name[0]]["initial_sha256"]
+
+
+def test_a_million_threads(tmp_path: Path, experiment: Experiment, narrow_weights: Path) -> None:
+    """Recorded threads are a claim: more than a few per core would keep the grader for hours."""
+    record = experiment(tmp_path / "run", epochs=1)
+    record["environment"]["threads"] = 10**6
+    (tmp_path / "run" / "results.json").write_text(json.dumps(record))
+    found = again(tmp_path / "run", ("A-seed0", 1, 1), weights=narrow_weights)
+    assert found["environment"]["threads"] == 4 * cores()
 
 
 def replay_staged(folder: Path, weights: Path, **what: Any) -> None:
