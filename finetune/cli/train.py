@@ -138,7 +138,7 @@ def _end_told(reporter: Reporter, out: Path, parallel: str | None) -> Iterator[N
 
 
 def _end(status: str, code: int, out: Path, message: str | None = None) -> dict[str, Any]:
-    run = str(out) if out.exists() else None  # a refused job may have made none
+    run = str(out) if os.path.exists(out) else None  # noqa: PTH110 - too long a name raises nothing; a refused job may have made none
     return {"status": status, "exit_code": code, "run": run, "message": message}
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from math import ceil
 
+from grader.checks.one_network import LEAST_RATE, have_one_best
 from grader.checks.origin import KNOWN_WEIGHTS
-from grader.checks.training import LEAST_RATE
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
 from grader.submission.checkpoints import COUNTER, Checkpoint
@@ -35,8 +35,8 @@ def checkpoint_frozen(evidence: Evidence) -> Finding:
     Rule: the SHA-256 over all parameters and buffers of the frozen groups (parameters alone where norm is
     adapt), computed from the checkpoint, equals frozen_sha256_after. If another run with the same pretrained
     start froze a tensor, no run that trained this tensor (of two or more dimensions) has the same values. No
-    two runs share a trained tensor. The last two do not hold below a rate of 0.00001, where a step may be
-    smaller than the rounding of the weights.
+    two runs share a trained tensor, but those that end as one network (`distinct-runs`). The last two do not
+    hold below a rate of 0.00001, where a step may be smaller than the rounding of the weights.
 
     Source: the results schema.
     """
@@ -62,7 +62,7 @@ def checkpoint_frozen(evidence: Evidence) -> Finding:
             other = trained.setdefault(digest, run)
             if start and start[1] == digest:
                 problems[run.name].append(f"{run.name}: {name} is as in {start[0].name}, which froze it.")
-            elif other is not run:
+            elif other is not run and not have_one_best(evidence.results, other, run):
                 problems[run.name].append(f"{run.name}: {name} is the same as in {other.name}.")
     if not problems:
         return not_checked(NO_CHECKPOINTS, Level.CHECKPOINTS)

@@ -7,6 +7,7 @@ from itertools import combinations
 from math import atanh, exp, sqrt, tanh
 from typing import TYPE_CHECKING, Any
 
+from grader.checks.one_network import have_one_best
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, from_problems, not_checked
 from grader.statistics.distributions import normal_scores
@@ -186,6 +187,8 @@ def _kinship(evidence: Evidence, first: Run, second: Run) -> str:
     if first.init != second.init:
         return "strangers"
     if first.init == "pretrained" and _brings_a_head(evidence.results.weights):
+        return "one network"
+    if have_one_best(evidence.results, first, second):
         return "one network"
     if first.seed != second.seed:
         return "cousins"

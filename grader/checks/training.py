@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterator
 from itertools import combinations
 from math import log
 
+from grader.checks.one_network import LEAST_RATE, epochs_in_common, hardly_moved, have_one_best
 from grader.evidence.gathered import Evidence
 from grader.evidence.telling import FEWEST_IMAGES, is_telling
 from grader.findings import Finding, Level, counted, from_problems
@@ -13,9 +14,6 @@ from grader.submission.split_rule import shares_of
 
 TIME_SLACK = 1.01  # seconds may be rounded
 RELATIVE = 1e-4  # rounding of losses near ties
-LEAST_RATE = 1e-5
-"""Below this peak, a step may be smaller than the rounding of float32 weights: two rates give one result."""
-
 FEWEST_EPOCHS_TO_COMPARE = 3  # with fewer, equal counts in two runs could be chance
 
 
@@ -196,11 +194,12 @@ def distinct_runs(evidence: Evidence) -> Finding:
     after any epoch (at peak rates of at least 0.00001), the validation or test loss_sum of any epoch, or all
     n_correct, if they differ in three or more epochs with incorrect predictions on validation or test; if
     there are predictions, no two runs share an nll column. Networks that are right and certain all have
-    losses of 0, so losses and predictions are compared only if they are of ten images or more and the sum is
-    at least 0.01 and no multiple of 1/4096. Runs that differ in their number of epochs alone are one network
-    until the warm-up ends, and may share losses and weights until then; after it their rates fall
-    differently. Nor are losses and predictions compared of runs with one start at rates below 0.00001, which
-    hardly move it. Independently trained networks differ in all of these.
+    losses of 0, so losses and predictions are compared only if they are of ten images or more and the sum
+    is at least 0.01 and no multiple of 1/4096. Runs that differ in their number of epochs alone are one
+    network until the warm-up ends, and may share losses and weights until then, and predictions if their
+    best epoch is one of these; after it their rates fall differently. Nor are losses and predictions
+    compared of runs with one start at rates below 0.00001, which hardly move it. Independently trained
+    networks differ in all of these.
 
     Source: a published homework that reports the same accuracy, 1054/1278, for three models.
     """
@@ -219,7 +218,8 @@ def distinct_runs(evidence: Evidence) -> Finding:
         columns: dict[bytes, Run] = {}
         for run, rows in evidence.rows(split):
             first = columns.setdefault(rows.nll.tobytes(), run)
-            is_own = first is run or _hardly_moved(first, run)
+            is_own = first is run or hardly_moved(first, run)
+            is_own = is_own or have_one_best(evidence.results, first, run)
             if not is_own and run.best is not None and is_telling(run.best.on(split)):
                 problems[f"{first.name} {run.name}"] = [
                     f"{run.name} has the same {split} losses as {first.name}."
@@ -228,29 +228,14 @@ def distinct_runs(evidence: Evidence) -> Finding:
     return from_problems(problems, level, f"No copies among {counted(len(runs), 'run')}.")
 
 
-def _hardly_moved(a: Run, b: Run) -> bool:
-    """Whether both runs end about where both began, however different the layers that they train."""
-    return a.initial_sha256 == b.initial_sha256 and max(a.learning_rate, b.learning_rate) < LEAST_RATE
-
-
 def _rightly_shared(results: Results, a: Run, b: Run) -> list[Hashable]:
-    """Losses and predictions that two honest runs may share."""
-    if _hardly_moved(a, b):
+    """Files, losses and weights that two honest runs may share."""
+    if hardly_moved(a, b):
         return [*_losses(a), *_curve(a)]
-    return _of_shared_warm_up(results, a, b)
-
-
-def _of_shared_warm_up(results: Results, a: Run, b: Run) -> list[Hashable]:
-    """Losses and weights that two runs may share: of epochs whose steps all had the same learning rates."""
-    alike = ("seed", "initial_sha256", "trained_groups", "learning_rate")
-    if any(getattr(a, name) != getattr(b, name) for name in alike) or a.budget.epochs == b.budget.epochs:
-        return []
-    # As training does it: if the warm-up would take more than half of the epochs, it takes half.
-    first, second = (min(results.recipe["warmup_epochs"], run.budget.epochs / 2) for run in (a, b))
-    n_shared = int(first) if first == second else 0
-    return [
-        mark for marks in (_losses, _weights) for mark in marks(a, n_shared) if mark in marks(b, n_shared)
-    ]
+    n = epochs_in_common(results, a, b)
+    marks = (_losses, _weights)
+    shared = [mark for of in marks for mark in of(a, n) if mark in of(b, n)]
+    return [*shared, *_predicted(a)] if have_one_best(results, a, b) else shared
 
 
 def _files(run: Run) -> list[Hashable]:
@@ -258,8 +243,15 @@ def _files(run: Run) -> list[Hashable]:
         return []
     predicted = {split: run.artifacts.predictions(split) for split in SPLITS}
     checkpoint = run.artifacts.checkpoint
-    telling = [file.sha256 for split, file in predicted.items() if is_telling(run.best.on(split))]
-    return [*(file.path for file in predicted.values()), checkpoint.path, checkpoint.sha256, *telling]
+    paths = (file.path for file in predicted.values())
+    return [*paths, checkpoint.path, checkpoint.sha256, *_predicted(run)]
+
+
+def _predicted(run: Run) -> list[Hashable]:
+    """SHA-256 of the files of predictions."""
+    if run.artifacts is None or run.best is None:
+        return []
+    return [run.artifacts.predictions(split).sha256 for split in SPLITS if is_telling(run.best.on(split))]
 
 
 def _losses(run: Run, most: int | None = None) -> list[Hashable]:

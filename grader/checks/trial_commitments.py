@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from math import log
 from types import SimpleNamespace
 
-from grader.checks.training import LEAST_RATE
+from grader.checks.one_network import LEAST_RATE
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
 from grader.submission import commitments

@@ -115,7 +115,9 @@ def evidence_of(path: Path) -> Evidence:
         data = {name: stored[name] for name in stored.files}
     runs, predictions = [], {}
     for i, (name, seed, init) in enumerate(zip(data["names"], data["seeds"], data["inits"], strict=True)):
-        run = SimpleNamespace(name=f"{name}-seed{seed}", variant=name, seed=int(seed), init=str(init), best=1)
+        run = SimpleNamespace(
+            name=f"{name}-seed{seed}", variant=name, seed=int(seed), init=str(init), best=1, best_epoch=None
+        )
         runs.append(run)
         for split in SPLITS:
             ids = tuple(f"{split}-{n}" for n in range(len(data[f"labels_{split}"])))
