@@ -138,7 +138,8 @@ def _end_told(reporter: Reporter, out: Path, parallel: str | None) -> Iterator[N
 
 
 def _end(status: str, code: int, out: Path, message: str | None = None) -> dict[str, Any]:
-    run = str(out) if os.path.exists(out) else None  # noqa: PTH110 - too long a name raises nothing; a refused job may have made none
+    made = os.path.exists(out)  # noqa: PTH110 - a refused job may have made none; too long a name raises nothing
+    run = str(out) if made else None
     return {"status": status, "exit_code": code, "run": run, "message": message}
 
 

@@ -96,9 +96,9 @@ def choose_run(
         raise RunFolderError(
             f"{folder.path} must hold a network that finished an epoch, but it holds none; train again."
         )
-    why = ""
+    why, best = "", None
     if variant is None:
-        variant, why = _advised(folder, usable)
+        variant, why, best = _advised(folder, usable)
     found = [run for run in usable if run.variant.casefold() == variant.casefold()]
     names = list(dict.fromkeys(run.variant for run in usable))
     require(bool(found), "variant", f"one of {listed(names)}", variant, names)
@@ -108,9 +108,12 @@ def choose_run(
         if not found:
             raise ConfigError(f"seed must be one of {seeds}, but {seed} was given.")
     run = max(found, key=_score)
-    # Where validation chose the variant, the same figure chose the seed: name it once.
-    by_score = len(found) > 1 and "validation" not in why
-    of = f", the seed of its highest validation accuracy ({_score(run):.1%})" if by_score else ""
+    of = ""
+    if best is not None:  # the same figure chose variant and seed, unless the caller named one: say it once
+        what = "this network" if best is run else f"its seed {best.seed}"
+        why += f", and {what} has the highest validation accuracy ({_score(best):.1%})"
+    elif len(found) > 1:
+        of = f", the seed of its highest validation accuracy ({_score(run):.1%})"
     chosen = f"Using {run.variant}, seed {run.seed}{of}{f': {why}' if why else ''}."
     return run, chosen if of or why else ""
 
@@ -119,20 +122,20 @@ def _score(run: Run) -> float:
     return run.best.val.accuracy if run.best else 0.0
 
 
-def _advised(folder: RunFolder, usable: list[Run]) -> tuple[str, str]:
-    """A variant, and why: the verdict favors it, or else it has the highest validation accuracy."""
+def _advised(folder: RunFolder, usable: list[Run]) -> tuple[str, str, Run | None]:
+    """A variant, and why: the verdict favors it, or else its run has the highest validation accuracy."""
     names = {run.variant for run in usable}
     if len(names) == 1:
-        return usable[0].variant, ""
+        return usable[0].variant, "", None
     if folder.grade.advised in names:
-        return folder.grade.advised, "the verdict favors it"
+        return folder.grade.advised, "the verdict favors it", None
     best = max(usable, key=_score)
     why = (
         "there is no verdict yet"
         if any(map(is_told_how_to_finish, folder.grade.problems))
         else "the verdict favors none"
     )
-    return best.variant, f"{why}, and this network has the highest validation accuracy ({_score(best):.1%})"
+    return best.variant, why, best
 
 
 def load_network(folder: RunFolder, artifact: Artifact, n_classes: int, device: torch.device) -> Network:

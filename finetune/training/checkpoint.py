@@ -90,9 +90,7 @@ class Checkpoints:
         self.stem = stem
         self.keeps_best = keeps_best
         self._bests: dict[str, int] = {}  # best epochs that the kept files refer to, by position
-        self._best: tuple[int, State] | None = (
-            None  # best epoch and its network, until the next file is written
-        )
+        self._best: tuple[int, State] | None = None  # best epoch and its network, until they are written
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 

@@ -87,17 +87,13 @@ def _spread(factors: Factors) -> float:
     return max(values) / min(values)
 
 
-def _usual(seconds: Sequence[float]) -> float:
-    return median(seconds)
-
-
 def _steady(seconds: Sequence[float]) -> float | None:
     """The least of several epochs, which no start of a program lengthens."""
     return min(seconds) if len(seconds) >= FEWEST_EPOCHS else None
 
 
 def _factors(
-    evidence: Evidence, of: Callable[[Sequence[float]], float | None] = _usual
+    evidence: Evidence, of: Callable[[Sequence[float]], float | None] = median
 ) -> dict[int, Factors]:
     """Recorded over replayed CPU time per epoch of each run of which both are known, by seed."""
     replayed = _replayed(evidence)

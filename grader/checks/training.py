@@ -218,9 +218,8 @@ def distinct_runs(evidence: Evidence) -> Finding:
         columns: dict[bytes, Run] = {}
         for run, rows in evidence.rows(split):
             first = columns.setdefault(rows.nll.tobytes(), run)
-            is_own = first is run or hardly_moved(first, run)
-            is_own = is_own or have_one_best(evidence.results, first, run)
-            if not is_own and run.best is not None and is_telling(run.best.on(split)):
+            may_share = hardly_moved(first, run) or have_one_best(evidence.results, first, run)
+            if first is not run and not may_share and run.best is not None and is_telling(run.best.on(split)):
                 problems[f"{first.name} {run.name}"] = [
                     f"{run.name} has the same {split} losses as {first.name}."
                 ]

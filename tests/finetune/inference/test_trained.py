@@ -62,6 +62,9 @@ def test_one_figure_chooses_variant_and_seed_without_advice(
         f"Using {run.variant}, seed {run.seed}: the verdict favors none, and this network has the "
         f"highest validation accuracy ({run.best.val.accuracy:.1%})."
     )
+    named, why = choose_run(folder, dataclasses.replace(results, runs=runs), seed=1)
+    assert (named.variant, named.seed) == (run.variant, 1)
+    assert f", seed 1: the verdict favors none, and its seed {run.seed} has the highest" in why
 
 
 def test_the_best_seed_is_used_unless_one_is_named(photos_run: tuple[Path, Path]) -> None:
