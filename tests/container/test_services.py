@@ -131,6 +131,7 @@ class TestStop:
 
     # Long enough that no machine has trained it before the signal arrives: an epoch takes a fifth of a second or more.
     EPOCHS = 50
+    FIRST, LAST = f"C  1/{EPOCHS} ", f"C {EPOCHS}/{EPOCHS} "
     ARGUMENTS = ("--preset", "smoke", "--variants", "c", "--epochs", str(EPOCHS))
 
     def start(self, project: Project, name: str, out: str) -> None:
@@ -151,17 +152,18 @@ class TestStop:
     def test_in_mid_epoch_leaves_a_run_that_resumes(self, project: Project, name: str) -> None:
         self.start(project, name, "runs/stopped")
         try:
-            follow_until(name, f"C 1/{self.EPOCHS}")
+            follow_until(name, self.FIRST)
             code, log = self.stop(name)
         finally:
             docker("rm", "--force", name)
         assert code == 143, log
-        assert f"C {self.EPOCHS}/{self.EPOCHS}" not in log
+        assert self.LAST not in log
         assert "--resume runs/stopped" in log
 
         resumed = project.service("train-cpu", "--resume", "runs/stopped")
         assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-        assert f"C 1/{self.EPOCHS}" not in resumed.stdout
+        assert self.FIRST not in resumed.stdout
+        assert self.LAST in resumed.stdout
         (run,) = json.loads((project.runs / "stopped" / "results.json").read_text("utf-8"))["runs"]
         assert run["status"] == "completed"
         assert [epoch["epoch"] for epoch in run["epochs"]] == list(range(1, self.EPOCHS + 1))
