@@ -28,10 +28,11 @@ def replay_agrees(evidence: Evidence) -> Finding:
     such a number by more than 4 times that square root; for a run from random weights, in which rounding
     grows fast, if the training loss differs by more than 25%; for epochs after one that did not agree bit for
     bit, if it differs by more than 100%. It also disagrees if it has the recorded weights, but gives other
-    figures with them: losses that differ by more than 0.1%, or more than 2 correct predictions. Shares are of
-    the smaller loss. Otherwise it is inconclusive. A trial that is recorded as diverged where training again
-    gives a finite loss is inconclusive, and disagrees if the mean loss is below ln K. A trial at a rate above
-    0.02, for which nothing was measured, disagrees only on the machine and with the libraries that the
+    figures with them: losses that differ by more than 0.1%, or more than 2 correct predictions; or if it
+    agrees bit for bit, and the weights have moved, although the results name another kind of device. Shares
+    are of the smaller loss. Otherwise it is inconclusive. A trial that is recorded as diverged where training
+    again gives a finite loss is inconclusive, and disagrees if the mean loss is below ln K. A trial at a rate
+    above 0.02, for which nothing was measured, disagrees only on the machine and with the libraries that the
     results name. A start must have the recorded hash; one from random weights, on the same kind of machine
     and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. On the machine and with the
     libraries that the run names, an honest epoch agrees bit for bit, so that close ones are inconclusive, and
@@ -87,9 +88,23 @@ def _compare_all(evidence: Evidence, found: Replay) -> tuple[dict[str, list[str]
                 outcome, problem = Outcome.UNCLEAR, ""
             if outcome is Outcome.CLOSE and is_here(evidence):
                 outcome = Outcome.UNCLEAR  # bit for bit, or it was trained elsewhere
+            if outcome is Outcome.IDENTICAL and again["weights_sha256"] != run.initial_sha256:
+                problem = _device_problem(evidence)
             counts[outcome] += 1
             item.extend([f"{run.name}, epoch {again['epoch']}: {problem}"] if problem else [])
     return problems, counts
+
+
+def _device_problem(evidence: Evidence) -> str:
+    """What is wrong with a network that training again gave bit for bit."""
+    here = ((evidence.replay and evidence.replay.environment) or {}).get("device")
+    there = evidence.results.device
+    if here is None or here == there:
+        return ""
+    return (
+        f"the results name the device {there}, but training again on {here} gives the recorded weights bit "
+        "for bit, which the sums of another kind of device never do."
+    )
 
 
 def _unclear_here(evidence: Evidence) -> str:
@@ -108,6 +123,14 @@ def is_here(evidence: Evidence) -> bool:
     here = (found and found.environment) or {}
     same = all(here.get(name) == there[name] for name in SAME_RESULT) and there["device"] == "cpu"
     return same and found is not None and found.precision == evidence.results.precision
+
+
+def is_bit_identical(evidence: Evidence) -> bool:
+    """Whether every epoch that was trained again agrees bit for bit, as the same instructions round."""
+    if evidence.replay is None:
+        return False
+    _, counts = _compare_all(evidence, evidence.replay)
+    return 0 < counts[Outcome.IDENTICAL] == sum(counts.values())
 
 
 def _start_problems(evidence: Evidence, run: Recorded, passage: Passage) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from statistics import median
 
-from grader.checks.replay import is_here
+from grader.checks.replay import is_bit_identical, is_here
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, from_problems, not_checked
 from grader.submission.record import Results, Run
@@ -16,8 +16,8 @@ results name, and which no load explains: a program on the core's other hardware
 lengthens its CPU time by half, one that takes turns by a tenth (docs/detection.md)."""
 
 NEAR_ELSEWHERE = 2.5
-"""The same on another processor, with other threads or another precision, where the ratio itself differs: by
-1.6 between AVX-512 and AVX2. There, nothing fails."""
+"""The same where another processor, or other threads or precision, give other bits, so that the ratio itself
+differs: by 1.6 between AVX-512 and AVX2. There, nothing fails."""
 
 FEWEST_EPOCHS = 2
 """Epochs after the first one that failing takes: the start of a program costs CPU time once, which was 0.4
@@ -37,10 +37,10 @@ def times_replayed(evidence: Evidence) -> Finding:
     there is time. Runs of a seed have the same value but for chance and load, however fast the machine is.
     Holds if the largest of a seed is at most 1.3 times the smallest, fails if it is over 2 times with one
     thread, also by the least recorded time of each run, and two runs so far apart have at least two epochs
-    after the first; otherwise inconclusive. On another kind of machine than the results name, it holds up to
-    2.5 times and is inconclusive above. Where the features of frozen layers are cached, only epochs that find
-    them in memory count. Of CPUs alone: the CPU time says nothing about a GPU's. Fails only beyond what other
-    programs can do to CPU times.
+    after the first; otherwise inconclusive. On another kind of machine than the results name, nothing fails;
+    there it holds up to 2.5 times unless every epoch agrees bit for bit, and is inconclusive above. Where the
+    features of frozen layers are cached, only epochs that find them in memory count. Of CPUs alone: the CPU
+    time says nothing about a GPU's. Fails only beyond what other programs can do to CPU times.
 
     Source: `finetune replay`, run by the grader; tolerances measured in docs/detection.md.
     """
@@ -52,8 +52,9 @@ def times_replayed(evidence: Evidence) -> Finding:
     if not seeds:
         why = "Requires recorded CPU times of two variants, of which epochs were trained again on a CPU."
         return not_checked(why, Level.REPLAY)
-    near, far = (NEAR, FAR) if is_here(evidence) else (NEAR_ELSEWHERE, inf)
-    far = far if evidence.results.environment["threads"] == 1 else inf  # threads that wait spend CPU time
+    near = _near(evidence)
+    # Threads that wait for one another spend CPU time, too.
+    far = FAR if is_here(evidence) and evidence.results.environment["threads"] == 1 else inf
     spreads = {seed: _spread(found) for seed, found in seeds.items()}
     steady = {seed: _spread(found) for seed, found in _factors(evidence, _steady).items()}
     worst = max(spreads, key=lambda seed: spreads[seed])
@@ -77,9 +78,14 @@ def dispute(evidence: Evidence, *variants: str) -> str:
     """What training again says against the recorded times of two variants; empty if nothing."""
     for factors in _factors(evidence).values():
         found = [(run, factor) for run, factor in factors if run.variant in variants]
-        if len(found) > 1 and _spread(found) > (NEAR if is_here(evidence) else NEAR_ELSEWHERE):
+        if len(found) > 1 and _spread(found) > _near(evidence):
             return _said(evidence, found)
     return ""
+
+
+def _near(evidence: Evidence) -> float:
+    """Up to which factor times agree; equal bits take equal instructions, whatever a processor is called."""
+    return NEAR if is_here(evidence) or is_bit_identical(evidence) else NEAR_ELSEWHERE
 
 
 def _spread(factors: Factors) -> float:

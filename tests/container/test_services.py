@@ -129,7 +129,7 @@ def test_released_images_are_named_by_variables(project: Project) -> None:
 class TestStop:
     """`docker stop` is what an operator, a reboot and Kubernetes do."""
 
-    # Long enough that no machine has trained it before the signal arrives: an epoch takes a fifth of a second or more.
+    # So many that no machine has ended before the signal arrives: an epoch takes a fifth of a second or more.
     EPOCHS = 50
     FIRST, LAST = f"C  1/{EPOCHS} ", f"C {EPOCHS}/{EPOCHS} "
     ARGUMENTS = ("--preset", "smoke", "--variants", "c", "--epochs", str(EPOCHS))

@@ -64,6 +64,16 @@ def replayed(forger: Forger, tmp_path: Path) -> Judged:
     return run
 
 
+def other_bits(evidence: Evidence) -> Evidence:
+    """The same, as if training again had rounded otherwise."""
+    assert evidence.replay is not None
+    passages = [
+        replace(passage, epochs=[{**epoch, "weights_sha256": "0" * 64} for epoch in passage.epochs])
+        for passage in evidence.replay.passages
+    ]
+    return replace(evidence, replay=replace(evidence.replay, passages=passages))
+
+
 def test_honest_times(replayed: Judged, policy: Policy) -> None:
     found = times_replayed(replayed())
     assert (found.status, found.held, found.judged) == (Status.HOLDS, 1, 1)
@@ -104,7 +114,17 @@ def test_another_machine_has_another_ratio(
     forger: Forger, replayed: Judged, factor: float, status: Status
 ) -> None:
     shorten(forger.run("C"), factor)
-    assert times_replayed(replayed(device_name="another")).status is status
+    assert times_replayed(other_bits(replayed(device_name="another"))).status is status
+
+
+def test_equal_bits_need_equal_instructions_whatever_the_processor_is_called(
+    forger: Forger, replayed: Judged
+) -> None:
+    shorten(forger.run("C"), 0.5)
+    evidence = replayed(device_name="another")
+    assert times_replayed(evidence).status is Status.INCONCLUSIVE
+    assert c_faster(evidence).status is Status.INCONCLUSIVE
+    assert c_faster(other_bits(evidence)).status is Status.HOLDS
 
 
 def test_threads_that_wait_spend_time_too(forger: Forger, replayed: Judged) -> None:

@@ -213,6 +213,26 @@ def test_a_pretrained_start_counts_everywhere(replayed: Replayed) -> None:
     assert (found.status, found.held, found.judged) == (Status.FAILS, 1, 3)
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_what_one_kind_of_device_gives_bit_for_bit_was_not_trained_on_another(
+    forger: Forger, replayed: Replayed, device: str
+) -> None:
+    forger.doc["environment"]["device"] = device
+    forger.save()
+    found = agrees(replayed("document['environment'] |= {'device': 'cpu'}"))
+    assert found.status is Status.FAILS
+    assert f"the results name the device {device}, but training again on cpu" in str(found)
+
+
+def test_weights_that_never_moved_are_the_same_on_every_device(forger: Forger, replayed: Replayed) -> None:
+    forger.doc["environment"]["device"] = "cuda"
+    for run in forger.doc["runs"]:
+        for epoch in run["epochs"]:
+            epoch["weights_sha256"] = run["initial_sha256"]
+    forger.save()
+    assert agrees(replayed("document['environment'] |= {'device': 'cpu'}")).status is Status.HOLDS
+
+
 def test_training_that_diverges(replayed: Replayed) -> None:
     assert "gave no finite loss" in agrees(replayed("passages[0]['epochs'] = []")).summary
 
