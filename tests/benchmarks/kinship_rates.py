@@ -1,7 +1,8 @@
 """False alarms and detection by kinship, from the runs that `tests.benchmarks.kinships` trained.
 
-python -m tests.benchmarks.kinship_rates FOLDER
+    python -m tests.benchmarks.kinship_rates FOLDER [RUN...]
 
+Copies are those of competent networks, because networks at chance are not compared.
 """
 
 from __future__ import annotations
@@ -130,23 +131,24 @@ def main() -> None:
         )
         for pair in pairs:
             by_kinship[pair.kinship].append(pair)
-        size = "over 500 images" if n_images > 400 else "153 to 160 images"
+        size = f"{'over' if n_images > 400 else 'under'} 400 images"
         for run in evidence.chosen if pairs else ():
             for kind, jitter in product(KINDS, (None, *JITTERS)):
                 found = list(_pairs(with_copy(evidence, run, kind, jitter, rng)))
-                if found and (found[0].competent or jitter is not None):
+                if found and (found[0].competent if jitter is None else found[0].one_competent):
                     little, much = alarms(found)
                     caught[size, kind, jitter].append(bool(little if jitter is None else much))
     print(f"\n{runs} runs\n")  # noqa: T201
     for kind, pairs in sorted(by_kinship.items()):
         little, much = alarms(pairs)
         competent = [p for p in pairs if p.competent]
+        judged = [p for p in pairs if p.one_competent]
         print(  # noqa: T201
-            f"{kind}: {len(pairs)} pairs, {len(competent)} competent; "
+            f"{kind}: {len(pairs)} pairs, {len(judged)} with a competent network, {len(competent)} of two; "
             f"rho {min((p.correlation for p in competent), default=0):.3f} "
             f"(upper limit {min((p.at_most for p in competent), default=0):.3f}), "
-            f"robust {max(p.robust for p in pairs):.4f} (lower limit "
-            f"{max(p.robust_at_least for p in pairs):.4f}); alarms {len(little)}, {len(much)}"
+            f"robust {max((p.robust for p in judged), default=0):.3f} (lower limit "
+            f"{max((p.robust_at_least for p in judged), default=0):.3f}); alarms {len(little)}, {len(much)}"
         )
     for (size, kind, jitter), found in caught.items():
         how = "dealt at random" if jitter is None else f"copied with a jitter of {jitter:.0%}"

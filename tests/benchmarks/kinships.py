@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -86,12 +87,11 @@ def train(options: Mapping[str, Any], path: Path) -> None:
     for seed in config.seed_list:
         for variant in config.variants:
             rate = variant.lr or config.recipe.lr
+            recipe = replace(config.recipe, epochs=config.epochs_of(variant))
             network, _, _ = begin(prepared, variant, seed, rate)
             network.to(memory_format=torch.channels_last)
-            prefix = FrozenPrefix(network, config.recipe, config.precision)
-            trainer = Trainer(
-                network, prepared.images, config.recipe, prefix, peak=rate, seed=seed, workers=1
-            )
+            prefix = FrozenPrefix(network, recipe, config.precision)
+            trainer = Trainer(network, prepared.images, recipe, prefix, peak=rate, seed=seed, workers=1)
             trained = trainer.run(lambda _: None)
             if trained.best_predictions is None:
                 continue

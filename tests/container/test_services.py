@@ -130,7 +130,7 @@ class TestStop:
     """`docker stop` is what an operator, a reboot and Kubernetes do."""
 
     # So many that no machine has ended before the signal arrives: an epoch takes a fifth of a second or more.
-    EPOCHS = 50
+    EPOCHS = 24
     FIRST, LAST = f"C  1/{EPOCHS} ", f"C {EPOCHS}/{EPOCHS} "
     ARGUMENTS = ("--preset", "smoke", "--variants", "c", "--epochs", str(EPOCHS))
 
