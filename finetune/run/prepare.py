@@ -118,6 +118,7 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
         ModuleNotFoundError: an extra that a tracker needs is not installed.
     """
     require_trackers(config.track)
+    others = host.OtherPrograms()
     device = environment.choose_device(config.device)
     precision = choose_precision(config.precision, device, config.recipe.image_size)
     config = dataclasses.replace(config, precision=precision)
@@ -135,6 +136,9 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
         split = split_dataset(config, workers)
         weights = _weights(config, found_weights, len(split.dataset.classes), reporter)
         split, sources, seconds = prepare_images(config, split, reporter, workers, device)
+    crowded = host.crowded_line(threads, others.free_cores()) if device.type == "cpu" else None
+    if crowded and world.local_size == 1:  # else the others are this job's own processes
+        reporter.say(crowded)
     if config.tune:  # where each seed has its own split, `heldout` stays: validation images are there, too
         sources.pop("test", None)
     splits, of_first = split.of_seed(config.seed, sources, workers)

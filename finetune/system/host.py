@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 PLENTY_BYTES = 8 << 30
 """Free memory from which freed blocks are kept: with ResNet-18 at 224 pixels in batches of 64, the process
 then holds 4.4 GB instead of 3.5 GB."""
+
+CROWDED_CORES = 0.4
+"""Cores that other programs may use of those that threads need, before it is said."""
 
 THREADS_MAX = 1024
 """OpenMP aborts the process if it cannot start as many threads as it is asked for."""
@@ -134,6 +138,41 @@ def check_writable(folder: Path, purpose: str, needed_bytes: int = 0) -> None:
             f"The {purpose} {folder} needs {sized(needed_bytes)} of disk space, but its volume has "
             f"{sized(free)} free; free disk space or choose a folder on another volume."
         )
+
+
+class OtherPrograms:
+    """What other programs leave of the machine's cores, from now on."""
+
+    def __init__(self) -> None:
+        self._since, self._before = time.perf_counter(), _seconds_of_others()
+
+    def free_cores(self) -> float:
+        """Cores that no other program used, on average since this object was made."""
+        seconds = max(1e-9, time.perf_counter() - self._since)
+        return (os.cpu_count() or 1) - (_seconds_of_others() - self._before) / seconds
+
+
+def _seconds_of_others() -> float:
+    """CPU time that everything but this process has taken since the machine started."""
+    machine: dict[str, float] = psutil.cpu_times()._asdict()
+    own = psutil.Process().cpu_times()
+    apart = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in `user`, too
+    return sum(seconds for name, seconds in machine.items() if name not in apart) - own.user - own.system
+
+
+def crowded_line(threads: int, free_cores: float) -> str | None:
+    """Advice if there are more threads than free cores; None if there is room.
+
+    oneDNN's threads spin while they wait for one another in the backward pass. If another program has the
+    core of one of them, all wait for its time slice, hundreds of times per step.
+    """
+    if threads == 1 or free_cores > threads - CROWDED_CORES:
+        return None
+    return (
+        f"Other programs leave {max(0.0, free_cores):.1f} of {os.cpu_count()} cores free. In every step the "
+        f"{threads} threads wait for one another, so training may take several times as long; try --threads "
+        f"{max(1, int(free_cores + CROWDED_CORES))}."
+    )
 
 
 def startup_line(environment: Mapping[str, Any], gpu_memory: tuple[int, int] | None = None) -> str:

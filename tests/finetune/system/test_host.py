@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import stat
+import subprocess
+import sys
 import types
 from pathlib import Path
 
+import psutil
 import pytest
 
 from finetune.errors import ConfigError, RunFolderError
@@ -175,6 +178,37 @@ ENVIRONMENT = {
     "threads": 2,
     "cuda": None,
 }
+
+
+class TestOtherPrograms:
+    def test_a_busy_program_takes_a_core(self) -> None:
+        others = host.OtherPrograms()
+        loop = "import time\nend = time.time() + 1\nwhile time.time() < end: pass"
+        subprocess.run([sys.executable, "-c", loop], check=True)
+        assert others.free_cores() < (os.cpu_count() or 1) - 0.3
+
+    def test_own_work_and_waiting_for_disks_count_for_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        nothing = psutil.cpu_times()._replace(**dict.fromkeys(psutil.cpu_times()._fields, 0.0))
+
+        def at(clock: float, user: float, iowait: float, own: float) -> None:
+            machine = nothing._replace(user=user, idle=99 * clock, iowait=iowait)
+            process = types.SimpleNamespace(cpu_times=lambda: types.SimpleNamespace(user=own, system=0.0))
+            monkeypatch.setattr(host.time, "perf_counter", lambda: clock)
+            monkeypatch.setattr(host.psutil, "cpu_times", lambda: machine)
+            monkeypatch.setattr(host.psutil, "Process", lambda: process)
+
+        at(clock=0, user=10, iowait=0, own=5)
+        others = host.OtherPrograms()
+        at(clock=2, user=13, iowait=1, own=6)
+        assert others.free_cores() == (os.cpu_count() or 1) - 1
+
+    @pytest.mark.parametrize(
+        ("threads", "free", "advised"),
+        [(1, 0.0, None), (2, 1.9, None), (2, 1.2, 1), (2, 0.0, 1), (4, 3.2, 3), (4, 2.7, 3), (4, 3.8, None)],
+    )
+    def test_more_threads_than_free_cores(self, threads: int, free: float, advised: int | None) -> None:
+        line = host.crowded_line(threads, free)
+        assert (line is None) if advised is None else (line or "").endswith(f"try --threads {advised}.")
 
 
 class TestStartupLine:
