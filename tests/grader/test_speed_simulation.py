@@ -120,6 +120,6 @@ def test_a_faster_c(jobs: int, n_seeds: int, ratio: float) -> None:
     for load in LOADS:
         found = shares(jobs, load, n_seeds, ratio)
         print(f"{ratio}, {load}, {n_seeds} seeds: faster {found[Status.HOLDS]:.3f}")  # noqa: T201
-        assert found[Status.FAILS] == 0
+        assert found[Status.FAILS] <= at_most(0.002, jobs)
         if load == "nobody else":
             assert found[Status.HOLDS] >= (0.99 if ratio < 0.7 else 0)

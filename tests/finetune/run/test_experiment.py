@@ -512,6 +512,7 @@ class TestIdentity:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.usefixtures("saved_after_each_epoch")
 class TestCrash:
     """Killed for good, in a process of its own that is forked where everything is loaded."""
 
