@@ -145,9 +145,14 @@ class Results:
     tuning: Tuning | None
     runs: tuple[Run, ...]
 
+    @property
+    def completed(self) -> list[Run]:
+        """The runs that were completed, in file order."""
+        return [run for run in self.runs if run.status == "completed"]
+
     def of(self, variant: str) -> Iterator[Run]:
         """The completed runs of one variant that have a best epoch, in file order."""
-        return (r for r in self.runs if r.variant == variant and r.status == "completed" and r.best)
+        return (run for run in self.completed if run.variant == variant and run.best)
 
     def variant(self, name: str) -> VariantConfig | None:
         """The configured variant of that name."""
