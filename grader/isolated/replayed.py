@@ -7,7 +7,8 @@ from math import log
 from typing import Any
 
 from grader.isolated.replay import Passage
-from grader.submission.record import SPLITS, Metrics, Results
+from grader.submission.parts import Metrics
+from grader.submission.record import SPLITS, Results
 
 CLOSE = 0.003
 """Difference of a replayed epoch's training loss up to which rounding explains it, relative to the loss and
