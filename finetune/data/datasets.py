@@ -16,6 +16,7 @@ from finetune.data.imagefolder import find_images
 from finetune.errors import DataError, counted
 from finetune.system.download import downloading
 from finetune.system.host import check_writable
+from grader.reading.truth import FLOWERS_FOLDER
 
 SPLIT_NAMES = ("train", "val", "test")
 
@@ -115,12 +116,13 @@ def _flowers102(root: Path) -> Dataset:
     """8,189 photos of 102 flowers, officially 1,020 / 1,020 / 6,149 (Nilsback and Zisserman 2008)."""
     from torchvision.datasets import Flowers102  # takes seconds, with torch, and no other data set needs it
 
-    if not (root / "flowers-102" / "jpg").is_dir():
+    folder = root / FLOWERS_FOLDER
+    if not (folder / "jpg").is_dir():
         check_writable(root, "data root", FLOWERS102_BYTES)
     started = time.perf_counter()
     with downloading(
-        f"Oxford Flowers-102 (not found in {root / 'flowers-102'})",
-        f"Connect to the internet and try again, copy the folder flowers-102 to {root}, "
+        f"Oxford Flowers-102 (not found in {folder})",
+        f"Connect to the internet and try again, copy the folder {FLOWERS_FOLDER} to {root}, "
         "choose another folder with --data-root, or use --dataset digits, which needs no download.",
         DataError,
     ):

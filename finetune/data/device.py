@@ -15,6 +15,15 @@ import torch
 from finetune.data.augment import Index, Plan
 from finetune.data.sources import WHOLE
 from finetune.data.store import StoredImages, equally_sized
+from finetune.system.host import available_memory_bytes
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Memory that can still be allocated where a device computes: the GPU's with CUDA, else the machine's."""
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+    return available_memory_bytes()
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 from finetune.config.experiment import ExperimentConfig
 from finetune.data.cache import cache_limit, discard, entries, evict, obtain
 from finetune.data.datasets import SPLIT_NAMES
-from finetune.data.device import DeviceImages
+from finetune.data.device import DeviceImages, free_memory_bytes
 from finetune.data.near_duplicates import tell, with_near_duplicates
 from finetune.data.perceptual import Hashes
 from finetune.data.sources import ImageSource
@@ -193,7 +193,7 @@ def _placed(
     n_bytes = sum(s.pixels.nbytes for s in stored.values())
     on_gpu = config.store == "device"
     if config.store == "auto" and device.type == "cuda":
-        on_gpu = n_bytes * GPU_FRACTION < torch.cuda.mem_get_info(device)[0]
+        on_gpu = n_bytes * GPU_FRACTION < free_memory_bytes(device)
     size = f"decoded: {sized(n_bytes)}"
     if on_gpu:
         return {name: DeviceImages(s, device) for name, s in stored.items()}, f"{size} on the GPU"

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 import safetensors.torch
 
@@ -33,7 +32,8 @@ from finetune.training.checkpoint import load_state
 from finetune.training.record import Epoch, Training, best_epoch
 from finetune.training.trainer import Trainer
 from grader.findings import rate_text
-from grader.submission.record import results_from, run_name
+from grader.submission.load import Submission
+from grader.submission.record import Results, run_name
 
 MOST_THREADS_PER_CORE = 4
 """The recorded threads round as the run did, even with fewer cores; a claim of a million would never end."""
@@ -77,13 +77,14 @@ def replay_run(
         FinetuneError: no results, other images or weights than the run's, or a state that does not fit.
     """
     folder = RunFolder(run)
-    document = cast("Json", folder.read())
+    submission = folder.submission()
+    document = submission.document
     runs = {run_name(entry["variant"], entry["seed"]): entry for entry in document["runs"]}
     tried = {index: document["tuning"]["trials"][index] for index, _ in trials}
     names = {runs[name]["variant"] for name, _, _ in passages} | {t["variant"] for t in tried.values()}
-    config = _config(folder, document, names, dataset, data_root, weights, device)
+    config = _config(folder, submission, names, dataset, data_root, weights, device)
     prepared = prepare(config, reporter, SingleProcess())
-    _require_same(document, prepared)
+    _require_same(submission.results, prepared)
     budget = Budget(seconds)
     found: list[Json] = []
     omitted: list[Json] = []
@@ -119,7 +120,7 @@ def _trained(
 
 def _config(
     folder: RunFolder,
-    document: Json,
+    submission: Submission,
     names: Collection[str],
     dataset: str | None,
     data_root: str | None,
@@ -131,7 +132,7 @@ def _config(
     Raises:
         ConfigError: the run cannot be replayed, or needs an option.
     """
-    results = results_from(document)
+    results = submission.results
     if results.processes > 1:
         raise ConfigError(
             "Only a run in which one process trained each network can be replayed, but here "
@@ -150,7 +151,7 @@ def _config(
             "Only a run whose start follows from its seed and the weights can be replayed, but the head of "
             f"{headed} comes from another variant; replay another run."
         )
-    config = recorded_config(folder, results, document["config"], dataset, data_root)
+    config = recorded_config(folder, results, submission.document["config"], dataset, data_root)
     target = environment.choose_device(device)
     return dataclasses.replace(
         config,
@@ -163,14 +164,15 @@ def _config(
     )
 
 
-def _require_same(document: Json, prepared: Prepared) -> None:
+def _require_same(results: Results, prepared: Prepared) -> None:
     """Check that images and weights are the run's.
 
     Raises:
         DataError: they are not.
     """
-    require_same_images(prepared.split, results_from(document), SPLIT_NAMES)
-    if prepared.weights and prepared.weights.sha256 != document["weights"]["sha256"]:
+    require_same_images(prepared.split, results, SPLIT_NAMES)
+    recorded = results.weights and results.weights["sha256"]
+    if prepared.weights and prepared.weights.sha256 != recorded:
         raise DataError(
             "The pretrained weights must be those of the run, but they have another SHA-256 than the results "
             "record; name the right ones with --weights."
@@ -286,7 +288,5 @@ def _restore(trainer: Trainer, folder: RunFolder, entry: Json, epoch: int) -> No
             f"{artifact['path']} must hold the network after epoch {epoch}, but its hash is not the one that "
             "the results record for that epoch."
         )
-    steps = epoch * trainer.steps_per_epoch
-    trainer.resume(
-        Training(epochs=epochs, steps=steps, images=steps, best_epoch=best_epoch(epochs), stream_sha256="")
-    )
+    steps, images = epoch * trainer.steps_per_epoch, epoch * len(trainer.images.train)
+    trainer.resume(Training(epochs=epochs, steps=steps, images=images, best_epoch=best_epoch(epochs)))

@@ -16,7 +16,7 @@ from finetune.report.settings import SPLITS
 from grader.checks.compare import PAIRS, Comparison, compare
 from grader.findings import in_points, limits_in_points, rate_text
 from grader.statistics.proportions import Interval
-from grader.submission.record import Metrics
+from grader.submission.parts import Metrics
 from grader.submission.trials import label
 
 MOST_MARKERS = 12

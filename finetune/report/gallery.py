@@ -20,6 +20,7 @@ from finetune.data.datasets import Sample, load_dataset
 from finetune.data.decode import UNREADABLE, open_image
 from finetune.errors import ConfigError
 from finetune.report.judged import JudgedRun
+from grader.reading.truth import FLOWERS_FOLDER
 from grader.submission.predictions import Predictions
 
 MOST_PHOTOS = 12
@@ -144,7 +145,7 @@ class Thumbnails:
             return self._digits.get(sample_id)
         root = Path(path)
         if kind == "flowers102":
-            root, sample_id = Path(config.data_root) / "flowers-102" / "jpg", f"{sample_id}.jpg"
+            root, sample_id = Path(config.data_root) / FLOWERS_FOLDER / "jpg", f"{sample_id}.jpg"
         below = PurePosixPath(sample_id)
         return None if below.is_absolute() or ".." in below.parts else root / below
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune import __version__
 from finetune.errors import counted, listed, sized
+from grader.reading.truth import FLOWERS_FOLDER
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "click", "rich")
 FOR_DEVELOPERS = ("dev", "docs")
@@ -104,7 +105,7 @@ def _file(name: str, path: Path) -> Json:
 
 
 def _datasets(data_root: Path) -> list[Json]:
-    flowers = data_root / "flowers-102"
+    flowers = data_root / FLOWERS_FOLDER
     return [
         {"name": "digits", "path": None, "found": _version("scikit-learn") is not None},
         {"name": "flowers102", "path": str(flowers), "found": (flowers / "jpg").is_dir()},

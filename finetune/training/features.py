@@ -14,11 +14,10 @@ import torch
 
 from finetune.config.experiment import Recipe
 from finetune.data.augment import Index, Plan, Views
-from finetune.data.device import to_device
+from finetune.data.device import free_memory_bytes, to_device
 from finetune.data.sources import ImageSource
 from finetune.data.store import allocate
 from finetune.network.network import Network
-from finetune.system.host import available_memory_bytes
 from finetune.training.evaluate import normalized
 from finetune.training.precision import mixed
 from finetune.training.requirements import evaluation_batch_size
@@ -161,11 +160,7 @@ class FrozenPrefix:
 
 def cacheable_bytes(device: torch.device) -> int:
     """Memory that cached features may take on a device."""
-    if device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = available_memory_bytes()
-    return free // MEMORY_FRACTION
+    return free_memory_bytes(device) // MEMORY_FRACTION
 
 
 def _empty_features(n: int, like: torch.Tensor) -> torch.Tensor:

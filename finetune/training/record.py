@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from grader.submission.record import Metrics as Metrics
+from grader.submission.parts import Metrics as Metrics
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from finetune.config.experiment import Recipe, Variant
+from finetune.data.device import free_memory_bytes
 from finetune.errors import ConfigError, OutOfMemory, sized
 from finetune.network.resnet18 import ONE_PIXEL_AT_THE_END, resnet18
-from finetune.system.host import available_memory_bytes
 
 EVALUATED_AT_ONCE = 256
 """On a GPU, a batch size that evaluation does not exceed for the sake of speed."""
@@ -61,10 +61,8 @@ def require_memory(
         OutOfMemory: the tensors saved for the backward pass alone need more than the free memory.
     """
     per_image = saved_bytes(variant, recipe.image_size) // (2 if precision == "bf16" else 1)
-    if device.type == "cuda":
-        free, in_memory = torch.cuda.mem_get_info(device)[0], -(-recipe.batch_size // processes)
-    else:
-        free, in_memory = available_memory_bytes(), recipe.batch_size
+    free = free_memory_bytes(device)
+    in_memory = -(-recipe.batch_size // processes) if device.type == "cuda" else recipe.batch_size
     if per_image * in_memory > free:
         fitting = free // per_image * (recipe.batch_size // in_memory)
         advice = f"--batch-size {fitting} or less, or " if fitting > 0 else ""
@@ -101,7 +99,7 @@ def require_memory_to_evaluate(recipe: Recipe, n_images: int, precision: str, de
     values = 3 + 64 / 4  # per pixel: the normalized image, and 64 channels of half its height and width
     n_bytes = min(evaluation_batch_size(recipe, device), n_images) * recipe.image_size**2 * (3 + values * 4)
     n_bytes /= 2 if precision == "bf16" else 1
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory_bytes()
+    free = free_memory_bytes(device)
     if n_bytes > free:
         raise OutOfMemory(
             f"Batches of {recipe.batch_size:,} images of {recipe.image_size:,} pixels, as recorded, "

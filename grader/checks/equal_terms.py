@@ -20,9 +20,7 @@ def equal_budget(evidence: Evidence) -> Finding:
     results = evidence.results
     problems: dict[str, list[str]] = {}
     summaries: dict[str, list[str]] = {}
-    for run in results.runs:
-        if run.status != "completed":
-            continue
+    for run in results.completed:
         budget, n_epochs = run.budget, results.epochs_of(run.variant)
         n_train = results.splits_of(run.seed)["train"].n_samples
         steps, images = n_epochs * -(-n_train // results.batch_size), n_epochs * n_train
@@ -51,10 +49,9 @@ def same_stream(evidence: Evidence) -> Finding:
 
     Source: the results schema.
     """
-    runs = [run for run in evidence.results.runs if run.status == "completed"]
     epochs_of = evidence.results.epochs_of
     problems = _shared_problems(
-        runs,
+        evidence.results.completed,
         lambda run: run.budget.stream_sha256,
         "training images",
         True,
@@ -72,7 +69,7 @@ def same_start(evidence: Evidence) -> Finding:
 
     Source: the results schema.
     """
-    runs = [run for run in evidence.results.runs if run.status == "completed"]
+    runs = evidence.results.completed
     random = {run.initial_sha256: run.name for run in runs if run.init == "random"}
     heads = {variant.name for variant in evidence.results.variants if variant.head is not None}
     found = _shared_problems(
@@ -106,7 +103,7 @@ def same_schedule(evidence: Evidence) -> Finding:
 
     Source: the results schema.
     """
-    runs = [run for run in evidence.results.runs if run.status == "completed" and run.epochs]
+    runs = [run for run in evidence.results.completed if run.epochs]
     problems: dict[str, list[str]] = {}
     alike: dict[tuple[int, int | None], Run] = {}
     for run in runs:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems
-from grader.submission.record import Run
+from grader.submission.record import Results, Run
 from grader.submission.resnet18 import GROUPS, multiplications
 
 CORE_FLOPS = {"fp32": 2e12, "bf16": 16e12}
@@ -48,13 +48,13 @@ def times_possible(evidence: Evidence) -> Finding:
 
 
 def _too_fast(evidence: Evidence, run: Run) -> Iterator[str]:
-    recorded = evidence.results
-    rate, machine = _fastest(evidence)
-    size, n_classes = recorded.recipe["image_size"], len(recorded.classes)
-    work = multiplications(size, n_classes)
+    results = evidence.results
+    rate, machine = _fastest(results)
+    size = results.image_size
+    work = multiplications(size, len(results.classes))
     trained = sum(work[group] for group in run.trained_groups)
     prefix = 0.0
-    if evidence.results.cache_views is None:
+    if results.cache_views is None:
         first = min(GROUPS.index(group) for group in run.trained_groups)
         prefix = sum(work[group] for group in GROUPS[:first])
     for epoch in run.epochs:
@@ -69,9 +69,9 @@ def _too_fast(evidence: Evidence, run: Run) -> Iterator[str]:
             images = f"{n:,} images in {epoch.evaluation_seconds:.3g} s"
             yield f"{run.name}, epoch {epoch.epoch}: evaluated {images}, faster than {machine} can."
             return
-        cores, cpu = recorded.environment["cpu_cores"], epoch.train_cpu_seconds
+        cores, cpu = results.environment["cpu_cores"], epoch.train_cpu_seconds
         is_none = cpu is not None and cpu <= NO_SECONDS and epoch.train_seconds > 2 * TICK
-        if is_none and recorded.device == "cpu":
+        if is_none and results.device == "cpu":
             yield f"{run.name}, epoch {epoch.epoch}: no CPU time in {epoch.train_seconds:.3g} s on a CPU."
             return
         if cpu is not None and cpu > MOST_OF_CORES * cores * epoch.train_seconds + TICK:
@@ -80,10 +80,9 @@ def _too_fast(evidence: Evidence, run: Run) -> Iterator[str]:
             return
 
 
-def _fastest(evidence: Evidence) -> tuple[float, str]:
+def _fastest(results: Results) -> tuple[float, str]:
     """Operations per second that the recorded machine cannot exceed, and the machine in words."""
-    results = evidence.results
-    if results.environment["device"] != "cpu":
+    if results.device != "cpu":
         return GPU_FLOPS * results.processes, "any GPU"
     cores = results.environment["cpu_cores"]
     return CORE_FLOPS[results.precision] * cores * results.processes, f"any {cores} CPU cores"

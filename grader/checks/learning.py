@@ -263,17 +263,15 @@ def one_rate(evidence: Evidence) -> Finding:
 
 def at_chance(evidence: Evidence) -> list[str]:
     """Variants none of whose runs became better on validation than the most frequent class."""
-    found: list[str] = []
-    for name in dict.fromkeys(run.variant for run in evidence.chosen):
-        learned = False
-        for run in evidence.of(name):
-            chance = evidence.results.splits_of(run.seed)["val"].chance
-            m = run.best.val if run.best else None
-            confidence = evidence.thresholds.confidence
-            learned |= m is not None and proportions.wilson(m.n_correct, m.n_samples, confidence).low > chance
-        if evidence.of(name) and not learned:
-            found.append(name)
-    return found
+    runs = {name: evidence.of(name) for name in dict.fromkeys(run.variant for run in evidence.chosen)}
+    return [name for name, of in runs.items() if of and not any(_has_learned(evidence, run) for run in of)]
+
+
+def _has_learned(evidence: Evidence, run: Run) -> bool:
+    if run.best is None:
+        return False
+    best, chance = run.best.val, evidence.results.splits_of(run.seed)["val"].chance
+    return proportions.wilson(best.n_correct, best.n_samples, evidence.thresholds.confidence).low > chance
 
 
 def validation_curve(evidence: Evidence, variant: str) -> list[float]:

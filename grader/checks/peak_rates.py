@@ -16,7 +16,7 @@ def comparable_rates(evidence: Evidence) -> Finding:
     Source: J. Dodge et al., Show your work: improved reporting of experimental results (2019).
     """
     results = evidence.results
-    runs = [run for run in results.runs if run.status == "completed"]
+    runs = results.completed
     rates = {run.variant: run.learning_rate for run in runs}
     if len(rates) < 2:
         return not_checked("Fewer than two variants completed.", Level.FILE)

@@ -21,8 +21,8 @@ def rates_exact(evidence: Evidence) -> Finding:
     """
     results = evidence.results
     problems: dict[str, list[str]] = {}
-    for run in results.runs:
-        if run.status != "completed" or not run.epochs:
+    for run in results.completed:
+        if not run.epochs:
             continue
         found, epochs = problems.setdefault(run.name, []), results.epochs_of(run.variant)
         for epoch in run.epochs:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Hashable, Iterator
 from itertools import combinations
-from math import log
 
 from grader.checks.one_network import LEAST_RATE, epochs_in_common, hardly_moved, have_one_best
 from grader.evidence.gathered import Evidence
@@ -13,7 +12,6 @@ from grader.submission.record import SPLITS, Epoch, Results, Run
 from grader.submission.split_rule import shares_of
 
 TIME_SLACK = 1.01  # seconds may be rounded
-RELATIVE = 1e-4  # rounding of losses near ties
 FEWEST_EPOCHS_TO_COMPARE = 3  # with fewer, equal counts in two runs could be chance
 
 
@@ -141,11 +139,11 @@ def loss_fits_accuracy(evidence: Evidence) -> Finding:
     for run in evidence.results.runs:
         problems[run.name] = [
             f"{run.name}, epoch {epoch.epoch}, {split}: loss_sum is {m.loss_sum:.4g}, but "
-            f"{counted(m.n_samples - m.n_correct, 'incorrect prediction')} must add at least {least:.4g}."
+            f"{counted(m.n_samples - m.n_correct, 'incorrect prediction')} must add at least "
+            f"{m.least_loss_sum:.4g}."
             for epoch in run.epochs
             for split in ("train", *SPLITS)
-            if (m := epoch.on(split)).loss_sum
-            < (least := (m.n_samples - m.n_correct) * log(2)) * (1 - RELATIVE)
+            if (m := epoch.on(split)).lacks_loss
         ]
     return from_problems(problems, Level.FILE, "Every loss is consistent with its accuracy.")
 

@@ -1,7 +1,6 @@
 """Level 1: each trial committed to its epochs as it trained, and no two trials are one training."""
 
 from collections.abc import Iterator
-from math import log
 from types import SimpleNamespace
 
 from grader.checks.one_network import LEAST_RATE
@@ -10,8 +9,6 @@ from grader.findings import Finding, Level, counted, from_problems, not_checked
 from grader.submission import commitments
 from grader.submission.record import Results
 from grader.submission.trials import Trial
-
-RELATIVE = 1e-4  # rounding of losses near ties
 
 
 def trials_committed(evidence: Evidence) -> Finding:
@@ -67,8 +64,9 @@ def _problems(results: Results, trial: Trial) -> Iterator[str]:
         if train.n_samples != n_images or train.n_correct > n_images:
             found = f"{train.n_correct:,} of {counted(train.n_samples, 'training image')} correct"
             yield f"{where}: {found}, but the split has {n_images:,}."
-        elif train.loss_sum < (least := (n_images - train.n_correct) * log(2)) * (1 - RELATIVE):
-            yield f"{where}: training loss_sum {train.loss_sum:.4g}, but at least {least:.4g}."
+        elif train.lacks_loss:
+            least = f"at least {train.least_loss_sum:.4g}"
+            yield f"{where}: training loss_sum {train.loss_sum:.4g}, but {least}."
         if own.weights_sha256 in hashes and trial.learning_rate >= LEAST_RATE:
             yield f"{where}: the weights are those of an earlier epoch."
         hashes.add(own.weights_sha256)

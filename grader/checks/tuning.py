@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import floor, log
+from math import floor
 
 from grader.checks.trial_terms import has_learned, shared_problems
 from grader.evidence.gathered import Evidence
@@ -14,7 +14,6 @@ from grader.submission.trials import Choice, Target, Trial, Tuning, label
 
 MAX_EXTENSIONS = 2
 STEP_TOLERANCE = 1e-6  # relative; rates beyond the grid are rounded to 12 digits
-RELATIVE = 1e-4  # rounding of losses near ties
 MOST_SHOWN = 8  # rates or rounds in a message
 KEPT = 2  # rates that halving keeps after its first round
 
@@ -166,11 +165,11 @@ def _trial_problems(results: Results, tuning: Tuning, variant: VariantConfig, tr
         yield f"{name}: {'in' if trial.is_extension else 'not in'} the shared grid."
     n_val = results.splits_of(trial.for_seed)["val"].n_samples
     for number, epoch in enumerate(trial.validation, 1):
-        least = (epoch.n_samples - epoch.n_correct) * log(2)
         if epoch.n_samples != n_val or epoch.n_correct > n_val:
             yield f"{name}, epoch {number}: {epoch.n_correct:,} of {epoch.n_samples:,}, not of {n_val:,}."
-        elif epoch.loss_sum < least * (1 - RELATIVE):
-            yield f"{name}, epoch {number}: loss_sum {epoch.loss_sum:.4g}, but at least {least:.4g}."
+        elif epoch.lacks_loss:
+            least = f"at least {epoch.least_loss_sum:.4g}"
+            yield f"{name}, epoch {number}: loss_sum {epoch.loss_sum:.4g}, but {least}."
 
 
 def _plan_problems(

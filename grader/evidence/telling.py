@@ -1,6 +1,6 @@
 """Whether a sum of losses tells a network from others, so that two runs that share it are one training."""
 
-from grader.submission.record import Metrics
+from grader.submission.parts import Metrics
 
 FEWEST_IMAGES = 10
 """Of fewer, whose logits in bf16 lie on a coarse grid, two networks may have the same losses by chance."""

@@ -74,7 +74,7 @@ def traces_of(evidence: Evidence) -> Traces:
         "image size": results.image_size,
         "epochs": results.epochs,
     }
-    runs = [run for run in evidence.chosen if run.status == "completed"]
+    runs = [run for run in results.completed if run.best is not None]
     return Traces(tuple(_trace(evidence, run) for run in runs), experiment)
 
 

@@ -111,7 +111,8 @@ def _rows(grade: Grade, names: Iterable[str]) -> list[Row]:
         rows.append((finding.status, name, str(int(finding.level)), clean(finding.summary + mark)))
         rows += [("", "", "", clean(detail)) for detail in finding.details[:DETAILS_SHOWN]]
         if len(finding.details) > DETAILS_SHOWN:
-            rows.append(("", "", "", f"... and {len(finding.details) - DETAILS_SHOWN:,} more"))
+            # Without a number: of many problems the finding itself lists only the first.
+            rows.append(("", "", "", "...; --format json lists more."))
     return rows
 
 

@@ -49,7 +49,7 @@ class Scope:
 def scope_of(evidence: Evidence, findings: Mapping[str, Finding]) -> Scope:
     """The scope of a submission's verdict."""
     results = evidence.results
-    completed = [run for run in evidence.chosen if run.status == "completed"]
+    completed = [run for run in results.completed if run.best is not None]
     return Scope(
         is_tuned=findings["one-rate"].status is Status.HOLDS,
         one_rate=len({run.learning_rate for run in results.runs}) == 1,

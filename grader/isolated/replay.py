@@ -110,7 +110,7 @@ def replay(
     seed = secrets.randbits(32) if request.seed is None else request.seed
     if importlib.util.find_spec("torch") is None or not (PACKAGES / "finetune").is_dir():
         return Replay(seed=seed, failure=NO_TORCH)
-    runs = [run for run in submission.results.runs if run.status == "completed" and run.epochs]
+    runs = [run for run in submission.results.completed if run.epochs]
     if not runs:
         return Replay(seed=seed, failure="No run was completed.")
     results = submission.results

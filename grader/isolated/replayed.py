@@ -7,7 +7,8 @@ from math import log
 from typing import Any
 
 from grader.isolated.replay import Passage
-from grader.submission.record import SPLITS, Metrics, Results
+from grader.submission.parts import Metrics
+from grader.submission.record import SPLITS, Results
 
 CLOSE = 0.003
 """Difference of a replayed epoch's training loss up to which rounding explains it, relative to the loss and
@@ -62,12 +63,12 @@ class CommittedEpoch:
 class Recorded:
     """What the results say of a run or trial that was trained again.
 
-    Args:
-        name: for people.
+    Attributes:
+        name: For people.
         init: `pretrained` or `random`.
-        initial_sha256: of the network at the start.
-        epochs: from the first.
-        is_untold: whether its rate is one for which no tolerance was measured: near divergence rounding grows
+        initial_sha256: Of the network at the start.
+        epochs: From the first.
+        is_untold: Whether its rate is one for which no tolerance was measured: near divergence rounding grows
             fast.
     """
 

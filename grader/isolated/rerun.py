@@ -109,10 +109,10 @@ def rerun(submission: Submission, dataset: str | None = None, data_root: Path | 
         options += ["--dataset", dataset] if dataset else []
         failure = call(["evaluate", "run", "--output", "fresh", *options], folder)
         predictions = {} if failure else _read(submission, folder / "fresh")
+        known: dict[str, Any] = {}
         path = folder / "fresh" / RECOMPUTED_NAME
-        known = (
-            {} if failure or not path.exists() else json.loads(read_bytes(path, "it", MAX_RECOMPUTED_BYTES))
-        )
+        if not failure and path.exists():
+            known = json.loads(read_bytes(path, path.name, MAX_RECOMPUTED_BYTES))
     runs, environment, trials = (known.get(key, {}) for key in ("runs", "environment", "trials"))
     return Rerun(checkpoints, predictions, failure, bool(_offline()), runs, environment, [*trials])
 

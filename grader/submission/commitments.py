@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from grader.submission.record import Metrics
+from grader.submission.parts import Metrics
 
 
 class _Epoch(Protocol):

@@ -1,8 +1,43 @@
-"""Parts of the records: variants, splits, and a run's parameters, budget, calibration and files."""
+"""Parts of the records: figures, variants, splits, and a run's parameters, budget, calibration and files."""
 
 from dataclasses import dataclass
+from math import log
 
 from grader.submission.resnet18 import GROUPS
+
+NEAR_TIES = 1e-4  # share of a loss that rounding changes where two classes are about equally probable
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Totals over a split: cross-entropy in nats, correct predictions, samples."""
+
+    loss_sum: float
+    n_correct: int
+    n_samples: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct predictions, 0 to 1."""
+        return self.n_correct / self.n_samples
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, nats."""
+        return self.loss_sum / self.n_samples
+
+    @property
+    def least_loss_sum(self) -> float:
+        """What `loss_sum` is at least, nats: ln 2 for each image that is misclassified.
+
+        Another class is at least as probable as the label there, so that the label has at most 1/2.
+        """
+        return (self.n_samples - self.n_correct) * log(2)
+
+    @property
+    def lacks_loss(self) -> bool:
+        """Whether `loss_sum` is smaller than that, beyond rounding."""
+        return self.loss_sum < self.least_loss_sum * (1 - NEAR_TIES)
 
 
 @dataclass(frozen=True, slots=True)

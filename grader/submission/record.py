@@ -10,6 +10,7 @@ from grader.submission.parts import (
     Artifacts,
     Budget,
     Calibration,
+    Metrics,
     Parameter,
     Split,
     State,
@@ -25,25 +26,6 @@ T = TypeVar("T")
 def run_name(variant: str, seed: int) -> str:
     """The name of a run in messages, with which the names of its files begin, such as `B-seed0`."""
     return f"{variant}-seed{seed}"
-
-
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """Totals over a split: cross-entropy in nats, correct predictions, samples."""
-
-    loss_sum: float
-    n_correct: int
-    n_samples: int
-
-    @property
-    def accuracy(self) -> float:
-        """Share of correct predictions, 0 to 1."""
-        return self.n_correct / self.n_samples
-
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy, nats."""
-        return self.loss_sum / self.n_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +127,14 @@ class Results:
     tuning: Tuning | None
     runs: tuple[Run, ...]
 
+    @property
+    def completed(self) -> list[Run]:
+        """The runs that were completed, in file order."""
+        return [run for run in self.runs if run.status == "completed"]
+
     def of(self, variant: str) -> Iterator[Run]:
         """The completed runs of one variant that have a best epoch, in file order."""
-        return (r for r in self.runs if r.variant == variant and r.status == "completed" and r.best)
+        return (run for run in self.completed if run.variant == variant and run.best)
 
     def variant(self, name: str) -> VariantConfig | None:
         """The configured variant of that name."""

@@ -1,13 +1,8 @@
 """The trials that chose the learning rates, as records; `record.py` builds them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from grader.submission.record import Metrics
-
+from grader.submission.parts import Metrics
 
 Target = tuple[str, int | None]
 """What a rate is chosen for: a variant, and the seed of its final run if each seed has a split of its own."""

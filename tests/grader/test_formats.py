@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -12,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from rich.console import Console
 
-from grader.findings import Finding, Level, Status
+from grader.findings import Finding, Level, Status, from_problems
 from grader.formats import FORMATS
 from grader.formats.text import print_grade, print_table, to_table
 from grader.grading.grade import Job, grade
@@ -133,6 +134,19 @@ def test_text_shows_fifty_problems_and_counts_the_rest(grades: dict[str, Grade])
     lines = FORMATS["text"].write(grades["nasty problems"]).splitlines()
     assert "... and 10 more." in lines
     assert sum("end" in line for line in lines[1:]) == 50
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_no_format_miscounts_many_details(grades: dict[str, Grade], form: str) -> None:
+    """A finding keeps 50 of its problems and the number of the others, which is the only true number."""
+    many = from_problems({"all": [f"problem {i:03}" for i in range(200)]}, Level.FILE, "")
+    findings = {**grades["passed"].findings, "best-epoch": replace(many, name="best-epoch")}
+    text = FORMATS[form].write(replace(grades["passed"], findings=findings))
+    is_text = form in ("text", "verbose")
+    n_shown, rest = (10, "...; --format json lists more.") if is_text else (50, "... and 150 more.")
+    assert f"problem {n_shown - 1:03}" in text
+    assert f"problem {n_shown:03}" not in text
+    assert rest in text
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from grader.checks.design import as_configured
-from grader.checks.kinship import _kinship
+from grader.checks.kinship import Pair, _kinship
 from grader.checks.learning import one_rate
 from grader.checks.peak_rates import comparable_rates
 from grader.checks.schedule import rates_exact
@@ -92,6 +93,14 @@ class TestWholeData:
         assert whole_data(Evidence(self.resplit(0))).status is Status.HOLDS
         found = whole_data(Evidence(self.resplit(9)))
         assert (found.status, found.summary[:6]) == (Status.FAILS, "test: ")
+
+
+def test_the_limits_of_a_correlation_are_three_and_a_half_standard_errors_away() -> None:
+    """1.06 / 10 for ranks with 103 degrees of freedom; 1.17 / sqrt(6,708) of a median absolute deviation."""
+    run = load(SMOKE).results.runs[0]
+    pair = Pair(run, run, "siblings", True, True, 103, 0.0, 1.0, 6708, 0.9)
+    assert pair.at_most == pytest.approx(math.tanh(0.371))
+    assert pair.robust_at_least == pytest.approx(1 - 0.1 * math.exp(0.1), abs=1e-5)
 
 
 def test_kinship_of_rows_with_another_head_or_a_longer_schedule(tmp_path: Path) -> None:

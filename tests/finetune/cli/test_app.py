@@ -121,7 +121,6 @@ class TestBaseInstallation:
             "data prepare",
             "data list",
             "data clear",
-            "layers",
         ],
     )
     def test_a_command_that_trains_names_the_extra(self, process: Process, words: str) -> None:
@@ -135,7 +134,14 @@ class TestBaseInstallation:
 
     @pytest.mark.parametrize(
         ("words", "code"),
-        [("--help", 0), ("train --help", 0), ("presets", 0), ("train --epochs 0", 2), ("train --nope", 2)],
+        [
+            ("--help", 0),
+            ("train --help", 0),
+            ("presets", 0),
+            ("layers", 0),
+            ("train --epochs 0", 2),
+            ("train --nope", 2),
+        ],
     )
     def test_the_rest_works_without_it(self, process: Process, words: str, code: int) -> None:
         ended = process("-c", BASE_ONLY, *words.split())

@@ -175,6 +175,18 @@ def test_another_rate_seed_or_state_gives_other_weights(
         again(tmp_path / "run", ("B-seed0", kept + 1, 1), weights=narrow_weights)
 
 
+def test_weights_that_the_results_do_not_record(
+    tmp_path: Path, experiment: Experiment, narrow_weights: Path
+) -> None:
+    experiment(tmp_path / "run", epochs=1)
+    document = results_of(tmp_path / "run")
+    for recorded in (None, {**document["weights"], "sha256": "0" * 64}):
+        document["weights"] = recorded
+        (tmp_path / "run/results.json").write_text(json.dumps(document))
+        with pytest.raises(FinetuneError, match="pretrained weights must be those of the run"):
+            again(tmp_path / "run", ("B-seed0", 1, 1), weights=narrow_weights)
+
+
 def test_a_state_of_another_network(tmp_path: Path, experiment: Experiment, narrow_weights: Path) -> None:
     experiment(tmp_path / "run", epochs=3, keep_states=1)
     document = results_of(tmp_path / "run")

@@ -47,7 +47,7 @@ class TestRequireMemory:
     @pytest.fixture(autouse=True)
     def _free(self, narrow: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG002 - for its effect
         self.needed = saved_bytes(A, 64) * 8
-        monkeypatch.setattr(requirements, "available_memory_bytes", lambda: self.free)
+        monkeypatch.setattr(requirements, "free_memory_bytes", lambda _: self.free)
 
     def test_a_batch_that_fits(self) -> None:
         self.free = self.needed

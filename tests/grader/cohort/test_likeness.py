@@ -88,9 +88,9 @@ class TestNear:
         return groups(**runs)
 
     def test_honest_networks(self) -> None:
-        """As alike as the most alike ones with different seeds (docs/detection.md: 0.92)."""
+        """As alike as the most alike ones with different seeds (docs/detection.md: 0.94)."""
         for _ in range(20):
-            assert self.groups(self.losses(0.28), self.losses(0.28)) == []
+            assert self.groups(self.losses(0.25), self.losses(0.25)) == []
 
     @pytest.mark.parametrize("changed", [0.0, 0.05, 0.3])
     def test_a_copy_with_jitter_and_some_answers_changed(self, changed: float) -> None:
@@ -99,7 +99,7 @@ class TestNear:
         copy[: int(800 * changed)] = self.losses(1.0)[: int(800 * changed)]
         (found,) = self.groups(original, copy)
         assert (found.kind, found.is_copy) == ("near", False)
-        assert found.text.endswith("honest runs with different seeds had at most 0.92")
+        assert found.text.endswith("honest runs with different seeds had at most 0.94, on 153 images 0.98")
         (found,) = self.groups(original, copy, seed=0)
         assert "honest runs with one seed on different machines agree like that, too" in found.text
 

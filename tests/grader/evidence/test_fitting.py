@@ -67,6 +67,15 @@ def test_rows_shifted(honest: Path, policy: Policy, known: Truth, by: int, is_so
     assert wanted in said
 
 
+@pytest.mark.parametrize(("share", "code"), [(0.45, 1), (0.55, 2)])
+def test_half_of_the_labels_decide_whose_mistake_it_is(
+    honest: Path, policy: Policy, known: Truth, share: float, code: int
+) -> None:
+    changed = list(known.labels)[: int(share * 540)]
+    others = known.labels | {name: (known.labels[name] + 5) % 10 for name in changed}
+    assert grade(Job(honest, "x", policy, replace(known, labels=others))).exit_code == code
+
+
 def test_classes_numbered_from_1(honest: Path, policy: Policy, known: Truth) -> None:
     from_1 = {name: label + 1 for name, label in known.labels.items()}
     assert "its classes are numbered from 1" in problem(honest, policy, replace(known, labels=from_1))

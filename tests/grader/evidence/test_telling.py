@@ -10,7 +10,8 @@ from grader.evidence.telling import is_telling
 from grader.evidence.traces import traces_of
 from grader.findings import Status
 from grader.submission.load import load
-from grader.submission.record import SPLITS, Metrics
+from grader.submission.parts import Metrics
+from grader.submission.record import SPLITS
 from tests.grader.forgeries import Forger
 from tests.grader.honest import Size, write_run
 

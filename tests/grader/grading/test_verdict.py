@@ -40,6 +40,16 @@ def test_advises_what_it_says(
     assert found.advised == advised
 
 
+@pytest.mark.parametrize("others", [(), ("best-epoch",)])
+def test_training_with_the_prescribed_seed_is_no_remedy_for_a_false_claim(
+    smoke: Path, policy: Policy, others: tuple[str, ...]
+) -> None:
+    found = grade(Job(smoke, "run", policy))
+    fails = {name: Finding(Status.FAILS, Level.FILE, "x") for name in ("seed-prescribed", *others)}
+    (todo,) = advice(replace(found, findings={**found.findings, **fails}))
+    assert ("with the seed that the course prescribes" in todo) is (not others)
+
+
 def test_nothing_is_advised_of_what_cannot_be_graded(tmp_path: Path, policy: Policy) -> None:
     assert grade(Job(tmp_path, "run", policy)).advised is None
 

@@ -152,7 +152,10 @@ def test_predictions_that_training_does_not_give(replayed: Replayed) -> None:
     assert found.is_void
 
 
-@pytest.mark.parametrize(("n", "status"), [(2, Status.HOLDS), (20, Status.INCONCLUSIVE), (60, Status.FAILS)])
+@pytest.mark.parametrize(
+    ("n", "status"),
+    [(2, Status.HOLDS), (14, Status.INCONCLUSIVE), (60, Status.FAILS)],
+)
 def test_a_close_training_loss_leaves_little_room_for_predictions(
     replayed: Replayed, n: int, status: Status
 ) -> None:

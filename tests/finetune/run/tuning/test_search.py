@@ -195,6 +195,11 @@ class TestPlan:
             left.append(plan.epochs_left(B, outcomes))
         assert left == [16, 14, 12, 10, 8, 4, 0]
 
+    def test_no_epochs_are_left_where_no_rate_reaches_the_last_round(self) -> None:
+        plan = Plan(tiny_config(variants=(B,), tune=Tune(), epochs=8))
+        outcomes = {trial.key: outcome(trial, None) for trial in plan.pending({})}
+        assert plan.epochs_left(B, outcomes) == 0
+
     def test_the_order_of_trials_on_record_is_that_of_the_variants(self) -> None:
         ran, record = tuned(peak_at(0.02), variants=(A, C))
         assert [t["variant"] for t in record["trials"]] == ["A"] * 7 + ["C"] * 7
