@@ -13,6 +13,11 @@ from finetune.config.experiment import STANDARD_VARIANTS, ExperimentConfig, Reci
 from finetune.config.names import dataset_of
 from finetune.config.tune import MODES, Tune
 from finetune.errors import ConfigError, did_you_mean
+from grader.errors import UnusableError
+from grader.reading.files import read_bytes
+
+MAX_BYTES = 1024 * 1024
+"""Of a file: a run folder from somebody else may hold a FIFO or a file without end in place of one."""
 
 
 def preset_names() -> dict[str, str]:
@@ -30,9 +35,10 @@ def load_preset(name: str) -> ExperimentConfig:
     """
     if name.endswith(".toml"):
         try:
-            text = Path(name).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"The preset file {name} cannot be read ({error}); check the path.") from error
+            text = read_bytes(Path(name), "it", MAX_BYTES, follow=True).decode()
+        except (UnusableError, UnicodeDecodeError) as error:
+            why = str(error).rstrip(".")
+            raise ConfigError(f"The preset file {name} cannot be read ({why}); check the path.") from error
     else:
         known = preset_names()
         require(name in known, "preset", f"{', '.join(known)} or the path of a .toml file", name, known)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
 from grader.isolated.replay import Passage, Replay
-from grader.isolated.replayed import Outcome, Recorded, compared, recorded
+from grader.isolated.replayed import Outcome, Recorded, compared, has_same_bits, recorded
 
 PLATFORM = ("platform", "device_name", "torch")
 """Where these agree, random weights are the same: PyTorch draws normal values otherwise without AVX2."""
@@ -28,9 +28,9 @@ def replay_agrees(evidence: Evidence) -> Finding:
     such a number by more than 4 times that square root; for a run from random weights, in which rounding
     grows fast, if the training loss differs by more than 25%; for epochs after one that did not agree bit for
     bit, if it differs by more than 100%. It also disagrees if it has the recorded weights, but gives other
-    figures with them: losses that differ by more than 0.1%, or more than 2 correct predictions; or if it
-    agrees bit for bit, and the weights have moved, although the results name another kind of device. Shares
-    are of the smaller loss. Otherwise it is inconclusive. A trial that is recorded as diverged where training
+    figures with them: losses that differ by more than 0.1%, or more than 2 correct predictions; or if the
+    weights have moved to the recorded ones, although the results name another kind of device. Shares are of
+    the smaller loss. Otherwise it is inconclusive. A trial that is recorded as diverged where training
     again gives a finite loss is inconclusive, and disagrees if the mean loss is below ln K. A trial at a rate
     above 0.02, for which nothing was measured, disagrees only on the machine and with the libraries that the
     results name. A start must have the recorded hash; one from random weights, on the same kind of machine
@@ -88,15 +88,15 @@ def _compare_all(evidence: Evidence, found: Replay) -> tuple[dict[str, list[str]
                 outcome, problem = Outcome.UNCLEAR, ""
             if outcome is Outcome.CLOSE and is_here(evidence):
                 outcome = Outcome.UNCLEAR  # bit for bit, or it was trained elsewhere
-            if outcome is Outcome.IDENTICAL and again["weights_sha256"] != run.initial_sha256:
-                problem = _device_problem(evidence)
+            if has_same_bits(run, again):
+                problem = problem or _device_problem(evidence)
             counts[outcome] += 1
             item.extend([f"{run.name}, epoch {again['epoch']}: {problem}"] if problem else [])
     return problems, counts
 
 
 def _device_problem(evidence: Evidence) -> str:
-    """What is wrong with a network that training again gave bit for bit."""
+    """What is wrong with weights that training again gave bit for bit."""
     here = ((evidence.replay and evidence.replay.environment) or {}).get("device")
     there = evidence.results.device
     if here is None or here == there:
@@ -125,12 +125,16 @@ def is_here(evidence: Evidence) -> bool:
     return same and found is not None and found.precision == evidence.results.precision
 
 
-def is_bit_identical(evidence: Evidence) -> bool:
-    """Whether every epoch that was trained again agrees bit for bit, as the same instructions round."""
-    if evidence.replay is None:
-        return False
-    _, counts = _compare_all(evidence, evidence.replay)
-    return 0 < counts[Outcome.IDENTICAL] == sum(counts.values())
+def same_bits_anywhere(evidence: Evidence) -> bool:
+    """Whether an epoch that was trained again has the recorded weights, as the same instructions round.
+
+    One is enough: whoever changes the recorded hash of another epoch, or a figure of this one, gains nothing.
+    """
+    return evidence.replay is not None and any(
+        has_same_bits(recorded(evidence.results, passage), again)
+        for passage in evidence.replay.passages
+        for again in passage.epochs
+    )
 
 
 def _start_problems(evidence: Evidence, run: Recorded, passage: Passage) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from statistics import median
 
-from grader.checks.replay import is_bit_identical, is_here
+from grader.checks.replay import is_here, same_bits_anywhere
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, from_problems, not_checked
 from grader.submission.record import Results, Run
@@ -38,7 +38,7 @@ def times_replayed(evidence: Evidence) -> Finding:
     Holds if the largest of a seed is at most 1.3 times the smallest, fails if it is over 2 times with one
     thread, also by the least recorded time of each run, and two runs so far apart have at least two epochs
     after the first; otherwise inconclusive. On another kind of machine than the results name, nothing fails;
-    there it holds up to 2.5 times unless every epoch agrees bit for bit, and is inconclusive above. Where the
+    there it holds up to 2.5 times unless weights agree bit for bit, and is inconclusive above. Where the
     features of frozen layers are cached, only epochs that find them in memory count. Of CPUs alone: the CPU
     time says nothing about a GPU's. Fails only beyond what other programs can do to CPU times.
 
@@ -85,7 +85,7 @@ def dispute(evidence: Evidence, *variants: str) -> str:
 
 def _near(evidence: Evidence) -> float:
     """Up to which factor times agree; equal bits take equal instructions, whatever a processor is called."""
-    return NEAR if is_here(evidence) or is_bit_identical(evidence) else NEAR_ELSEWHERE
+    return NEAR if is_here(evidence) or same_bits_anywhere(evidence) else NEAR_ELSEWHERE
 
 
 def _spread(factors: Factors) -> float:

@@ -149,6 +149,18 @@ def compared(
     return (Outcome.CLOSE if is_close else Outcome.UNCLEAR), ""
 
 
+def has_same_bits(run: Recorded, again: Mapping[str, Any]) -> bool:
+    """Whether a replayed epoch moved the weights to the recorded ones, bit for bit.
+
+    Only the same instructions round alike over a whole epoch. Weights that never moved show nothing.
+    """
+    number = again["epoch"]
+    if number > len(run.epochs):
+        return False
+    before = run.epochs[number - 2].weights_sha256 if number > 1 else run.initial_sha256
+    return bool(run.epochs[number - 1].weights_sha256 == again["weights_sha256"] != before)
+
+
 def _compared_with_the_same_weights(epoch: CommittedEpoch, again: Mapping[str, Any]) -> tuple[Outcome, str]:
     """Training was the same bit for bit, so what the weights give differs at most by rounding."""
     for split, figures in epoch.figures.items():

@@ -127,6 +127,24 @@ def test_equal_bits_need_equal_instructions_whatever_the_processor_is_called(
     assert c_faster(other_bits(evidence)).status is Status.HOLDS
 
 
+@pytest.mark.parametrize("runs", [["A-seed0"], ["B-seed0", "C-seed0"], ["A-seed0", "B-seed0", "C-seed0"]])
+@pytest.mark.parametrize("change", [{"predictions_sha256": "0" * 64}, {"weights_sha256": "0" * 64}])
+def test_hashes_rewritten_in_some_runs_win_no_room(
+    forger: Forger, replayed: Judged, runs: list[str], change: dict[str, str]
+) -> None:
+    """Not every bit agrees then, but some weights do."""
+    shorten(forger.run("C"), 0.5)
+    evidence = replayed(device_name="another")
+    assert evidence.replay is not None
+    passages = [
+        replace(p, epochs=[{**epoch, **change} for epoch in p.epochs]) if p.run in runs else p
+        for p in evidence.replay.passages
+    ]
+    evidence = replace(evidence, replay=replace(evidence.replay, passages=passages))
+    is_seen = len(runs) < 3 or "predictions_sha256" in change
+    assert times_replayed(evidence).status is (Status.INCONCLUSIVE if is_seen else Status.HOLDS)
+
+
 def test_threads_that_wait_spend_time_too(forger: Forger, replayed: Judged) -> None:
     """Beside other programs, an epoch in two threads took twelve times as much as another one."""
     forger.doc["environment"]["threads"] = 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -285,6 +286,20 @@ class TestPresets:
         path = tmp_path / "own.toml"
         path.write_bytes(b"\xff\xfe\x00")
         with pytest.raises(ConfigError, match="cannot be read"):
+            load_preset(str(path))
+
+    @pytest.mark.parametrize("kind", ["FIFO", "device", "large file"])
+    def test_no_regular_file_of_a_sensible_size(self, tmp_path: Path, kind: str) -> None:
+        """In a run folder from somebody else; reading the first two would never end."""
+        path = tmp_path / "config.toml"
+        if kind == "FIFO":
+            os.mkfifo(path)
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            path.touch()
+            os.truncate(path, 2**20 + 1)
+        with pytest.raises(ConfigError, match=r"cannot be read \(it (is not a regular|has 1,048,577)"):
             load_preset(str(path))
 
     def test_adds_a_row_and_changes_another(self, tmp_path: Path) -> None:

@@ -227,6 +227,15 @@ def test_what_one_kind_of_device_gives_bit_for_bit_was_not_trained_on_another(
     assert f"the results name the device {device}, but training again on cpu" in str(found)
 
 
+@pytest.mark.parametrize("what", ["e['predictions_sha256'] = ''", "e['train']['loss_sum'] *= 1.0000001"])
+def test_one_figure_rewritten_hides_no_device(forger: Forger, replayed: Replayed, what: str) -> None:
+    forger.doc["environment"]["device"] = "cuda"
+    forger.save()
+    found = agrees(replayed(f"{EACH}{what}\ndocument['environment'] |= {{'device': 'cpu'}}"))
+    assert found.status is Status.FAILS
+    assert "the results name the device cuda" in str(found)
+
+
 def test_weights_that_never_moved_are_the_same_on_every_device(forger: Forger, replayed: Replayed) -> None:
     forger.doc["environment"]["device"] = "cuda"
     for run in forger.doc["runs"]:
