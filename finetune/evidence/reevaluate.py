@@ -15,7 +15,7 @@ from finetune.data.prepare import prepare_images
 from finetune.data.sources import WHOLE, ImageSource
 from finetune.data.split_dataset import SplitDataset, split_dataset, without
 from finetune.data.splits import Splits
-from finetune.errors import DataError
+from finetune.errors import ConfigError, DataError
 from finetune.evidence.recompute import Recomputation
 from finetune.inference.trained import load_network, precision_of
 from finetune.run import environment
@@ -55,10 +55,15 @@ def evaluate_run(
         threads: CPU threads.
 
     Raises:
-        FinetuneError: no results, other images than the run's, more memory needed than there is, or a
-            checkpoint that is not the recorded one.
+        FinetuneError: no results, other images than the run's, more memory needed than there is, a checkpoint
+            that is not the recorded one, or an output folder inside the run's.
     """
     folder = RunFolder(run)
+    if output.resolve().is_relative_to(run.resolve()):
+        raise ConfigError(
+            "--output must be outside of the run folder, whose predictions it could replace, but is "
+            f"{output}; choose another folder."
+        )
     found = folder.submission()
     results = found.results
     config = recorded_config(folder, results, found.document["config"], dataset, data_root)

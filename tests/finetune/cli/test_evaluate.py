@@ -28,6 +28,16 @@ from tests.compare_runs import file_digests
 Copy = Callable[[Path, int], dict[str, Any] | None]
 
 
+@pytest.mark.parametrize("output", ["run/predictions", "run/../run/fresh", "run"])
+def test_never_replaces_what_the_run_predicted(
+    refused: Callable[..., str], stopped_at: Copy, tmp_path: Path, output: str
+) -> None:
+    stopped_at(tmp_path / "run", 10**9)
+    before = file_digests(tmp_path / "run")
+    assert "--output must be outside of the run folder" in refused("evaluate", "run", "--output", output)
+    assert file_digests(tmp_path / "run") == before
+
+
 @pytest.mark.usefixtures("narrow")
 def test_recomputes_the_predictions(
     finetune: Command, refused: Callable[..., str], stopped_at: Copy, tmp_path: Path
