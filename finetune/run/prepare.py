@@ -118,7 +118,6 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
         ModuleNotFoundError: an extra that a tracker needs is not installed.
     """
     require_trackers(config.track)
-    others = host.OtherPrograms()
     device = environment.choose_device(config.device)
     precision = choose_precision(config.precision, device, config.recipe.image_size)
     config = dataclasses.replace(config, precision=precision)
@@ -131,14 +130,11 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
     described = environment.describe(device)
     gpu_memory = torch.cuda.mem_get_info(device) if device.type == "cuda" else None
     reporter.say(host.startup_line(described, gpu_memory))
-    with memory_errors(config):
+    with memory_errors(config), _others_watched(threads, device, world, reporter):
         found_weights = find_weights(config)
         split = split_dataset(config, workers)
         weights = _weights(config, found_weights, len(split.dataset.classes), reporter)
         split, sources, seconds = prepare_images(config, split, reporter, workers, device)
-    crowded = host.crowded_line(threads, others.free_cores()) if device.type == "cpu" else None
-    if crowded and world.local_size == 1:  # else the others are this job's own processes
-        reporter.say(crowded)
     if config.tune:  # where each seed has its own split, `heldout` stays: validation images are there, too
         sources.pop("test", None)
     splits, of_first = split.of_seed(config.seed, sources, workers)
@@ -174,6 +170,17 @@ def prepare(config: ExperimentConfig, reporter: Reporter, world: World) -> Prepa
     return Prepared(
         config, device, workers, splits, images, weights, record, split, sources, has_test=not config.tune
     )
+
+
+@contextmanager
+def _others_watched(threads: int, device: torch.device, world: World, reporter: Reporter) -> Iterator[None]:
+    """Say at the end if other programs meanwhile left fewer cores free than there are threads."""
+    others = host.OtherPrograms()
+    yield
+    if device.type == "cpu" and world.local_size == 1:  # else the others are this job's own processes
+        line = host.crowded_line(threads, others.free_cores())
+        if line:
+            reporter.say(line)
 
 
 def _views(config: ExperimentConfig, n_train: int, device: torch.device) -> int | None:
