@@ -123,7 +123,8 @@ def test_signals_clean_up(honest: Path, tmp_path: Path, number: signal.Signals, 
     for name in ("a", "b", "c"):
         zipped(honest, tmp_path / f"class/{name}.zip")
     code = (
-        "import os, sys, time\nfrom grader.cli import app\nfrom grader.grading import grade\n"
+        f"import os, signal, sys, time\nsignal.signal({int(number)}, signal.SIG_DFL)\n"  # nohup ignores
+        "from grader.cli import app\nfrom grader.grading import grade\n"
         "grade._grade = lambda *_: (os.write(1, b'ready\\n'), time.sleep(300))\n"
         f"sys.argv = ['grader', {str(tmp_path / 'class')!r}, '--jobs', '{jobs}']\napp.main()"
     )
