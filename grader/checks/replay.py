@@ -30,13 +30,14 @@ def replay_agrees(evidence: Evidence) -> Finding:
     bit, if it differs by more than 100%. It also disagrees if it has the recorded weights, but gives other
     figures with them: losses that differ by more than 0.1%, or more than 2 correct predictions; or if the
     weights have moved to the recorded ones, although the results name another kind of device. Shares are of
-    the smaller loss. Otherwise it is inconclusive. A trial that is recorded as diverged where training
-    again gives a finite loss is inconclusive, and disagrees if the mean loss is below ln K. A trial at a rate
-    above 0.02, for which nothing was measured, disagrees only on the machine and with the libraries that the
+    the smaller loss. Otherwise it is inconclusive. A trial that is recorded as diverged where training again
+    gives a finite loss is inconclusive, and disagrees if the mean loss is below ln K. A trial at a rate above
+    0.02, for which nothing was measured, disagrees only on the machine and with the libraries that the
     results name. A start must have the recorded hash; one from random weights, on the same kind of machine
-    and version of PyTorch. Holds if every epoch agrees, fails if one disagrees. On the machine and with the
-    libraries that the run names, an honest epoch agrees bit for bit, so that close ones are inconclusive, and
-    the finding says so.
+    and version of PyTorch. A kept state must be the recorded file and hold the weights that its epoch
+    committed to. Holds if every epoch agrees, fails if one disagrees. On the machine and with the libraries
+    that the run names, an honest epoch agrees bit for bit, so that close ones are inconclusive, and the
+    finding says so.
 
     Source: `finetune replay`, run by the grader; tolerances measured in docs/detection.md.
     """

@@ -15,7 +15,7 @@ from grader.errors import UnusableError
 from grader.isolated.rerun import NO_TORCH, PACKAGES, call
 from grader.reading.files import read_bytes
 from grader.reading.strict_json import parse
-from grader.submission.checkpoints import MAX_CHECKPOINT_BYTES, MAX_TOTAL_BYTES
+from grader.submission.checkpoints import MAX_CHECKPOINT_BYTES, MAX_TOTAL_BYTES, network_sha256
 from grader.submission.load import RESULTS_NAME, Submission
 from grader.submission.parts import State
 from grader.submission.record import Results, Run, run_name
@@ -211,7 +211,13 @@ def _stage(submission: Submission, drawn: Drawn, folder: Path) -> dict[str, list
         for row in entries[run.name]["states"]:
             row["path"] = staged if row["epoch"] == state.epoch else row["path"]
         try:
-            (folder / staged).write_bytes(files.read(state, run.name))
+            content = files.read(state, run.name)
+            if network_sha256(content, state.path) != run.epochs[state.epoch - 1].weights_sha256:
+                found.append(
+                    f"{state.path} does not hold the weights that {run.name} committed to after epoch "
+                    f"{state.epoch}."
+                )
+            (folder / staged).write_bytes(content)
         except UnusableError as error:
             found.extend(error.problems)
     (folder / RESULTS_NAME).write_text(json.dumps(document), "utf-8")

@@ -17,6 +17,7 @@ MAX_CHECKPOINT_BYTES = 256 * 1024 * 1024  # ResNet-18 with 100,000 classes has 2
 MAX_TOTAL_BYTES = 4 * 1024**3  # about 90 checkpoints of 45 MB
 MAX_HEADER_BYTES = 1024 * 1024  # ResNet-18's has 12 KB
 COUNTER = "num_batches_tracked"
+NETWORK = "network."  # prefix of the network's tensors in a training state, beside the optimizer's
 TYPES = {"F32": ("float32", 4), "I64": ("int64", 8)}  # all that ResNet-18 has
 
 
@@ -88,8 +89,7 @@ def parse_checkpoint(
     for name, (kind, shape, values) in sorted(tensors.items()):
         digests[name] = hashlib.sha256(values).hexdigest()
         if name.partition(".")[0] not in trained and not (adapts and name not in parameters):
-            frozen.update(f"{name}\ttorch.{TYPES[kind][0]}\t{list(shape)}\n".encode())
-            frozen.update(values)
+            _add(frozen, name, (kind, shape, values))
         if name.endswith(COUNTER):
             counters[name] = int.from_bytes(values, "little", signed=True)
     return Checkpoint(shown, digests=digests, counters=counters, frozen_sha256=frozen.hexdigest())
@@ -117,6 +117,29 @@ def _tensors(content: bytes, shown: str) -> Iterator[tuple[str, Tensor]]:
         yield name, (kind, shape, values[start:end])
     if position != len(values):
         raise ValueError
+
+
+def network_sha256(content: bytes, shown: str) -> str:
+    """The hash of the network in a training state, as an epoch records it of its weights.
+
+    Raises:
+        UnusableError: The file is no training state.
+    """
+    digest = hashlib.sha256()
+    try:
+        for name, tensor in sorted(_tensors(content, shown)):
+            if name.startswith(NETWORK):
+                _add(digest, name.removeprefix(NETWORK), tensor)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnusableError([f"{shown} is not a training state: its header is malformed."]) from error
+    return digest.hexdigest()
+
+
+def _add(digest: "hashlib._Hash", name: str, tensor: Tensor) -> None:
+    """As `finetune.network.network.fingerprint` adds a tensor to its hash."""
+    kind, shape, values = tensor
+    digest.update(f"{name}\ttorch.{TYPES[kind][0]}\t{list(shape)}\n".encode())
+    digest.update(values)
 
 
 def _differences(tensors: Mapping[str, Tensor], n_classes: int, shown: str) -> Iterator[str]:

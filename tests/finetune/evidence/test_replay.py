@@ -22,6 +22,7 @@ from grader.findings import Status
 from grader.grading.grade import Job, grade
 from grader.grading.policy import load_policy
 from grader.isolated.replay import Request
+from grader.submission.checkpoints import network_sha256
 from grader.submission.commitments import drawn_epochs
 from tests.builders.runs import RecordingReporter, StopAt, results_of, run_finetune
 
@@ -211,7 +212,8 @@ def test_an_interrupted_run_commits_to_the_same_epochs(tmp_path: Path, experimen
         chain = [epoch["commitment"] for epoch in run["epochs"]]
         assert [s["epoch"] for s in run["states"]] == drawn_epochs(2, 4, chain)
         for state in other["states"]:
-            assert (tmp_path / "run" / state["path"]).is_file()
+            content = (tmp_path / "run" / state["path"]).read_bytes()
+            assert network_sha256(content, "state") == run["epochs"][state["epoch"] - 1]["weights_sha256"]
     assert not (tmp_path / "run" / "state").exists()
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from grader.grading.policy import Policy
 from grader.grading.verdict import Grade
 from grader.isolated import replay
 from grader.isolated.replay import Request
+from grader.submission.checkpoints import network_sha256
 from grader.submission.commitments import drawn_epochs
 from grader.submission.load import load
 from tests.builders.stand_in import use_stand_in
@@ -265,16 +267,27 @@ def test_version_1_commits_to_nothing(smoke: Path, policy: Policy) -> None:
     assert not grade(Job(smoke, "x", policy)).failing
 
 
+def state_of(weight: float) -> bytes:
+    """A training state whose network has one weight, as a safetensors file."""
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = json.dumps({"network.fc.bias": entry}).encode()
+    return struct.pack("<Q", len(header)) + header + struct.pack("<f", weight)
+
+
 class TestStates:
     @pytest.fixture
     def kept(self, forger: Forger) -> Forger:
-        """A run that kept one state, whose content does not matter here."""
+        """A run that kept one state, with a single weight that stands for all."""
         forger.doc["config"]["keep_states"] = 1
         (forger.folder / "states").mkdir()
         for run in forger.doc["runs"]:
-            commit(forger.doc)
+            states = [state_of(ord(run["variant"]) + epoch["epoch"]) for epoch in run["epochs"]]
+            for epoch, content in zip(run["epochs"], states, strict=True):
+                epoch["weights_sha256"] = network_sha256(content, "")
+        commit(forger.doc)
+        for run in forger.doc["runs"]:
             (epoch,) = drawn_epochs(1, 3, [e["commitment"] for e in run["epochs"]])
-            path, content = f"states/{run['variant']}.safetensors", run["variant"].encode()
+            path, content = f"states/{run['variant']}.safetensors", state_of(ord(run["variant"]) + epoch)
             (forger.folder / path).write_bytes(content)
             run["states"] = [{"epoch": epoch, "path": path, "sha256": hashlib.sha256(content).hexdigest()}]
         forger.save()
@@ -289,6 +302,21 @@ class TestStates:
         found = agrees(replayed())
         assert found.status is Status.FAILS
         assert found.summary == "states/B.safetensors does not match its recorded SHA-256."
+
+    @pytest.mark.parametrize("content", ["another weight", "no tensors"])
+    def test_a_state_of_other_weights_than_committed_to(
+        self, kept: Forger, replayed: Replayed, content: str
+    ) -> None:
+        state = kept.run("B")["states"][0]
+        forged = state_of(7) if content == "another weight" else b"none"
+        (kept.folder / state["path"]).write_bytes(forged)
+        state["sha256"] = hashlib.sha256(forged).hexdigest()
+        kept.save()
+        found = agrees(replayed("raise AssertionError"))
+        assert found.status is Status.FAILS
+        why = "does not hold the weights that B-seed0 committed to" if forged != b"none" else "malformed"
+        assert f"{state['path']} " in str(found)
+        assert why in str(found)
 
     def test_a_state_that_is_missing(self, kept: Forger, replayed: Replayed) -> None:
         (kept.folder / "states/B.safetensors").unlink()
