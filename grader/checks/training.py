@@ -13,6 +13,7 @@ from grader.submission.split_rule import shares_of
 
 TIME_SLACK = 1.01  # seconds may be rounded
 FEWEST_EPOCHS_TO_COMPARE = 3  # with fewer, equal counts in two runs could be chance
+FEWEST_ERRORS = 10  # in such an epoch; where nearly all is right, there are few counts to have
 
 
 def split_counts(evidence: Evidence) -> Finding:
@@ -190,12 +191,12 @@ def distinct_runs(evidence: Evidence) -> Finding:
 
     Rule: no two runs share a file path, the SHA-256 of predictions or checkpoint, the SHA-256 of the weights
     after any epoch (at peak rates of at least 0.00001), the validation or test loss_sum of any epoch, or all
-    n_correct, if they differ in three or more epochs with incorrect predictions on validation or test; if
-    there are predictions, no two runs share an nll column. Networks that are right and certain all have
-    losses of 0, so losses and predictions are compared only if they are of ten images or more and the sum
-    is at least 0.01 and no multiple of 1/4096. Runs that differ in their number of epochs alone are one
-    network until the warm-up ends, and may share losses and weights until then, and predictions if their
-    best epoch is one of these; after it their rates fall differently. Nor are losses and predictions
+    n_correct, if they differ in three or more epochs with ten or more incorrect predictions on validation and
+    test together; if there are predictions, no two runs share an nll column. Networks that are right and
+    certain all have losses of 0, so losses and predictions are compared only if they are of 30 images or more
+    and the sum is at least 0.01 and no multiple of 1/4096. Runs that differ in their number of epochs alone
+    are one network until the warm-up ends, and may share losses and weights until then, and predictions if
+    their best epoch is one of these; after it their rates fall differently. Nor are losses and predictions
     compared of runs with one start at rates below 0.00001, which hardly move it. Independently trained
     networks differ in all of these.
 
@@ -270,10 +271,10 @@ def _curve(run: Run) -> list[Hashable]:
 
 
 def _errs(epoch: Epoch) -> bool:
-    """Whether an epoch has incorrect predictions among enough held-out images."""
+    """Whether an epoch has enough incorrect predictions on enough held-out images to be told from others."""
     held_out = [epoch.on(split) for split in SPLITS]
-    is_wrong = any(found.n_correct < found.n_samples for found in held_out)
-    return is_wrong and all(found.n_samples >= FEWEST_IMAGES for found in held_out)
+    n_wrong = sum(found.n_samples - found.n_correct for found in held_out)
+    return n_wrong >= FEWEST_ERRORS and all(found.n_samples >= FEWEST_IMAGES for found in held_out)
 
 
 _FINGERPRINTS: dict[str, Callable[[Run], list[Hashable]]] = {

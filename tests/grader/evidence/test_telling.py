@@ -38,7 +38,8 @@ def test_networks_that_are_right_and_certain_are_no_copies(tmp_path: Path) -> No
     ("loss", "n", "expected"),
     [
         (3.1234567, 100, True),
-        (3.1234567, 9, False),
+        (3.1234567, 30, True),
+        (3.1234567, 29, False),
         (19.0, 100, False),
         (0.0, 100, False),
         (4e-7, 100, False),
@@ -46,3 +47,17 @@ def test_networks_that_are_right_and_certain_are_no_copies(tmp_path: Path) -> No
 )
 def test_losses_that_two_networks_may_share(loss: float, n: int, expected: bool) -> None:
     assert is_telling(Metrics(loss, 5, n)) is expected
+
+
+@pytest.mark.parametrize(("wrong", "expected"), [(10, Status.FAILS), (9, Status.HOLDS)])
+def test_equal_counts_tell_only_where_many_are_wrong(tmp_path: Path, wrong: int, expected: Status) -> None:
+    """Nearly perfect rows had the same counts by chance."""
+    forger = Forger(write_run(tmp_path / "honest", Size(epochs=3)), tmp_path / "run")
+    for variant in "BC":
+        for epoch in forger.run(variant)["epochs"]:
+            n_test = epoch["test"]["n_samples"]
+            epoch["train"]["n_correct"] = 100 + epoch["epoch"]
+            epoch["val"]["n_correct"] = epoch["val"]["n_samples"]
+            epoch["test"]["n_correct"] = n_test - wrong
+    forger.save()
+    assert distinct_runs(gather(load(forger.folder), Thresholds())).status is expected
