@@ -81,7 +81,7 @@ def test_rows_of_their_own_kind(
     headed = Variant(name="LP-FT", init="pretrained", train="all", head="fc")
     a = Variant(name="A", init="random", train="all")
     rows = (a, dataclasses.replace(a, name="A3", epochs=6), probe, headed)
-    record = experiment(tmp_path / "run", variants=rows, keep_states=1, lr=0.01)
+    record = experiment(tmp_path / "run", variants=rows, keep_states=1, lr=0.01, subset=3)
     asked: list[list[str]] = []
 
     def here(arguments: Sequence[str], folder: Path) -> str:
