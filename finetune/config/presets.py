@@ -37,7 +37,7 @@ def load_preset(name: str) -> ExperimentConfig:
         try:
             text = read_bytes(Path(name), "it", MAX_BYTES, follow=True).decode()
         except (UnusableError, UnicodeDecodeError) as error:
-            why = str(error).rstrip(".")
+            why = str(error).removeprefix("Cannot read it: ").rstrip(".")
             raise ConfigError(f"The preset file {name} cannot be read ({why}); check the path.") from error
     else:
         known = preset_names()

@@ -268,7 +268,10 @@ class TestRefused:
             (["--variants", "a,z"], "variant must be one of A, B, C, but 'z' was given."),
             (["--variants", ""], "variant must be one of A, B, C"),
             (["--preset", "nope"], "preset must be "),
-            (["--preset", "nope.toml"], "The preset file nope.toml cannot be read"),
+            (
+                ["--preset", "nope.toml"],
+                "The preset file nope.toml cannot be read (No such file or directory); check",
+            ),
             (
                 ["--dataset", "mnist"],
                 "dataset must be flowers102, digits or an existing folder of images, but 'mnist'",
