@@ -76,9 +76,10 @@ def times_replayed(evidence: Evidence) -> Finding:
 
 def dispute(evidence: Evidence, *variants: str) -> str:
     """What training again says against the recorded times of two variants; empty if nothing."""
+    near = _near(evidence)
     for factors in _factors(evidence).values():
         found = [(run, factor) for run, factor in factors if run.variant in variants]
-        if len(found) > 1 and _spread(found) > _near(evidence):
+        if len(found) > 1 and _spread(found) > near:
             return _said(evidence, found)
     return ""
 
