@@ -120,10 +120,11 @@ def _unclear_here(evidence: Evidence) -> str:
 
 def is_here(evidence: Evidence) -> bool:
     """Whether the results name this kind of processor, these libraries and this precision."""
-    found, there = evidence.replay, evidence.results.environment
-    here = (found and found.environment) or {}
-    same = all(here.get(name) == there[name] for name in SAME_RESULT) and there["device"] == "cpu"
-    return same and found is not None and found.precision == evidence.results.precision
+    found = evidence.replay
+    if found is None or found.precision != evidence.results.precision:
+        return False
+    here, there = found.environment or {}, evidence.results.environment
+    return there["device"] == "cpu" and all(here.get(name) == there[name] for name in SAME_RESULT)
 
 
 def same_bits_anywhere(evidence: Evidence) -> bool:
