@@ -21,7 +21,9 @@ RECIPE = Recipe(epochs=2, batch_size=8, image_size=16, lr=0.05)
 SIDE = 20
 
 
-def random_images(n_train: int = 20, n_held_out: int = 9, seed: int = 0) -> Images:
+def random_images(
+    n_train: int = 20, n_held_out: int = 9, seed: int = 0, image_size: int = RECIPE.image_size
+) -> Images:
     """Random pixels with random labels out of four."""
     rng = np.random.default_rng(seed)
     sizes = np.tile(np.array([[SIDE, SIDE]]), (n_train, 1))
@@ -29,7 +31,7 @@ def random_images(n_train: int = 20, n_held_out: int = 9, seed: int = 0) -> Imag
     pixels = rng.integers(0, 256, n_train * length, dtype=np.uint8)
 
     def held_out() -> tuple[StoredImages, torch.Tensor]:
-        shape = (n_held_out, RECIPE.image_size, RECIPE.image_size, 3)
+        shape = (n_held_out, image_size, image_size, 3)
         return stored(torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))), labels(n_held_out)
 
     def labels(n: int) -> torch.Tensor:
@@ -48,7 +50,7 @@ def tiny_trainer(variant: Variant = STANDARD_VARIANTS[0], recipe: Recipe = RECIP
         "peak": recipe.lr,
         "seed": 0,
         "workers": 1,
-        "images": random_images(),
+        "images": random_images(image_size=recipe.image_size),
         "device": torch.device("cpu"),
     }
     options = defaults | options
