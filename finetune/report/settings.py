@@ -68,6 +68,7 @@ SETTINGS = {
     "environment.platform": Setting("operating system"),
     "environment.device": Setting("device", "--device"),
     "environment.device_name": Setting("processor or GPU"),
+    "environment.vector_instructions": Setting("vector instructions"),
     "environment.cpu_cores": Setting("CPU cores"),
     "environment.threads": Setting("threads", "--threads"),
     "tool.version": Setting("version of finetune"),

@@ -100,6 +100,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "platform": f"{platform.system()}-{platform.machine()}",
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+        "vector_instructions": vector_instructions(),
         "cpu_cores": host.cores(),
         "threads": torch.get_num_threads(),
     }
@@ -112,6 +113,23 @@ def cpu_name() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def vector_instructions() -> str:
+    """What decides how this processor rounds; virtual machines give one name to processors that differ in it.
+
+    Returns:
+        The widest vectors that PyTorch uses here, the extensions that oneDNN has kernels for, and the
+        variable that forbids some of them if it is set.
+    """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    named = {
+        torch.backends.cpu.get_cpu_capability(): True,
+        "BF16": torch.cpu._is_avx512_bf16_supported(),
+        "AMX": torch.cpu._is_amx_tile_supported(),
+        f"ONEDNN_MAX_CPU_ISA={limit}": limit,
+    }
+    return ", ".join(name for name, applies in named.items() if applies)
 
 
 def describe_tool() -> dict[str, Any]:

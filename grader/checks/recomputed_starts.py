@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from grader.checks.machines import SAME_START, differing
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, counted, from_problems, not_checked
 from grader.submission.record import Run
@@ -18,7 +19,7 @@ def start_recomputed(evidence: Evidence) -> Finding:
     the same of initial_sha256 of a trial, unless its head comes from another one.
     Compared only on the platform and the version of PyTorch that the results record, and only if the weights
     are at hand: imagenet from torch.hub's cache, or bundled. A random start that differs is left unjudged on
-    another processor or GPU than the recorded one.
+    another processor or GPU, or with other vector instructions, than the recorded ones.
 
     Source: finetune evaluate. PyTorch draws the same initial weights with AVX2 and AVX-512 (measured with
     2.15), but others on CPUs that have neither.
@@ -26,10 +27,10 @@ def start_recomputed(evidence: Evidence) -> Finding:
     found = evidence.rerun.recomputed if evidence.rerun else {}
     if not found:
         return not_checked(evidence.rerun.failure if evidence.rerun else NO_RERUN, Level.CHECKPOINTS)
-    if differing := _differing(evidence, ("torch", "platform")):
-        return not_checked(differing, Level.CHECKPOINTS)
+    if why := _differing(evidence, ("torch", "platform")):
+        return not_checked(why, Level.CHECKPOINTS)
     runs = [run for run in evidence.results.runs if found.get(run.name, {}).get("initial_sha256")]
-    if _differing(evidence, ("device_name",)):
+    if _differing(evidence, SAME_START):
         runs = [run for run in runs if run.init != "random" or _is_same(run, found[run.name])]
     problems = {run.name: list(_start_problems(run, found[run.name])) for run in runs}
     problems |= _trial_problems(evidence, "initial_sha256", "start")
@@ -54,8 +55,8 @@ def stream_recomputed(evidence: Evidence) -> Finding:
     found = evidence.rerun.recomputed if evidence.rerun else {}
     if not found:
         return not_checked(evidence.rerun.failure if evidence.rerun else NO_RERUN, Level.CHECKPOINTS)
-    if differing := _differing(evidence, ("numpy", "platform")):
-        return not_checked(differing, Level.CHECKPOINTS)
+    if why := _differing(evidence, ("numpy", "platform")):
+        return not_checked(why, Level.CHECKPOINTS)
     problems: dict[str, list[str]] = {}
     for run in evidence.results.runs:
         wanted = found.get(run.name, {}).get("stream_sha256")
@@ -81,7 +82,7 @@ def _trial_problems(evidence: Evidence, key: str, noun: str) -> dict[str, list[s
         zip(tuning.trials if tuning else (), again.trials if again else (), strict=False)
     ):
         variant, wanted, recorded = results.variant(trial.variant), found[key], getattr(trial, key)
-        elsewhere = noun == "start" and _differing(evidence, ("device_name",)) and wanted != recorded
+        elsewhere = noun == "start" and _differing(evidence, SAME_START) and wanted != recorded
         if wanted is None or variant is None or (elsewhere and variant.init == "random"):
             continue
         why = f"{trial.name}: the {noun} is {wanted[:8]}…, but {recorded[:8]}… is recorded."
@@ -110,8 +111,4 @@ def _start_problems(run: Run, found: Mapping[str, Any]) -> Iterator[str]:
 def _differing(evidence: Evidence, names: tuple[str, ...]) -> str:
     """Why this machine may compute something else than the recorded one; empty if it may not."""
     here = evidence.rerun.environment if evidence.rerun else {}
-    for name in names:
-        there = evidence.results.environment[name]
-        if here.get(name) != there:
-            return f"Recorded with {name} {there}, which may give others than {here.get(name)} here."
-    return ""
+    return differing(evidence.results.environment, here, names)

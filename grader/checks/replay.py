@@ -3,16 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from grader.checks.machines import SAME_START, differing
 from grader.evidence.gathered import Evidence
 from grader.findings import Finding, Level, Status, counted, from_problems, not_checked
 from grader.isolated.replay import Passage, Replay
 from grader.isolated.replayed import Outcome, Recorded, compared, has_same_bits, recorded
 
-PLATFORM = ("platform", "device_name", "torch")
-"""Where these agree, random weights are the same: PyTorch draws normal values otherwise without AVX2."""
-
-SAME_RESULT = (*PLATFORM, "numpy", "threads")
-"""Where these agree, a replay on a CPU is bit-identical unless the vector instructions differ."""
+SAME_RESULT = (*SAME_START, "platform", "torch", "numpy", "threads")
+"""Where these agree, a replay on a CPU is bit-identical."""
 
 
 def replay_agrees(evidence: Evidence) -> Finding:
@@ -111,9 +109,11 @@ def _device_problem(evidence: Evidence) -> str:
 def _unclear_here(evidence: Evidence) -> str:
     """What an inconclusive replay calls for, on this machine."""
     if is_here(evidence):
+        is_known = "vector_instructions" in evidence.results.environment
+        unless = "" if is_known else " unless the vector instructions differ"
         return (
             "The run names this kind of processor, these libraries and as many threads, with which an honest "
-            "replay is bit-identical unless the vector instructions differ: ask where it was trained."
+            f"replay is bit-identical{unless}: ask where it was trained."
         )
     return "The kind of machine, number of threads and libraries of the run would settle it."
 
@@ -123,8 +123,8 @@ def is_here(evidence: Evidence) -> bool:
     found = evidence.replay
     if found is None or found.precision != evidence.results.precision:
         return False
-    here, there = found.environment or {}, evidence.results.environment
-    return there["device"] == "cpu" and all(here.get(name) == there[name] for name in SAME_RESULT)
+    there = evidence.results.environment
+    return there["device"] == "cpu" and not differing(there, found.environment or {}, SAME_RESULT)
 
 
 def same_bits_anywhere(evidence: Evidence) -> bool:
@@ -141,8 +141,7 @@ def same_bits_anywhere(evidence: Evidence) -> bool:
 
 def _start_problems(evidence: Evidence, run: Recorded, passage: Passage) -> Iterator[str]:
     here = (evidence.replay and evidence.replay.environment) or {}
-    there = evidence.results.environment
-    same_platform = all(here.get(name) == there[name] for name in PLATFORM)
+    same_platform = not differing(evidence.results.environment, here, (*SAME_START, "platform", "torch"))
     if (
         passage.first == 1
         and (same_platform or run.init != "random")

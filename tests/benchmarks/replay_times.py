@@ -25,7 +25,7 @@ from grader.checks.replayed_times import times_replayed
 from grader.evidence.gathered import Evidence
 from grader.isolated.replay import Passage, Replay
 from grader.submission.load import load
-from tests.benchmarks.replays import AVX2, FLOWERS, ROOT
+from tests.benchmarks.replays import AVX2, FLOWERS, NO_AMX, ROOT
 
 FLOWERS_64 = [*FLOWERS, "--image-size", "64", "--subset", "4", "--epochs", "4"]
 SETTINGS = {
@@ -41,7 +41,7 @@ LOADS = {
 }
 """What uses the same cores meanwhile."""
 
-ELSEWHERE = {"AVX2": AVX2}
+ELSEWHERE = {"AVX2": AVX2, "without AMX": NO_AMX}
 
 
 @contextmanager

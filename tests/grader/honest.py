@@ -350,7 +350,7 @@ def _frame(size: Size) -> dict[str, Any]:
         "environment": {
             "python": "3.11.7", "torch": "2.11.0", "torchvision": "0.26.0", "numpy": "2.4.0",
             "pillow": "12.0.0", "cuda": None, "platform": "Linux-x86_64", "device": "cpu",
-            "device_name": "simulated", "cpu_cores": 2, "threads": 2,
+            "device_name": "simulated", "vector_instructions": "AVX512, BF16", "cpu_cores": 2, "threads": 2,
         },
         "config": {
             "preset": "smoke", "dataset": "imagefolder:digits", "split": "70-15-15", "subset": None,

@@ -107,14 +107,15 @@ def test_what_load_could_explain_settles_nothing_about_speed(forger: Forger, rep
     assert c_faster(replace(evidence, replay=None)).status is Status.HOLDS
 
 
+@pytest.mark.parametrize("name", ["device_name", "vector_instructions"])
 @pytest.mark.parametrize(
     ("factor", "status"), [(0.5, Status.HOLDS), (0.3, Status.INCONCLUSIVE), (0.05, Status.INCONCLUSIVE)]
 )
 def test_another_machine_has_another_ratio(
-    forger: Forger, replayed: Judged, factor: float, status: Status
+    forger: Forger, replayed: Judged, factor: float, status: Status, name: str
 ) -> None:
     shorten(forger.run("C"), factor)
-    assert times_replayed(other_bits(replayed(device_name="another"))).status is status
+    assert times_replayed(other_bits(replayed(**{name: "another"}))).status is status
 
 
 def test_equal_bits_need_equal_instructions_whatever_the_processor_is_called(

@@ -31,6 +31,16 @@ def test_a_cpu_has_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["device_name"]
 
 
+@pytest.mark.parametrize("limit", ["", "AVX2"])
+def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    wanted = "AVX512, BF16" + ", ONEDNN_MAX_CPU_ISA=AVX2" * bool(limit)
+    assert environment.describe(torch.device("cpu"))["vector_instructions"] == wanted
+
+
 def test_memory_is_in_bytes_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
     linux = environment.peak_memory_bytes(torch.device("cpu"))
     assert linux > 50_000_000  # torch alone takes more
