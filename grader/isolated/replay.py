@@ -1,7 +1,6 @@
 """Train a few epochs again, in the isolated process of `rerun`, to compare them with the recorded ones."""
 
 import copy
-import importlib.util
 import json
 import random
 import secrets
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from grader.errors import UnusableError
-from grader.isolated.rerun import NO_TORCH, PACKAGES, call
+from grader.isolated.rerun import call
 from grader.reading.files import read_bytes
 from grader.reading.strict_json import parse
 from grader.submission.checkpoints import MAX_CHECKPOINT_BYTES, MAX_TOTAL_BYTES, network_sha256
@@ -108,8 +107,6 @@ def replay(
         data_root: Folder that contains downloaded data sets; None means `data`.
     """
     seed = secrets.randbits(32) if request.seed is None else request.seed
-    if importlib.util.find_spec("torch") is None or not (PACKAGES / "finetune").is_dir():
-        return Replay(seed=seed, failure=NO_TORCH)
     runs = [run for run in submission.results.completed if run.epochs]
     if not runs:
         return Replay(seed=seed, failure="No run was completed.")

@@ -40,8 +40,6 @@ _START = (
     "from finetune.cli import main; main()"
 )
 
-NO_TORCH = "torch is not installed; install this package with its extra `train`."
-
 # The environment variables that the evaluation inherits; in particular, none of Python's own.
 _VARIABLES = {"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "XDG_CACHE_HOME", "LD_LIBRARY_PATH"}
 _PREFIXES = ("LC_", "OMP_", "GOMP_", "KMP_", "MKL_", "CUDA_", "NVIDIA_")
@@ -103,8 +101,6 @@ def rerun(submission: Submission, dataset: str | None = None, data_root: Path | 
             return Rerun({}, failure="The submission contains no checkpoints.")
         if any(checkpoints.values()):
             return Rerun(checkpoints, failure="A checkpoint is not the recorded one.")
-        if importlib.util.find_spec("torch") is None or not (PACKAGES / "finetune").is_dir():
-            return Rerun(checkpoints, failure=NO_TORCH)
         options = ["--data-root", str((data_root or Path("data")).absolute())]
         options += ["--dataset", dataset] if dataset else []
         failure = call(["evaluate", "run", "--output", "fresh", *options], folder)
@@ -144,6 +140,8 @@ def _stage(submission: Submission, folder: Path) -> dict[str, list[str]]:
 
 def call(arguments: Sequence[str], folder: Path) -> str:
     """Run `finetune` in `folder`, isolated; returns why it failed, or an empty string."""
+    if importlib.util.find_spec("torch") is None or not (PACKAGES / "finetune").is_dir():
+        return "torch is not installed; install this package with its extra `train`."
     (folder / "temporary").mkdir()
     variables = {k: v for k, v in os.environ.items() if k in _VARIABLES or k.startswith(_PREFIXES)}
     try:
