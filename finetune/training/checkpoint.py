@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from finetune.network.network import State
 from finetune.system.files import publish, temporary
 from finetune.training.record import Epoch, Pass, Predictions, Training
 from finetune.training.trainer import Trainer
+from grader.errors import UnusableError
+from grader.reading.files import open_regular
 
 KEPT = 2
 """Resume points that are kept."""
@@ -262,11 +265,11 @@ def _undamaged(path: Path) -> bytes | None:
         RunFolderError: it cannot be read.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RunFolderError(
-            f"{path} cannot be read ({error.strerror}); remove it to resume without it."
-        ) from error
+        with os.fdopen(open_regular(path, str(path), follow=True), "rb") as file:
+            content = file.read()
+    except (UnusableError, OSError) as error:
+        why = error.first if isinstance(error, UnusableError) else f"Cannot read {path}: {error.strerror}"
+        raise RunFolderError(f"{why}; remove it to resume without it.") from error
     return content if hashlib.sha256(content).hexdigest()[:N_DIGITS] == path.stem.rpartition("-")[2] else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,18 @@ class TestFolder:
         assert found
         assert len(made.training.epochs) == 3
         assert outcome(made, made.run(saver(tmp_path, made))) == expected
+
+    @pytest.mark.parametrize("kind", ["FIFO", "folder", "gone"])
+    def test_one_that_cannot_be_read_is_named(self, tmp_path: Path, kind: str) -> None:
+        self.trained(tmp_path)
+        newest = self.positions(tmp_path)[-1]
+        newest.unlink()
+        if kind == "gone":
+            newest.symlink_to(tmp_path / "nowhere")
+        else:
+            os.mkfifo(newest) if kind == "FIFO" else newest.mkdir()
+        with pytest.raises(RunFolderError, match=rf"{newest.name}.*; remove it to resume without it\.$"):
+            resumed(tmp_path, C, recipe=LONG)
 
     def test_all_damaged_means_from_the_start(self, tmp_path: Path) -> None:
         whole = self.trained(tmp_path)
