@@ -122,7 +122,7 @@ def vector_instructions() -> str:
         The widest vectors that PyTorch uses here, the extensions that oneDNN has kernels for, and the
         variable that forbids some of them if it is set.
     """
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA")  # the older name
     named = {
         torch.backends.cpu.get_cpu_capability(): True,
         "BF16": torch.cpu._is_avx512_bf16_supported(),

@@ -170,8 +170,8 @@ class RunFolder:
                     raise UnusableError([f"{run.name} has no epoch {run.best_epoch}"])
         except UnusableError as error:
             raise RunFolderError(
-                f"{file} must be a results file that finetune wrote, but "
-                f"{error.first}; remove it to train those runs again."
+                f"{file} must be a results file that finetune wrote ({error.first}); restore it, or name "
+                "another run."
             ) from error
         return load.Submission(self.path, results, document)
 

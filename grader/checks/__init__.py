@@ -212,10 +212,8 @@ PROPERTIES = {
                 "rerun-agrees",
             ),
         ),
-        Property("replay-agrees", Level.REPLAY, replay.replay_agrees, ("commitments-chain",)),
-        Property(
-            "times-replayed", Level.REPLAY, replayed_times.times_replayed, ("times-add-up", "epochs-in-order")
-        ),
+        Property("replay-agrees", Level.REPLAY, replay.replay_agrees),
+        Property("times-replayed", Level.REPLAY, replayed_times.times_replayed, ("epochs-in-order",)),
         Property("b-beats-a", Level.FILE, claims.b_beats_a, _COUNTS),
         Property("c-beats-a", Level.FILE, claims.c_beats_a, _COUNTS),
         Property("b-beats-longer-a", Level.FILE, claims.b_beats_longer_a, _COUNTS),

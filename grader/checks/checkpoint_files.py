@@ -132,7 +132,7 @@ def _pretrained_counters(evidence: Evidence, readable: list[tuple[Run, Checkpoin
     start: dict[str, int] = {}
     for run, found in readable:
         for name, value in found.counters.items():
-            if known and weights and known.has(weights["sha256"]):
+            if known and weights and weights["sha256"] == known.sha256:
                 start[name] = known.counter
             elif run.init == "pretrained" and not _counts(evidence, run, name):
                 start.setdefault(name, value)

@@ -2,7 +2,7 @@
 
 from math import ceil, floor, log10
 
-from grader.checks.compare import Comparison, compare, longer_scratch, p_text
+from grader.checks.compare import FEW_SEEDS, Comparison, compare, longer_scratch, p_text
 from grader.evidence.gathered import Evidence
 from grader.findings import MINUS, Finding, Level, Status, limits_in_points, not_checked
 
@@ -129,6 +129,9 @@ def _beats(evidence: Evidence, first: str, second: str) -> Finding:
 
 def _images_needed(evidence: Evidence, found: Comparison, distance: float) -> str:
     """What would settle a comparison; a number of images is no more than an order of magnitude."""
+    n_seeds = found.numbers.get("n_seeds", 1)
+    if n_seeds > 1 and (evidence.results.resplit or (n_seeds == FEW_SEEDS and found.p == 1.0)):
+        return " More seeds (--seeds) would tell more."  # few, or two that disagree: no image helps
     alpha = 1 - evidence.thresholds.confidence
     wanted = found.images_needed(distance, 1 - alpha / found.n_tests)
     if wanted > 1e7:

@@ -12,7 +12,7 @@ class KnownWeights:
     """Weights that the grader knows.
 
     Attributes:
-        sha256: The first digits of the file's SHA-256, or all of them.
+        sha256: Of the file.
         counter: BatchNorm's step counters in the file; 0 if it lacks them.
         origin: What they were trained on.
     """
@@ -21,14 +21,12 @@ class KnownWeights:
     counter: int
     origin: str
 
-    def has(self, sha256: str) -> bool:
-        """Whether a file with this SHA-256 is the one known."""
-        return sha256.startswith(self.sha256)
-
 
 KNOWN_WEIGHTS = {
-    # torchvision's resnet18-f37072fd.pth: its name carries the first eight digits of its SHA-256.
-    "imagenet": KnownWeights("f37072fd", 0, "trained on ImageNet"),
+    # torchvision's resnet18-f37072fd.pth, whose name carries the first eight digits
+    "imagenet": KnownWeights(
+        "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec", 0, "trained on ImageNet"
+    ),
     "bundled": KnownWeights(
         "c5c515f6a17b3c998dfce63c2a57dd880aa2c304bd70ef3de9dbf49614effc79", 3546, "trained on Tiny-ImageNet"
     ),
@@ -44,7 +42,7 @@ def weights_known(evidence: Evidence) -> Finding:
     file or an earlier run may have been trained on these very images. With another split seed, an earlier
     run's training images are in this run's test split, and its weights reach 100% there.
 
-    Source: torchvision, whose file names carry the first eight digits of the SHA-256; finetune's model card.
+    Source: torchvision's file, whose name carries the first eight digits; finetune's model card.
     """
     results = evidence.results
     weights, configured = results.weights, evidence.results.configured_weights
@@ -58,10 +56,10 @@ def weights_known(evidence: Evidence) -> Finding:
         problems.append(
             f"The configuration asks for the weights {short(configured)}, but {kind} is recorded."
         )
-    elif kind in KNOWN_WEIGHTS and not KNOWN_WEIGHTS[kind].has(digest):
-        wanted = KNOWN_WEIGHTS[kind].sha256[:8]
-        problems.append(f"Weights called {kind} have the SHA-256 {digest[:8]}…, but it is {wanted}….")
-    known = [name for name, file in KNOWN_WEIGHTS.items() if file.has(digest)]
+    elif kind in KNOWN_WEIGHTS and KNOWN_WEIGHTS[kind].sha256 != digest:
+        wanted = KNOWN_WEIGHTS[kind].sha256
+        problems.append(f"Weights called {kind} have the SHA-256 {digest}, but it is {wanted}.")
+    known = [name for name, file in KNOWN_WEIGHTS.items() if file.sha256 == digest]
     if problems or known:
         origin = f"The weights are the {known[0]} ones, {KNOWN_WEIGHTS[known[0]].origin}." if known else ""
         return from_problems({"weights": problems}, Level.FILE, origin)

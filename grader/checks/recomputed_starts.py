@@ -18,8 +18,9 @@ def start_recomputed(evidence: Evidence) -> Finding:
     run's seed and the recorded weights, and no trained kernel in its checkpoint is still as it was there;
     the same of initial_sha256 of a trial, unless its head comes from another one.
     Compared only on the platform and the version of PyTorch that the results record, and only if the weights
-    are at hand: imagenet from torch.hub's cache, or bundled. A random start that differs is left unjudged on
-    another processor or GPU, or with other vector instructions, than the recorded ones.
+    are at hand: imagenet from torch.hub's cache, or bundled. A start that differs is left unjudged on
+    another processor or GPU, or with other vector instructions, than the recorded ones, since fc is
+    random in every start; frozen layers that start pretrained are not.
 
     Source: finetune evaluate. PyTorch draws the same initial weights with AVX2 and AVX-512 (measured with
     2.15), but others on CPUs that have neither.
@@ -30,9 +31,9 @@ def start_recomputed(evidence: Evidence) -> Finding:
     if why := _differing(evidence, ("torch", "platform")):
         return not_checked(why, Level.CHECKPOINTS)
     runs = [run for run in evidence.results.runs if found.get(run.name, {}).get("initial_sha256")]
-    if _differing(evidence, SAME_START):
-        runs = [run for run in runs if run.init != "random" or _is_same(run, found[run.name])]
-    problems = {run.name: list(_start_problems(run, found[run.name])) for run in runs}
+    elsewhere = bool(_differing(evidence, SAME_START))
+    runs = [run for run in runs if not elsewhere or _loads_frozen(run) or _is_same(run, found[run.name])]
+    problems = {run.name: list(_start_problems(run, found[run.name], elsewhere)) for run in runs}
     problems |= _trial_problems(evidence, "initial_sha256", "start")
     if not problems:
         whys = [str(entry["why"]) for entry in found.values() if entry.get("why")]
@@ -81,25 +82,35 @@ def _trial_problems(evidence: Evidence, key: str, noun: str) -> dict[str, list[s
     for number, (trial, found) in enumerate(
         zip(tuning.trials if tuning else (), again.trials if again else (), strict=False)
     ):
-        variant, wanted, recorded = results.variant(trial.variant), found[key], getattr(trial, key)
+        wanted, recorded = found[key], getattr(trial, key)
         elsewhere = noun == "start" and _differing(evidence, SAME_START) and wanted != recorded
-        if wanted is None or variant is None or (elsewhere and variant.init == "random"):
+        if wanted is None or elsewhere or results.variant(trial.variant) is None:
             continue
         why = f"{trial.name}: the {noun} is {wanted[:8]}…, but {recorded[:8]}… is recorded."
         problems[f"{number}: {trial.name}"] = [] if wanted == recorded else [why]
     return problems
 
 
+def _loads_frozen(run: Run) -> bool:
+    """Whether the layers that the run freezes come from a file, so that they are the same everywhere."""
+    return run.init == "pretrained" and run.n_frozen > 0
+
+
 def _is_same(run: Run, found: Mapping[str, Any]) -> bool:
     return bool(found["initial_sha256"] == run.initial_sha256)
 
 
-def _start_problems(run: Run, found: Mapping[str, Any]) -> Iterator[str]:
-    for noun, recorded, wanted in (
-        ("start", run.initial_sha256, found["initial_sha256"]),
-        ("frozen layers", run.frozen_sha256_before, found["frozen_sha256"]),
+def _start_problems(run: Run, found: Mapping[str, Any], elsewhere: bool) -> Iterator[str]:
+    for noun, recorded, wanted, counts in (
+        ("start", run.initial_sha256, found["initial_sha256"], not elsewhere),
+        (
+            "frozen layers",
+            run.frozen_sha256_before,
+            found["frozen_sha256"],
+            not elsewhere or _loads_frozen(run),
+        ),
     ):
-        if recorded != wanted:
+        if counts and recorded != wanted:
             gives = f"seed and weights give {wanted[:8]}…, but {recorded[:8]}… is recorded"
             yield f"{run.name}, {noun}: {gives}."
             return

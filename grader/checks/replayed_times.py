@@ -6,7 +6,7 @@ from statistics import median
 
 from grader.checks.replay import is_here, same_bits_anywhere
 from grader.evidence.gathered import Evidence
-from grader.findings import Finding, Level, Status, from_problems, not_checked
+from grader.findings import Finding, Level, Status, from_problems, in_words, not_checked
 from grader.submission.record import Results, Run
 from grader.submission.resnet18 import GROUPS
 
@@ -25,6 +25,7 @@ FEWEST_EPOCHS = 2
 seconds where an epoch took 0.2, and is spent in the first epoch, or in the first after `--resume`."""
 
 MIN_SECONDS = 1e-3
+"""Less is taken for this much: no epoch takes less, and none that claims to is left out."""
 
 Factors = Sequence[tuple[Run, float]]
 """Runs of a seed, and what each one's recorded time is to that of training again."""
@@ -40,8 +41,9 @@ def times_replayed(evidence: Evidence) -> Finding:
     thread, also by the least recorded time of each run, and two runs so far apart have at least two epochs
     after the first; otherwise inconclusive. On another kind of machine than the results name, nothing fails;
     there it holds up to 2.5 times unless weights agree bit for bit, and is inconclusive above. Where the
-    features of frozen layers are cached, only epochs that find them in memory count. Of CPUs alone: the CPU
-    time says nothing about a GPU's. Fails only beyond what other programs can do to CPU times.
+    features of frozen layers are cached, only epochs that find them in memory count. Inconclusive if a run
+    has no time to compare, although its variant was trained again. Of CPUs alone: the CPU time says nothing
+    about a GPU's. Fails only beyond what other programs can do to CPU times.
 
     Source: `finetune replay`, run by the grader; tolerances measured in docs/detection.md.
     """
@@ -49,6 +51,7 @@ def times_replayed(evidence: Evidence) -> Finding:
         return not_checked("Requires --replay.", Level.REPLAY)
     if evidence.replay.failure:
         return not_checked(evidence.replay.failure, Level.REPLAY)
+    unknown = _unknown(evidence)
     seeds = {seed: factors for seed, factors in _factors(evidence).items() if len(factors) > 1}
     if not seeds:
         why = "Requires recorded CPU times of two variants, of which epochs were trained again on a CPU."
@@ -72,17 +75,39 @@ def times_replayed(evidence: Evidence) -> Finding:
     status, summary = finding.status, finding.summary
     if status is Status.HOLDS and spreads[worst] > near:
         status, summary = Status.INCONCLUSIVE, f"{said[worst]} Load, or another machine, could explain it."
+    elif finding.status is Status.HOLDS and unknown:
+        status, summary = Status.INCONCLUSIVE, _unsaid(unknown)
     return Finding(status, Level.REPLAY, summary, finding.details, numbers, finding.held, finding.judged)
 
 
 def dispute(evidence: Evidence, *variants: str) -> str:
     """What training again says against the recorded times of two variants; empty if nothing."""
     near = _near(evidence)
+    if unknown := [run for run in _unknown(evidence) if run.variant in variants]:
+        return _unsaid(unknown)
     for factors in _factors(evidence).values():
         found = [(run, factor) for run, factor in factors if run.variant in variants]
         if len(found) > 1 and _spread(found) > near:
             return _said(evidence, found)
     return ""
+
+
+def _unknown(evidence: Evidence) -> list[Run]:
+    """Completed runs whose variant was trained again, but whose own epochs give no time to compare."""
+    replayed = _replayed(evidence)
+    return [
+        run
+        for run in (evidence.chosen if replayed else ())
+        if run.variant in replayed
+        and run.status == "completed"
+        and _recorded(evidence.results, run, median) is None
+    ]
+
+
+def _unsaid(runs: Sequence[Run]) -> str:
+    """What runs without a comparable time call for."""
+    names = in_words([run.name for run in runs])
+    return f"No CPU time is recorded of {names} that compares with that of training again."
 
 
 def _near(evidence: Evidence) -> float:
@@ -119,7 +144,7 @@ def _recorded(results: Results, run: Run, of: Callable[[Sequence[float]], float 
     if _caches(results, run.trained_groups):
         epochs = run.epochs[results.cache_views :]
     seconds = [epoch.train_cpu_seconds or 0.0 for epoch in epochs]
-    return of(seconds) if seconds and min(seconds) > MIN_SECONDS else None
+    return of([max(each, MIN_SECONDS) for each in seconds]) if any(seconds) else None
 
 
 def _replayed(evidence: Evidence) -> dict[str, float]:

@@ -93,6 +93,8 @@ def advice(grade: Judged) -> list[str]:
             f"To do: find a recipe with which {does} clearly better than guessing the most frequent class, "
             f"before comparing the variants: other rates ({rates}), more epochs (--epochs) or more images."
         ]
+    if "as-required" in grade.failing:
+        return [f"To do: {REMEDIES['as-required']}."]
     if findings["statistics-settled"].status is Status.FAILS or is_short(findings):
         return ["To do: train for more epochs (--epochs), or on more images, before comparing the variants."]
     if grade.failing:

@@ -181,6 +181,8 @@ def _standing(evidence: Evidence, findings: dict[str, Finding]) -> dict[Level, S
     found = {Level.FILE: Status.HOLDS, Level.PREDICTIONS: Status.HOLDS}
     for level in (level for level, there in was_there.items() if there):
         statuses = [findings[name].status for name in DECIDES[level]]
+        if all(status is Status.NOT_CHECKED for status in statuses):
+            statuses.append(Status.INCONCLUSIVE)
         if level in MAY_REFUTE and findings[MAY_REFUTE[level]].status is Status.FAILS:
             statuses.append(Status.FAILS)
         if Status.FAILS in found.values():  # evidence beyond what refutes the submission saves nothing

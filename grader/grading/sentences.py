@@ -95,7 +95,8 @@ def pretraining(findings: Mapping[str, Finding], scope: Scope, confidence: float
         budget = " at equal budget" if longer.numbers else ""
         yield _pays(finding, confidence, budget, spoiled)
     if longer.numbers:
-        when = " even when training from random weights gets more epochs"
+        when = "once" if longer.status is Status.FAILS else "even when"
+        when = f" {when} training from random weights gets more epochs"
         yield _pays(longer, confidence, when, _unlearned(("B",), scope))
 
 

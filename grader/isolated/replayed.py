@@ -150,15 +150,20 @@ def compared(
 
 
 def has_same_bits(run: Recorded, again: Mapping[str, Any]) -> bool:
-    """Whether a replayed epoch moved the weights to the recorded ones, bit for bit.
+    """Whether a replayed epoch moved the weights to the recorded ones, or to their predictions, bit for bit.
 
-    Only the same instructions round alike over a whole epoch. Weights that never moved show nothing.
+    Only the same instructions round alike over a whole epoch; whoever invents the hash of the weights must
+    invent that of the predictions, too. Weights that never moved show nothing.
     """
     number = again["epoch"]
     if number > len(run.epochs):
         return False
     before = run.epochs[number - 2].weights_sha256 if number > 1 else run.initial_sha256
-    return bool(run.epochs[number - 1].weights_sha256 == again["weights_sha256"] != before)
+    epoch = run.epochs[number - 1]
+    alike = epoch.weights_sha256 == again["weights_sha256"] or (
+        epoch.predictions_sha256 is not None and epoch.predictions_sha256 == again["predictions_sha256"]
+    )
+    return bool(alike and again["weights_sha256"] != before)
 
 
 def _compared_with_the_same_weights(epoch: CommittedEpoch, again: Mapping[str, Any]) -> tuple[Outcome, str]:

@@ -173,7 +173,7 @@ def test_damaged_results(
     (out / "results.json").write_bytes(content)
     said = run_finetune(capsys, "train", "--resume", out).refused()
     assert reason in said
-    assert "remove it to train those runs again" in said
+    assert "restore it, or name another run" in said
     assert (out / "results.json").read_bytes() == content
     (out / "results.json").unlink()
     assert run_finetune(capsys, "train", "--resume", out).code == 0

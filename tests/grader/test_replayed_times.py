@@ -68,7 +68,13 @@ def other_bits(evidence: Evidence) -> Evidence:
     """The same, as if training again had rounded otherwise."""
     assert evidence.replay is not None
     passages = [
-        replace(passage, epochs=[{**epoch, "weights_sha256": "0" * 64} for epoch in passage.epochs])
+        replace(
+            passage,
+            epochs=[
+                {**epoch, "weights_sha256": "0" * 64, "predictions_sha256": "0" * 64}
+                for epoch in passage.epochs
+            ],
+        )
         for passage in evidence.replay.passages
     ]
     return replace(evidence, replay=replace(evidence.replay, passages=passages))
@@ -129,21 +135,42 @@ def test_equal_bits_need_equal_instructions_whatever_the_processor_is_called(
 
 
 @pytest.mark.parametrize("runs", [["A-seed0"], ["B-seed0", "C-seed0"], ["A-seed0", "B-seed0", "C-seed0"]])
-@pytest.mark.parametrize("change", [{"predictions_sha256": "0" * 64}, {"weights_sha256": "0" * 64}])
+@pytest.mark.parametrize(
+    "change", [["predictions_sha256"], ["weights_sha256"], ["weights_sha256", "predictions_sha256"]]
+)
 def test_hashes_rewritten_in_some_runs_win_no_room(
-    forger: Forger, replayed: Judged, runs: list[str], change: dict[str, str]
+    forger: Forger, replayed: Judged, runs: list[str], change: list[str]
 ) -> None:
-    """Not every bit agrees then, but some weights do."""
+    """Not every bit agrees then, but some weights do, or what they predict."""
     shorten(forger.run("C"), 0.5)
     evidence = replayed(device_name="another")
     assert evidence.replay is not None
     passages = [
-        replace(p, epochs=[{**epoch, **change} for epoch in p.epochs]) if p.run in runs else p
+        replace(p, epochs=[epoch | dict.fromkeys(change, "0" * 64) for epoch in p.epochs])
+        if p.run in runs
+        else p
         for p in evidence.replay.passages
     ]
     evidence = replace(evidence, replay=replace(evidence.replay, passages=passages))
-    is_seen = len(runs) < 3 or "predictions_sha256" in change
+    is_seen = len(runs) < 3 or len(change) == 1
     assert times_replayed(evidence).status is (Status.INCONCLUSIVE if is_seen else Status.HOLDS)
+
+
+@pytest.mark.parametrize("how", ["one epoch that took nothing", "as if every epoch had cached features"])
+def test_a_run_that_drops_out_of_the_comparison(forger: Forger, replayed: Judged, how: str) -> None:
+    """Whoever scales C's times gains nothing by making them incomparable."""
+    c = forger.run("C")
+    seconds = c["epochs"][1]["train_cpu_seconds"]
+    shorten(c, 0.4)
+    if how == "one epoch that took nothing":
+        c["epochs"][-1] |= {"train_seconds": 0.09, "train_cpu_seconds": 0.0009}
+        assert times_replayed(replayed()).status is Status.FAILS
+        return
+    forger.doc["config"]["cache_views"] = len(c["epochs"])
+    evidence = replayed({"C": [seconds]})
+    assert times_replayed(evidence).status is Status.INCONCLUSIVE
+    assert c_faster(evidence).status is Status.INCONCLUSIVE
+    assert "No CPU time is recorded of C-seed0" in c_faster(evidence).summary
 
 
 def test_threads_that_wait_spend_time_too(forger: Forger, replayed: Judged) -> None:
