@@ -72,6 +72,19 @@ class TestWhatWouldSeparate:
         subset = changed(lambda document: document["config"].update(split="official", subset=30))
         assert "more than 785 test images" in claims._images_needed(subset, self.COMPARISON, 0.2)
 
+    @pytest.mark.parametrize(
+        ("numbers", "p", "resplit"), [({"n_seeds": 2}, 1.0, False), ({"n_seeds": 3}, 0.3, True)]
+    )
+    def test_where_only_seeds_help(
+        self, changed: Changed, numbers: dict[str, float], p: float, resplit: bool
+    ) -> None:
+        evidence = changed(lambda _: None)
+        evidence = replace(evidence, results=replace(evidence.results, resplit=resplit))
+        found = replace(self.COMPARISON, numbers=numbers, p=p)
+        assert claims._images_needed(evidence, found, 0.05) == " More seeds (--seeds) would tell more."
+        one = replace(self.COMPARISON, numbers={}, p=p)
+        assert "test images" in claims._images_needed(evidence, one, 0.05)
+
     def test_exactly_as_many_images_as_there_are(self, changed: Changed) -> None:
         assert self.COMPARISON.images_needed(0.1, 0.95) == pytest.approx(784.888, abs=1e-3)
         fewer = replace(self.COMPARISON, n_images=784)

@@ -1,5 +1,7 @@
 """Groups of submissions with runs in common."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,13 @@ def test_several_seeds_of_one_student_are_no_other_seeds() -> None:
 def test_another_variant_with_the_same_training() -> None:
     (found,) = groups(alice=trace("alice", weights="x"), bob=trace("bob", variant="C", weights="x"))
     assert found.runs == ("B-seed0", "C-seed0")
+
+
+def test_only_runs_that_all_have_are_named() -> None:
+    """A3 starts as A does, but only Bob has one."""
+    alice, bob = trace("alice", weights="x"), trace("bob", weights="x")
+    (found,) = groups_of({"alice": Traces((alice,)), "bob": Traces((bob, replace(bob, variant="A3")))})
+    assert found.runs == ("B-seed0",)
 
 
 def test_a_chain_is_one_group() -> None:

@@ -359,6 +359,17 @@ class TestChain:
         wanted = f"B-seed0, epoch {epoch['epoch']}: the commitment does not follow from the epoch's figures."
         assert found.findings["commitments-chain"].summary == wanted
 
+    def test_a_broken_chain_does_not_silence_the_replay(
+        self, forger: Forger, policy: Policy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Points for a history that training again refutes would otherwise cost one bad commitment."""
+        forger.run("B")["epochs"][0]["commitment"] = "0" * 64
+        (forger.folder / "results.json").write_text(json.dumps(forger.doc))
+        use_stand_in(monkeypatch, STAND_IN.replace("CHANGE", of_pretrained(ROUNDED.format(1.3))))
+        found = grade(Job(forger.folder, "x", policy, replay=Request()))
+        assert found.refuted == ["commitments-chain", "replay-agrees"]
+        assert 5 not in found.levels
+
     def test_predictions_not_committed_to(self, forger: Forger, policy: Policy) -> None:
         forger.best("C")["predictions_sha256"] = "0" * 64
         commit(forger.doc)

@@ -108,6 +108,45 @@ def test_rounding_of_another_machine_is_tolerated(
     assert graded(stored, policy).findings["rerun-agrees"].status is Status.HOLDS
 
 
+ROUND = COPY + (
+    "\nfor p in out.glob('*-test.csv'):\n"
+    "    rows = [line.split(',') for line in p.read_text().splitlines()]\n"
+    "    for i, row in enumerate(row for row in rows[1:] if float(row[3]) > 0.2):\n"
+    "        side = -1 if i % 2 and TWO_SIDED else 1\n"
+    "        row[3] = str(float(row[3]) + (1 + float(row[3])) * SIZE * side)\n"
+    "    p.write_text('\\n'.join(map(','.join, rows)) + '\\n')"
+)
+"""Changes test losses above 0.2 by a share of one more than themselves, in turn up and down, or all up."""
+
+
+@pytest.mark.parametrize(
+    ("precision", "size", "two_sided", "why"),
+    [
+        ("bf16", 0.09, True, ""),
+        ("bf16", 0.11, True, "images have other predictions."),
+        ("bf16", 0.019, False, ""),
+        ("bf16", 0.09, False, "of the stored predictions."),
+        ("fp32", 0.03, True, "images have other predictions."),
+    ],
+)
+def test_a_cpu_without_bf16_rounds_the_losses_coarsely_but_to_both_sides(
+    stored: Forger,
+    policy: Policy,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    size: float,
+    two_sided: bool,
+    why: str,
+) -> None:
+    stored.doc["config"]["precision"] = precision
+    stored.save()
+    noise = ROUND.replace("SIZE", str(size)).replace("TWO_SIDED", str(two_sided))
+    evaluate_with(monkeypatch, noise, stored.folder)
+    found = graded(stored, policy).findings["rerun-agrees"]
+    assert found.status is (Status.FAILS if why else Status.HOLDS), found.summary
+    assert why in found.summary
+
+
 TIP = COPY + (
     "\nwanted, correct_only = N, KIND == 'correct'\n"
     "for p in out.glob('*-test.csv'):\n"
