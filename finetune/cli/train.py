@@ -161,7 +161,7 @@ def _folder_to_resume(resume: Path) -> Path:
         raise ConfigError(_no_more_epochs(resume, context.params["epochs"]))
     for name in context.params:
         if (
-            name not in ("resume", "parallel")
+            name not in ("resume", "parallel", "quiet", "log_format")  # which change no result
             and context.get_parameter_source(name) == ParameterSource.COMMANDLINE
         ):
             raise ConfigError(

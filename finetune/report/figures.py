@@ -13,7 +13,7 @@ from markupsafe import Markup
 from finetune.report.judged import JudgedRun, VariantRow
 from finetune.report.plot import Axis, Panel, Point, epoch_axis, linear_axis, log_axis, loss_axis
 from finetune.report.settings import SPLITS
-from grader.checks.compare import PAIRS, Comparison, compare
+from grader.checks.compare import Comparison, compare, pairs_of
 from grader.findings import in_points, limits_in_points, rate_text
 from grader.statistics.proportions import Interval
 from grader.submission.parts import Metrics
@@ -93,11 +93,12 @@ def _told(value: float, measure: Measure) -> str:
 def comparisons(run: JudgedRun) -> list[tuple[str, Comparison, list[float]]]:
     """Name, difference in test accuracy with its interval, and difference of each seed, of each pair.
 
-    The intervals are those of the verdict: B and C against A at the confidence of Holm's step; C against B, a
+    The intervals are those of the verdict: B and C against A, and B
+    against a longer A, at the confidence of Holm's step; C against B, a
     claim about a margin, at the policy's.
     """
     found = []
-    for first, second in PAIRS:
+    for first, second in pairs_of(run.evidence):
         comparison = compare(run.evidence, first, second)
         if comparison is not None:
             seeds = [
@@ -105,7 +106,7 @@ def comparisons(run: JudgedRun) -> list[tuple[str, Comparison, list[float]]]:
                 for x, y in run.evidence.pairs(first, second)
                 if x.best and y.best
             ]
-            if second == "A" and comparison.corrected is not None:
+            if (first, second) != ("C", "B") and comparison.corrected is not None:
                 comparison = dataclasses.replace(comparison, interval=comparison.corrected)
             found.append((f"{first} \N{MINUS SIGN} {second}", comparison, seeds))
     return found

@@ -73,10 +73,14 @@ class Comparison:
 @lru_cache(maxsize=1)  # each question asks for one of them, and all count for its correction
 def _tested(evidence: Evidence) -> dict[tuple[str, str], Comparison]:
     """The pairs of variants that completed a seed in common, compared by themselves."""
-    longer = longer_scratch(evidence)
-    pairs = (*PAIRS, ("B", longer)) if longer else PAIRS
-    found = {pair: unadjusted(evidence, *pair) for pair in pairs}
+    found = {pair: unadjusted(evidence, *pair) for pair in pairs_of(evidence)}
     return {pair: comparison for pair, comparison in found.items() if comparison is not None}
+
+
+def pairs_of(evidence: Evidence) -> tuple[tuple[str, str], ...]:
+    """The pairs of variants that are compared: `PAIRS`, and B with a longer A if there is one."""
+    longer = longer_scratch(evidence)
+    return (*PAIRS, ("B", longer)) if longer else PAIRS
 
 
 def compare(evidence: Evidence, first: str, second: str) -> Comparison | None:

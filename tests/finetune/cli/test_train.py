@@ -307,6 +307,10 @@ class TestRefused:
         said = refused("train", "--resume", "run", *option)
         assert f"no other option can be given, but {option[0]} was" in said
 
+    @pytest.mark.parametrize("option", [["--quiet"], ["--log-format", "json"]])
+    def test_but_what_it_says_may_differ(self, refused: Refused, option: list[str]) -> None:
+        assert "--resume needs a run folder" in refused("train", "--resume", "run", *option)
+
     def test_more_epochs_are_another_run(self, refused: Refused) -> None:
         """The rates of a schedule fall to zero, so more epochs at its end would train nothing."""
         said = refused("train", "--resume", "runs/a", "--epochs", "20")
