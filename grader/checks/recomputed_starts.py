@@ -5,7 +5,7 @@ from typing import Any
 
 from grader.checks.machines import SAME_START, differing
 from grader.evidence.gathered import Evidence
-from grader.findings import Finding, Level, counted, from_problems, not_checked
+from grader.findings import Finding, Level, counted, from_problems, in_words, not_checked
 from grader.submission.record import Run
 
 NO_RERUN = "Requires --rerun."
@@ -18,9 +18,9 @@ def start_recomputed(evidence: Evidence) -> Finding:
     run's seed and the recorded weights, and no trained kernel in its checkpoint is still as it was there;
     the same of initial_sha256 of a trial, unless its head comes from another one.
     Compared only on the platform and the version of PyTorch that the results record, and only if the weights
-    are at hand: imagenet from torch.hub's cache, or bundled. A start that differs is left unjudged on
-    another processor or GPU, or with other vector instructions, than the recorded ones, since fc is
-    random in every start; frozen layers that start pretrained are not.
+    are at hand: imagenet from torch.hub's cache, or bundled; the summary names the others. A start that
+    differs is left unjudged on another processor or GPU, or with other vector instructions, than the
+    recorded ones, since fc is random in every start; frozen layers that start pretrained are not.
 
     Source: finetune evaluate. PyTorch draws the same initial weights with AVX2 and AVX-512 (measured with
     2.15), but others on CPUs that have neither.
@@ -35,12 +35,14 @@ def start_recomputed(evidence: Evidence) -> Finding:
     runs = [run for run in runs if not elsewhere or _loads_frozen(run) or _is_same(run, found[run.name])]
     problems = {run.name: list(_start_problems(run, found[run.name], elsewhere)) for run in runs}
     problems |= _trial_problems(evidence, "initial_sha256", "start")
+    unknown = {name: str(entry["why"]) for name, entry in found.items() if entry.get("why")}
+    why = next(iter(unknown.values()), "No start could be computed.")
     if not problems:
-        whys = [str(entry["why"]) for entry in found.values() if entry.get("why")]
-        return not_checked(whys[0] if whys else "No start could be computed.", Level.CHECKPOINTS)
-    return from_problems(
-        problems, Level.CHECKPOINTS, f"{counted(len(problems), 'start')} recomputed from seed and weights."
-    )
+        return not_checked(why, Level.CHECKPOINTS)
+    summary = f"{counted(len(problems), 'start')} recomputed from seed and weights."
+    if unknown:
+        summary += f" Not those of {in_words(sorted(unknown))}: {why}"
+    return from_problems(problems, Level.CHECKPOINTS, summary)
 
 
 def stream_recomputed(evidence: Evidence) -> Finding:

@@ -203,6 +203,19 @@ class TestStarts:
         assert found["start-recomputed"].summary == "6 starts recomputed from seed and weights."
         assert found["stream-recomputed"].summary == "6 streams recomputed from seed and images."
 
+    def test_those_that_could_not_be_computed_are_named(self) -> None:
+        """Whoever calls other weights ImageNet's must not read that their start was confirmed."""
+        evidence = self.evidence(load(SMOKE).results)
+        assert evidence.rerun is not None
+        for name, entry in evidence.rerun.recomputed.items():
+            if name[0] in "BC":
+                entry |= {"initial_sha256": None, "why": "No weights."}  # type: ignore[operator]
+        summary = judge(evidence)["start-recomputed"].summary
+        assert summary == (
+            "2 starts recomputed from seed and weights. "
+            "Not those of B-seed0, B-seed1, C-seed0 and C-seed1: No weights."
+        )
+
     @pytest.mark.parametrize(
         ("changed", "name", "why"),
         [
