@@ -280,7 +280,7 @@ class TestRead:
         with pytest.raises(UnusableError):
             load(folder.path)
         with pytest.raises(
-            RunFolderError, match=r"must be a results file that finetune wrote, but .*; remove it"
+            RunFolderError, match=r"must be a results file that finetune wrote \(.*\); restore it, or"
         ) as caught:
             folder.read()
         assert "\n" not in str(caught.value)
