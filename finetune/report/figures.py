@@ -93,9 +93,8 @@ def _told(value: float, measure: Measure) -> str:
 def comparisons(run: JudgedRun) -> list[tuple[str, Comparison, list[float]]]:
     """Name, difference in test accuracy with its interval, and difference of each seed, of each pair.
 
-    The intervals are those of the verdict: B and C against A, and B
-    against a longer A, at the confidence of Holm's step; C against B, a
-    claim about a margin, at the policy's.
+    The intervals are those of the verdict: B and C against A, and B against a longer A, at the confidence of
+    Holm's step; C against B, a claim about a margin, at the policy's.
     """
     found = []
     for first, second in pairs_of(run.evidence):

@@ -35,8 +35,7 @@ def replay_agrees(evidence: Evidence) -> Finding:
     elsewhere fc, which is random in every start, may be another one. A kept state must be the recorded file
     and hold the weights that its epoch committed to. Holds if every epoch agrees, fails if one disagrees. On
     the machine and with the libraries that the run names, an honest epoch agrees bit for bit, so that close
-    ones are inconclusive, and the
-    finding says so.
+    ones are inconclusive, and the finding says so.
 
     Source: `finetune replay`, run by the grader; tolerances measured in docs/detection.md.
     """

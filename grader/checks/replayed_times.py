@@ -51,7 +51,6 @@ def times_replayed(evidence: Evidence) -> Finding:
         return not_checked("Requires --replay.", Level.REPLAY)
     if evidence.replay.failure:
         return not_checked(evidence.replay.failure, Level.REPLAY)
-    unknown = _unknown(evidence)
     seeds = {seed: factors for seed, factors in _factors(evidence).items() if len(factors) > 1}
     if not seeds:
         why = "Requires recorded CPU times of two variants, of which epochs were trained again on a CPU."
@@ -75,7 +74,7 @@ def times_replayed(evidence: Evidence) -> Finding:
     status, summary = finding.status, finding.summary
     if status is Status.HOLDS and spreads[worst] > near:
         status, summary = Status.INCONCLUSIVE, f"{said[worst]} Load, or another machine, could explain it."
-    elif finding.status is Status.HOLDS and unknown:
+    elif status is Status.HOLDS and (unknown := _unknown(evidence)):
         status, summary = Status.INCONCLUSIVE, _unsaid(unknown)
     return Finding(status, Level.REPLAY, summary, finding.details, numbers, finding.held, finding.judged)
 
@@ -93,15 +92,8 @@ def dispute(evidence: Evidence, *variants: str) -> str:
 
 
 def _unknown(evidence: Evidence) -> list[Run]:
-    """Completed runs whose variant was trained again, but whose own epochs give no time to compare."""
-    replayed = _replayed(evidence)
-    return [
-        run
-        for run in (evidence.chosen if replayed else ())
-        if run.variant in replayed
-        and run.status == "completed"
-        and _recorded(evidence.results, run, median) is None
-    ]
+    """Runs that were trained again, but whose own epochs give no time to compare."""
+    return [run for run, _ in _trained_again(evidence) if _recorded(evidence.results, run, median) is None]
 
 
 def _unsaid(runs: Sequence[Run]) -> str:
@@ -129,13 +121,23 @@ def _factors(
     evidence: Evidence, of: Callable[[Sequence[float]], float | None] = median
 ) -> dict[int, Factors]:
     """Recorded over replayed CPU time per epoch of each run of which both are known, by seed."""
-    replayed = _replayed(evidence)
     found: dict[int, list[tuple[Run, float]]] = {}
-    for run in evidence.chosen if replayed else ():
+    for run, again in _trained_again(evidence):
         seconds = _recorded(evidence.results, run, of)
-        if run.variant in replayed and run.status == "completed" and seconds:
-            found.setdefault(run.seed, []).append((run, seconds / replayed[run.variant]))
+        if seconds:
+            found.setdefault(run.seed, []).append((run, seconds / again))
     return {**found}
+
+
+def _trained_again(evidence: Evidence) -> list[tuple[Run, float]]:
+    """Completed runs, and the least CPU time of an epoch of their variant when it was trained again."""
+    replayed = _replayed(evidence)
+    chosen = evidence.chosen if replayed else ()
+    return [
+        (run, replayed[run.variant])
+        for run in chosen
+        if run.variant in replayed and run.status == "completed"
+    ]
 
 
 def _recorded(results: Results, run: Run, of: Callable[[Sequence[float]], float | None]) -> float | None:

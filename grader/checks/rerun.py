@@ -50,10 +50,11 @@ def rerun_agrees(evidence: Evidence) -> Finding:
 
     Rule: the images and labels are the same. At most 1% of the images of a file (5% for a run in bf16; at
     least one image) have another predicted class, and at most as many an nll or a −ln confidence that
-    changes by more than 0.02 + 2% (0.1 + 10% in bf16); on average these changes cancel, but for 0.02 + 2%.
-    The number of correct predictions changes by at most 1% of the images and 3 * sqrt(f) if the predicted
-    class of f images changes (at least two). Rounding differs between machines, coarsely in bf16; it tips
-    ties, but equally often in either direction: the gain is a random walk of at most f steps.
+    changes by more than 0.02 + 2% (0.1 + 10% in bf16); where that allows more than one image, the mean nll
+    changes by at most 0.02 + 2%. The number of correct predictions changes by at most 1% of the images and
+    3 * sqrt(f) if the predicted class of f images changes (at least two). Rounding differs between machines,
+    coarsely in bf16; it tips ties, but equally often in either direction: the gain is a random walk of at
+    most f steps.
 
     Source: `finetune evaluate`, run by the grader.
     """

@@ -87,11 +87,11 @@ def groups_of(submissions: Mapping[str, Traces]) -> list[Group]:
         differ = len({run.seed for _, run in found}) > 1
         if len(names) > 1 and (differ or kind not in SEEDED):
             group = "times" if kind == TIMES else "training" if kind in TRAINING else "seeded"
-            owners_of = {
-                run.name: {name for name, other in found if other.name == run.name} for _, run in found
-            }
-            in_all = [name for name, having in owners_of.items() if len(having) == len(names)]
-            shared[group][names] += [(kind, name, differ) for name in in_all or owners_of]
+            having: dict[str, set[str]] = defaultdict(set)
+            for name, run in found:
+                having[run.name].add(name)
+            in_all = [run for run, members in having.items() if len(members) == len(names)]
+            shared[group][names] += [(kind, run, differ) for run in in_all or having]
     groups = [group for kind, links in shared.items() for group in _joined(kind, links)]
     copies = [set(group.members) for group in groups if group.kind == "times"]
     groups = [g for g in groups if g.kind == "times" or not any(set(g.members) <= found for found in copies)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,5 +31,5 @@ def test_a_longer_a_is_compared_with_b(tmp_path: Path, monkeypatch: pytest.Monke
     assert found["B \N{MINUS SIGN} A3"].interval == as_tested.corrected != as_tested.interval
 
 
-def _config(document: dict) -> dict:  # type: ignore[type-arg]
+def _config(document: dict[str, Any]) -> dict[str, Any]:
     return {variant["name"]: variant for variant in document["config"]["variants"]}
